@@ -1,0 +1,52 @@
+"""A trained denoiser out of a checkpoint, which carries its own configuration."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+
+from src.diffusion.denoiser import NetworkDenoiser
+
+OWN = "src."
+AVERAGED = "ema.model."
+
+
+def load_denoiser(path: str | Path) -> tuple[NetworkDenoiser, dict[str, Any]]:
+    """The denoiser with its averaged weights, in evaluation mode, and the configuration that it was trained with.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a checkpoint of this project, one that lacks the averaged weights, or one whose configuration
+            calls anything outside this project.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"ckpt_path={path}: no such file; give a run's checkpoints/last.ckpt")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        config, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+        node = config["denoiser"]
+    except Exception as error:
+        raise ValueError(f"ckpt_path={path}: not a readable checkpoint of this project ({type(error).__name__})") from error
+    _refuse_foreign(node, path)
+    denoiser = instantiate(node, _convert_="all")
+    weights = {key.removeprefix(AVERAGED): value for key, value in state.items() if key.startswith(AVERAGED)}
+    try:
+        denoiser.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"ckpt_path={path}: its averaged weights do not fit its own configuration") from error
+    return denoiser.eval().requires_grad_(False), config
+
+
+def _refuse_foreign(node: Any, path: Path) -> None:
+    """A configuration that comes out of a file may call this project's own classes and nothing else."""
+    if isinstance(node, dict):
+        target = node.get("_target_", OWN)
+        if not str(target).startswith(OWN):
+            raise ValueError(f"ckpt_path={path}: its configuration calls {target}, which is not part of this project")
+        for value in node.values():
+            _refuse_foreign(value, path)
+    elif isinstance(node, list):
+        for value in node:
+            _refuse_foreign(value, path)

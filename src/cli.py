@@ -1,0 +1,119 @@
+"""The command line: Hydra around a program, and mistakes as one line."""
+
+import contextlib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from src.config import Mistake, did_you_mean
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+STATUS = 2
+FULL_ERROR = "HYDRA_FULL_ERROR"
+
+
+def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Makes a program of a function of the configuration: `conf/<config_name>.yaml` composed with the command line.
+
+    A mistake of the user's is one line on stderr and exit status 2, with a traceback only under HYDRA_FULL_ERROR=1;
+    it leaves no empty run folder behind. Anything else that is raised is a bug and shows its traceback.
+    """
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        with_traceback = os.environ.get(FULL_ERROR) == "1"
+
+        def main() -> None:
+            os.environ[FULL_ERROR] = "1"  # Hydra's own short form of errors exits 1 and prints several lines
+            try:
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()
+            except (HydraException, OmegaConfBaseException) as error:
+                fail(error)
+
+        def run(config: DictConfig) -> Any:
+            if not with_traceback:
+                del os.environ[FULL_ERROR]  # from here on an error is a bug, which Hydra shows well by itself
+            try:
+                return task(config)
+            except (Mistake, OmegaConfBaseException) as error:
+                _remove_empty(Path(HydraConfig.get().runtime.output_dir))
+                fail(error)
+
+        def fail(error: Exception) -> None:
+            if with_traceback:
+                traceback.print_exception(error)
+            print(f"error: {explain(error, config_name)}", file=sys.stderr)
+            raise SystemExit(STATUS)
+
+        return main
+
+    return decorate
+
+
+@contextlib.contextmanager
+def mistakes() -> Iterator[None]:
+    """Everything that goes wrong inside is the user's mistake: bad values, clashes, missing files."""
+    try:
+        yield
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise Mistake(_named(str(cause), str(error))) from error
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        raise Mistake(one_line(str(error))) from error
+
+
+def explain(error: Exception, config_name: str) -> str:
+    """A configuration error in one line that names the key and the remedy."""
+    text = f"{error}\n{error.__cause__ or ''}"
+    if isinstance(error, MissingMandatoryValue):
+        key = getattr(error, "full_key", None) or text.split()[-1]
+        return f"{key}: missing; give {key}=…"
+    if match := re.search(r"Could not find '([\w/.@-]+)/([^'/]*)'\s+Available options in '[^']*':\n((?:\t.*\n)+)", text):
+        group, option, options = match.groups()
+        return f"{group}={option}: no such option{did_you_mean(option, options.split())} (options: {', '.join(options.split())})"
+    if match := re.search(r"Could not override '([\w./@-]+)'", text):
+        return f"{match[1]}: no such key{did_you_mean(match[1], _keys(config_name))}"
+    return one_line(str(error))
+
+
+def one_line(text: str) -> str:
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _named(cause: str, message: str) -> str:
+    match = re.search(r"full_key: (\S+)", message)
+    text = one_line(cause)
+    return text if not match or match[1].split(".")[0] in text else f"{match[1]}: {text}"
+
+
+def _keys(config_name: str) -> list[str]:
+    """All dotted keys of the default configuration."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        plain = OmegaConf.to_container(hydra.compose(config_name), resolve=False)
+
+    def dotted(node: Any, path: str) -> Iterator[str]:
+        for key, value in node.items() if isinstance(node, dict) else ():
+            yield path + key
+            yield from dotted(value, f"{path}{key}.")
+
+    return [key for key in dotted(plain, "") if "_target_" not in key]
+
+
+def _remove_empty(folder: Path) -> None:
+    """Removes the run's folder, and the folders above it that were made for it, where nothing has been written."""
+    for candidate in (folder, folder.parent, folder.parent.parent):
+        try:
+            candidate.rmdir()
+        except OSError:  # not empty, or not there
+            return

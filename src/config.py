@@ -1,0 +1,138 @@
+"""A configuration checked against the signatures that it calls, before anything is built.
+
+A node with `_target_` is a call; the callable's signature is its schema: argument names, and the plain types among
+their annotations. Ranges and clashes are the constructors' own business (ValueError).
+"""
+
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+
+class Mistake(Exception):
+    """The user's, in one line that names the key and the remedy."""
+
+
+def check(config: DictConfig, known: Iterable[str] = ()) -> dict[str, Any]:
+    """Resolves a configuration and holds every call in it against the callable's signature.
+
+    Args:
+        known: the top-level keys that the program reads.
+
+    Returns:
+        The configuration as plain containers.
+
+    Raises:
+        Mistake: an unknown or missing argument, a value of the wrong type, a `_target_` that does not exist.
+    """
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    for key in plain:
+        if known and key not in known:
+            raise Mistake(f"{key}: no such key{did_you_mean(str(key), known)}")
+    _check_node(plain, "")
+    return typing.cast(dict[str, Any], plain)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The part of a message that names the nearest spelling, or all that there is to choose from."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; choose among {', '.join(sorted(known))}" if known else ""
+
+
+def _check_node(node: Any, path: str) -> None:
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            _check_call(node, path)
+        for key, value in node.items():
+            _check_node(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            _check_node(value, f"{path}[{i}]")
+
+
+def _check_call(node: Mapping[str, Any], path: str) -> None:
+    target = node["_target_"]
+    try:
+        function = get_object(target)
+    except Exception as error:
+        raise Mistake(f"{path}._target_={target}: cannot be imported ({str(error).splitlines()[0]})") from error
+    parameters, open_ended = _parameters(function)
+    arguments = {key: value for key, value in node.items() if not key.startswith("_")}
+    for key, value in arguments.items():
+        if key not in parameters:
+            if not open_ended:
+                raise Mistake(f"{path}.{key}: no such key{did_you_mean(key, parameters)}")
+        elif not _fits(value, parameters[key].annotation):
+            raise Mistake(f"{path}.{key}={value!r}: expected {_name(parameters[key].annotation)}")
+    if not node.get("_partial_"):
+        for key, parameter in parameters.items():
+            if parameter.default is parameter.empty and key not in arguments:
+                raise Mistake(f"{path}.{key}: missing; {target} needs it")
+
+
+def _parameters(function: Any) -> tuple[dict[str, inspect.Parameter], bool]:
+    """Named parameters, with those of the base classes that **options pass on; and whether any name is taken."""
+    functions = [c.__init__ for c in function.__mro__ if "__init__" in vars(c)] if inspect.isclass(function) else [function]
+    parameters: dict[str, inspect.Parameter] = {}
+    for function in functions:
+        signature = inspect.signature(function)
+        hints = _hints(function)
+        variadic = False
+        for name, parameter in signature.parameters.items():
+            if parameter.kind == parameter.VAR_KEYWORD:
+                variadic = True
+            elif parameter.kind != parameter.VAR_POSITIONAL and name != "self":
+                parameters.setdefault(name, parameter.replace(annotation=hints.get(name, Any)))
+        if not variadic:
+            return parameters, False
+    return parameters, True
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function)
+    except Exception:  # a third party's annotations may not resolve
+        return {}
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a plain value can be meant by an annotation; True where the annotation says nothing of plain values."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is typing.Literal:
+        return value in arguments
+    if isinstance(value, Mapping):
+        return annotation not in (bool, int, float, str, type(None))
+    if annotation is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if annotation in (bool, str, type(None)):
+        return isinstance(value, annotation)
+    if inspect.isclass(origin) and issubclass(origin, typing.Sequence) and origin is not str:  # type: ignore[arg-type]
+        return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value if arguments)
+    return True
+
+
+def _name(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_name(argument) for argument in arguments)
+    if origin is typing.Literal:
+        return " or ".join(map(str, arguments))
+    if annotation is type(None):
+        return "null"
+    if origin is not None and arguments:
+        return f"a list of {_name(arguments[0])}"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(
+        annotation, getattr(annotation, "__name__", str(annotation))
+    )

@@ -1,0 +1,39 @@
+"""CIFAR-10."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+from src.data.dataset import ImageDataset, InMemory
+from src.data.module import ImageDataModule, Split
+
+
+class CIFAR10(ImageDataModule):
+    """50,000 training and 10,000 held-out colour images of 32×32 pixels, in ten classes.
+
+    torchvision downloads the archive into `root`, or unpacks the one that lies there; either way its published
+    checksum decides.
+
+    Args:
+        root: folder of cifar-10-python.tar.gz or of the unpacked cifar-10-batches-py.
+    """
+
+    def __init__(self, root: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.root = Path(root)
+
+    def prepare_data(self) -> None:
+        try:
+            torchvision.datasets.CIFAR10(str(self.root), download=True)
+        except (OSError, RuntimeError) as error:
+            raise FileNotFoundError(
+                f"data.root={self.root}: looked for cifar-10-batches-py and cifar-10-python.tar.gz with their published "
+                f"checksums, and the download failed ({str(error).splitlines()[0]}); place the archive in {self.root}"
+            ) from error
+
+    def read(self, split: Split) -> ImageDataset:
+        dataset = torchvision.datasets.CIFAR10(str(self.root), train=split == "train")
+        images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()  # (N, 3, 32, 32)
+        return InMemory(images, torch.tensor(dataset.targets))

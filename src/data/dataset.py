@@ -1,0 +1,63 @@
+"""Images that answer a whole batch of indices at once, as uint8."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from src.images import Batch
+
+
+class ImageDataset(ABC):
+    """N images of one size; dataset[indices] with int64 indices (B,) -> (uint8 (B, C, H, W), int64 (B,) or None)."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor | None]: ...
+
+
+class InMemory(ImageDataset):
+    """Images held as one uint8 tensor (N, C, H, W), labels as int64 (N,) or None."""
+
+    def __init__(self, images: Tensor, labels: Tensor | None = None) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ValueError(f"images must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
+        if labels is not None and len(labels) != len(images):
+            raise ValueError(f"{len(images)} images but {len(labels)} labels")
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.images[indices], None if self.labels is None else self.labels[indices]
+
+
+class Mirrored(ImageDataset):
+    """A data set and its mirror image, 2N images: horizontal flips without randomness."""
+
+    def __init__(self, dataset: ImageDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return 2 * len(self.dataset)
+
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        n = len(self.dataset)
+        images, labels = self.dataset[indices % n]
+        return torch.where((indices >= n)[:, None, None, None], images.flip(-1), images), labels
+
+
+class Batches(Dataset[Batch]):
+    """The DataLoader's view: a (start, indices) pair of an order -> the batch."""
+
+    def __init__(self, dataset: ImageDataset, with_labels: bool) -> None:
+        self.dataset, self.with_labels = dataset, with_labels
+
+    def __getitem__(self, key: tuple[int, Tensor]) -> Batch:
+        start, indices = key
+        images, labels = self.dataset[indices]
+        return Batch(images, labels if self.with_labels else None, start)

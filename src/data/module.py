@@ -1,0 +1,131 @@
+"""The LightningDataModule around any set of images."""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from src.data.dataset import Batches, ImageDataset, Mirrored
+from src.data.order import EndlessShuffle, Sequential
+from src.images import Batch
+
+Split = Literal["train", "val"]
+
+
+class ImageDataModule(L.LightningDataModule, ABC):
+    """Images as uint8 batches, in an order that is a function of (seed, batch number) alone.
+
+    Training is one endless epoch of `trainer.max_steps` batches. A subclass reads one data set.
+
+    Args:
+        channels: 1 (grey) or 3 (colour).
+        image_size: side in pixels.
+        num_classes: classes to condition on; None leaves labels out.
+        batch_size: images in one batch of all devices together; divisible by their number.
+        num_workers: loader processes; 0 is fastest for data in memory.
+        horizontal_flip: adds every training image's mirror image.
+        seed: of the order.
+
+    Raises:
+        ValueError: a value out of range; on setup, data that contradicts channels, image_size or num_classes.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        image_size: int,
+        num_classes: int | None,
+        batch_size: int,
+        num_workers: int = 0,
+        horizontal_flip: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if channels not in (1, 3):
+            raise ValueError(f"data.channels={channels}: choose 1 (grey) or 3 (colour)")
+        for key, value, least in (
+            ("image_size", image_size, 1),
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("num_classes", num_classes, 1),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"data.{key}={value}: must be at least {least}")
+        self.channels, self.image_size, self.num_classes = channels, image_size, num_classes
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.horizontal_flip = horizontal_flip
+        self.splits: dict[Split, ImageDataset] = {}
+
+    @abstractmethod
+    def read(self, split: Split) -> ImageDataset:
+        """The images of a split, held out ones for "val".
+
+        Raises:
+            ValueError, FileNotFoundError: files missing or damaged, in a line that names them and the remedy.
+        """
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return self.channels, self.image_size, self.image_size
+
+    def setup(self, stage: str | None = None) -> None:
+        if not self.splits:
+            splits: tuple[Split, Split] = ("train", "val")
+            self.splits = {split: self._checked(split, self.read(split)) for split in splits}
+            if self.horizontal_flip:
+                self.splits["train"] = Mirrored(self.splits["train"])
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        trainer = self.trainer
+        assert trainer is not None
+        if self.batch_size % trainer.world_size:
+            raise ValueError(
+                f"data.batch_size={self.batch_size} does not divide over {trainer.world_size} devices; "
+                f"choose a multiple of {trainer.world_size}"
+            )
+        accumulate = trainer.accumulate_grad_batches
+        order = EndlessShuffle(
+            len(self.splits["train"]),
+            self.batch_size,
+            num_batches=trainer.max_steps * accumulate,
+            seed=self.seed,
+            first_batch=trainer.global_step * accumulate,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        return self._loader("train", order)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        trainer = self.trainer
+        assert trainer is not None
+        size = len(self.splits["val"])
+        return self._loader("val", Sequential(size, self.batch_size, trainer.global_rank, trainer.world_size))
+
+    def _loader(self, split: Split, order: EndlessShuffle | Sequential) -> DataLoader[Batch]:
+        assert self.trainer is not None
+        return DataLoader(
+            Batches(self.splits[split], with_labels=self.num_classes is not None),
+            sampler=order,
+            batch_size=None,  # the order's keys are whole batches
+            num_workers=self.num_workers,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def _checked(self, split: Split, dataset: ImageDataset) -> ImageDataset:
+        if len(dataset) == 0:
+            raise ValueError(f"data: the {split} split is empty; add images or lower data.val_fraction")
+        images, labels = dataset[torch.arange(1)]
+        if tuple(images.shape[1:]) != self.shape:
+            raise ValueError(
+                f"data.channels={self.channels}, data.image_size={self.image_size}: "
+                f"these images are {images.shape[1]} × {images.shape[2]} × {images.shape[3]}"
+            )
+        if self.num_classes is not None and labels is None:
+            raise ValueError(
+                f"data.num_classes={self.num_classes}: these images have no labels; set data.num_classes=null"
+            )
+        return dataset

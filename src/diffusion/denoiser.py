@@ -1,0 +1,66 @@
+"""The denoiser, the only thing that a sampler, a guidance, a likelihood or a test sees: x̂_0 = D(x_t, t, c)."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from src.diffusion.parameterization import Parameterization
+from src.diffusion.process import expand
+from src.diffusion.schedule import NoiseSchedule
+
+
+class Denoiser(nn.Module, ABC):
+    """D(x_t, t, c) -> x̂_0, the estimate of E[x_0 | x_t, c] under the schedule that it carries."""
+
+    schedule: NoiseSchedule
+
+    @abstractmethod
+    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        """x_t (B, C, H, W), t () or (B,), cond (B,) class labels or None -> x̂_0 (B, C, H, W), float32."""
+
+
+class NetworkDenoiser(Denoiser):
+    """A backbone F whose output, under a parameterization, stands for x̂_0.
+
+    Args:
+        backbone: network F(x_t, time, cond), with x_t (B, C, H, W) and time (B,).
+        schedule: α(t), σ(t).
+        parameterization: what F predicts.
+
+    Raises:
+        ValueError: a parameterization that is singular on this schedule.
+    """
+
+    def __init__(self, backbone: nn.Module, schedule: NoiseSchedule, parameterization: Parameterization) -> None:
+        super().__init__()
+        parameterization.check(schedule)
+        self.backbone = backbone
+        self.schedule = schedule
+        self.parameterization = parameterization
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        output = self.predict(x_t, t, cond)
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        return self.parameterization.to_x0(output, x_t, alpha, sigma)
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        """The network's own output, in float32: reduced precision lives inside the network alone."""
+        time = self.schedule.network_time(t).to(x_t.device, torch.float32).expand(len(x_t))
+        return self.backbone(x_t, time, cond).float()
+
+
+class Conditioned(Denoiser):
+    """A denoiser with its condition filled in: D(·, ·, c)."""
+
+    def __init__(self, denoiser: Denoiser, cond: Tensor | None) -> None:
+        super().__init__()
+        self.denoiser, self.cond, self.schedule = denoiser, cond, denoiser.schedule
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        return self.denoiser(x_t, t, self.cond)
+
+
+def to_eps(x_0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The noise that x̂_0 implies: ε̂ = (x_t − α x̂_0)/σ. Ref: DDPM Eq. 9"""
+    return (x_t - expand(alpha, x_t) * x_0) / expand(sigma, x_t)

@@ -1,0 +1,46 @@
+"""Trains a diffusion model: python -m src.train [experiment=…] [key=value …]"""
+
+import lightning as L
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from src.cli import entry, mistakes
+from src.config import check
+from src.training.results import Results, quiet
+
+KEYS = (
+    "name", "seed", "ckpt_path", "run_dir",
+    "data", "backbone", "schedule", "parameterization", "objective", "denoiser", "module",
+    "time_grid", "sampler", "guidance", "optimizer", "lr_scheduler", "trainer", "callbacks", "logger",
+)  # fmt: skip
+
+
+@entry("train")
+def main(config: DictConfig) -> float:
+    """Returns the final validation loss, for sweeps to compare."""
+    quiet()
+    with mistakes():
+        plain = check(config, KEYS)
+        L.seed_everything(plain["seed"], verbose=False)
+        datamodule: L.LightningDataModule = instantiate(plain["data"], _convert_="all")
+        module: L.LightningModule = instantiate(plain["module"], _convert_="all")
+        callbacks: dict[str, L.Callback] = instantiate(plain["callbacks"], _convert_="all")
+        logger = instantiate(plain["logger"], _convert_="all")
+        trainer: L.Trainer = instantiate(
+            plain["trainer"], callbacks=list(callbacks.values()), logger=list(logger.values()), _convert_="all"
+        )
+        results = Results(plain, trainer)
+        if trainer.is_global_zero:
+            datamodule.prepare_data()
+            datamodule.setup("fit")
+    module.save_hyperparameters(plain)
+
+    with results:
+        results.start(module, datamodule)
+        trainer.fit(module, datamodule, ckpt_path=plain["ckpt_path"], weights_only=True)
+        trainer.validate(module, datamodule, verbose=False)
+        return results.finish()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""How fast training goes."""
+
+import time
+from typing import Any
+
+import lightning as L
+
+
+class Throughput(L.Callback):
+    """Logs images per second over all devices, validation and sampling left out.
+
+    Time is taken between log steps, at which the loss is read anyway: nothing waits for the device in between.
+    """
+
+    def __init__(self) -> None:
+        self.seconds, self.images = 0.0, 0
+        self._since, self._pending = 0.0, 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._restart()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._pending += len(batch.images) * trainer.world_size
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            rate = self._pending / (time.perf_counter() - self._since)
+            self._pause()
+            self._restart()
+            pl_module.log("images_per_second", rate, prog_bar=True, on_step=True)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._pause()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._restart()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._pause()
+
+    @property
+    def rate(self) -> float:
+        """Images per second over the whole run."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+    def _pause(self) -> None:
+        self.seconds += time.perf_counter() - self._since
+        self.images += self._pending
+        self._pending = 0
+
+    def _restart(self) -> None:
+        self._since, self._pending = time.perf_counter(), 0

@@ -1,0 +1,40 @@
+"""The exponential moving average of the weights."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class ExponentialMovingAverage(nn.Module):
+    """θ̄ ← d θ̄ + (1 − d) θ after every optimizer step, d = min(decay, (1 + n)/(10 + n)) at the n-th step, n = 0, 1, ….
+
+    The average lives in a second copy of the model, beside the trained one: it is read without swapping weights, and
+    it is part of the state dict, so that a checkpoint without it does not load. Only parameters are averaged;
+    buffers are copied. The warm-up lets short runs forget their random start.
+
+    Args:
+        model: the trained model.
+        decay: d in [0, 1); 0 follows the weights.
+
+    Ref: DDPM App. B (0.9999); TensorFlow's ExponentialMovingAverage(num_updates) for the warm-up
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"module.ema_decay={decay}: choose 0 <= ema_decay < 1 (0 follows the weights)")
+        self.decay = decay
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "ExponentialMovingAverage":
+        """The averaged model always stays in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Takes in the weights after optimizer step number `step` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
+        for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
+            average.copy_(buffer)

@@ -1,0 +1,81 @@
+"""The LightningModule: where a batch meets the objective."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from src.diffusion.denoiser import NetworkDenoiser
+from src.diffusion.noise import IndexedNoise, stream_seed
+from src.diffusion.objective import Objective
+from src.images import Batch, to_model
+from src.training.ema import ExponentialMovingAverage
+
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+
+
+class DiffusionModule(L.LightningModule):
+    """Trains a denoiser on uint8 batches and keeps the moving average that validation, sampling and users see.
+
+    All randomness of a training step (times, noise, dropout) is a function of (seed, position of the rank's first
+    image in the endless order): it differs between ranks and steps, and a resumed run draws what it would have drawn.
+    In validation, image i always meets the same ε and t: losses compare between epochs and between runs.
+
+    Args:
+        denoiser: the network to train.
+        objective: the loss.
+        optimizer: parameters -> optimizer.
+        lr_scheduler: optimizer -> learning-rate schedule, stepped after each optimizer step.
+        ema_decay: of the weights' moving average, in [0, 1).
+        seed: of the training noise.
+        val_seed: of the validation noise, fixed so that runs with different seeds compare.
+    """
+
+    def __init__(
+        self,
+        denoiser: NetworkDenoiser,
+        objective: Objective,
+        optimizer: Callable[[Any], Optimizer],
+        lr_scheduler: Callable[[Optimizer], LRScheduler],
+        ema_decay: float = 0.999,
+        seed: int = 0,
+        val_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.denoiser, self.objective = denoiser, objective
+        self.ema = ExponentialMovingAverage(denoiser, ema_decay)
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.seed, self.val_seed = seed, val_seed
+
+    def training_step(self, batch: Batch) -> Tensor:
+        torch.manual_seed(stream_seed("train", self.seed, batch.start))
+        loss = self.objective(self.denoiser, to_model(batch.images), batch.labels)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # `log` costs milliseconds
+            self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch) -> None:
+        x_0 = to_model(batch.images)
+        B, *shape = x_0.shape
+        indices = range(batch.start, batch.start + B)
+        eps = IndexedNoise(self.val_seed, indices, shape, x_0.device, stream="validation")()
+        u = torch.tensor([(i * GOLDEN_RATIO) % 1 for i in indices], device=x_0.device)  # evenly spread for any N
+        t = self.ema.model.schedule.quantile(u)
+        loss = self.objective.at(self.ema.model, x_0, eps, t, batch.labels).mean()
+        self.log("val/loss", loss, batch_size=B, sync_dist=True, prog_bar=True)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        step = self.global_step
+        super().optimizer_step(*args, **kwargs)
+        self.ema.update(self.denoiser, step)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.denoiser.parameters())
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
+        }

@@ -1,0 +1,132 @@
+"""What a run tells the person who started it: first what will happen, at the end what came of it and where it lies."""
+
+import json
+import logging
+import time
+import warnings
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import lightning as L
+import wandb
+from lightning.pytorch.loggers import WandbLogger
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from src.training.callbacks.throughput import Throughput
+from src.training.module import DiffusionModule
+
+
+def quiet() -> None:
+    """Silences what Lightning says to nobody in particular; its warnings of real trouble stay."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for harmless in (
+        ".*does not have many workers.*",  # data in memory is fastest without
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*dataloader is not resumable.*",  # it is: its order is a function of the batch's number
+        ".*Experiment logs directory .* exists.*",
+        ".*lr_scheduler.step.*before.*optimizer.step.*",
+        ".*module.s. in eval mode at the start of training.*",  # the averaged copy always is
+        ".*isinstance.treespec, LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", message=harmless)
+
+
+class Results:
+    """The beginning and the end of a run's story, on the screen and in its folder.
+
+    As a context it closes the W&B run whatever happens. On ranks but the first it is silent and writes nothing.
+    """
+
+    def __init__(self, config: dict[str, Any], trainer: L.Trainer) -> None:
+        self.config, self.trainer = config, trainer
+        self.run_dir = Path(config["run_dir"])
+        self._console = Console(quiet=not trainer.is_global_zero, highlight=False)
+        self._started = time.monotonic()
+
+    def start(self, module: DiffusionModule, datamodule: Any) -> None:
+        """Writes config.yaml and prints what is to be trained."""
+        if not self.trainer.is_global_zero:
+            return
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        (self.run_dir / "config.yaml").write_text(OmegaConf.to_yaml(self.config))
+        denoiser, trainer = module.denoiser, self.trainer
+        parameters = sum(p.numel() for p in denoiser.parameters())
+        C, H, W = datamodule.shape
+        classes = f", {datamodule.num_classes} classes" if datamodule.num_classes else ""
+        sizes = {split: len(dataset) for split, dataset in datamodule.splits.items()}
+        self._table(
+            {
+                "run": str(_relative(self.run_dir)),
+                "data": f"{sizes['train']:,} images, {sizes['val']:,} held out, {H}×{W}×{C}{classes}",
+                "network": f"{type(denoiser.backbone).__name__}, {parameters:,} parameters",
+                "process": f"{_short_target(self.config['schedule'])} schedule, T = {denoiser.schedule.T:g}, "
+                f"terminal SNR {denoiser.schedule.terminal_snr():.1e}, "
+                f"predicts {type(denoiser.parameterization).__name__.lower()}",
+                "training": f"{trainer.max_steps:,} steps of {datamodule.batch_size} images, "
+                f"{trainer.world_size} × {trainer.strategy.root_device.type}, {trainer.precision}",
+            }
+        )
+
+    def finish(self) -> float:
+        """Writes metrics.json, prints the result, and returns the final validation loss."""
+        loss = float(self.trainer.callback_metrics["val/loss"])
+        if not self.trainer.is_global_zero:
+            return loss
+        throughput = next((c for c in self.trainer.callbacks if isinstance(c, Throughput)), None)  # type: ignore[attr-defined]
+        seconds = time.monotonic() - self._started
+        metrics = {
+            "val/loss": loss,
+            "steps": self.trainer.global_step,
+            "images_per_second": throughput.rate if throughput else None,
+            "seconds": seconds,
+            "terminal_snr": self.trainer.lightning_module.denoiser.schedule.terminal_snr(),
+        }
+        (self.run_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        folder = _relative(self.run_dir)
+        self._table(
+            {
+                "val/loss": f"{loss:.4f} after {self.trainer.global_step:,} steps in {_clock(seconds)}",
+                "samples": f"{folder}/samples/final.png, trajectory.gif",
+                "metrics": f"{folder}/metrics.csv, metrics.json",
+                "checkpoint": f"{folder}/checkpoints/last.ckpt",
+            }
+        )
+        self._console.print(f"more samples: python -m src.sample ckpt_path={folder}/checkpoints/last.ckpt", soft_wrap=True)
+        return loss
+
+    def __enter__(self) -> "Results":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if any(isinstance(logger, WandbLogger) for logger in self.trainer.loggers):
+            wandb.finish(exit_code=1 if error else 0)
+        checkpoint = self.run_dir / "checkpoints" / "last.ckpt"
+        if isinstance(error, SystemExit) and checkpoint.exists():
+            self._console.print(f"stopped; go on with ckpt_path={_relative(checkpoint)}", soft_wrap=True)
+
+    def _table(self, rows: dict[str, str]) -> None:
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        table.add_column(style="bold")
+        table.add_column(overflow="fold")
+        for name, value in rows.items():
+            table.add_row(name, value)
+        self._console.print(table)
+
+
+def _short_target(node: dict[str, Any]) -> str:
+    return str(node["_target_"]).rsplit(".", 1)[-1]
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
