@@ -20,17 +20,10 @@ def load_denoiser(path: str | Path) -> tuple[NetworkDenoiser, dict[str, Any]]:
         ValueError: not a checkpoint of this project, one that lacks the averaged weights, or one whose configuration
             calls anything outside this project.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"ckpt_path={path}: no such file; give a run's checkpoints/last.ckpt")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        config, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
-        node = config["denoiser"]
-    except Exception as error:
-        raise ValueError(f"ckpt_path={path}: not a readable checkpoint of this project ({type(error).__name__})") from error
-    _refuse_foreign(node, path)
-    denoiser = instantiate(node, _convert_="all")
+    checkpoint = read_checkpoint(path)
+    config, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+    _refuse_foreign(config["denoiser"], path)
+    denoiser = instantiate(config["denoiser"], _convert_="all")
     weights = {key.removeprefix(AVERAGED): value for key, value in state.items() if key.startswith(AVERAGED)}
     try:
         denoiser.load_state_dict(weights, strict=True)
@@ -39,7 +32,25 @@ def load_denoiser(path: str | Path) -> tuple[NetworkDenoiser, dict[str, Any]]:
     return denoiser.eval().requires_grad_(False), config
 
 
-def _refuse_foreign(node: Any, path: Path) -> None:
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The file's content, weights and plain containers alone: nothing in it is executed.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or not a checkpoint of this project.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"ckpt_path={path}: no such file; give a run's checkpoints/last.ckpt")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint["hyper_parameters"]["denoiser"], checkpoint["state_dict"]
+    except Exception as error:
+        raise ValueError(
+            f"ckpt_path={path}: not a readable checkpoint of this project ({type(error).__name__})"
+        ) from error
+    return checkpoint
+
+
+def _refuse_foreign(node: Any, path: str | Path) -> None:
     """A configuration that comes out of a file may call this project's own classes and nothing else."""
     if isinstance(node, dict):
         target = node.get("_target_", OWN)

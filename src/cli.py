@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -31,27 +33,31 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        with_traceback = os.environ.get(FULL_ERROR) == "1"
+        with_traceback, started = os.environ.get(FULL_ERROR) == "1", 0.0
 
         def main() -> None:
+            nonlocal started
+            started = time.time()
             os.environ[FULL_ERROR] = "1"  # Hydra's own short form of errors exits 1 and prints several lines
             try:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()
-            except (HydraException, OmegaConfBaseException) as error:
+            except (HydraException, OmegaConfBaseException, ValueError) as error:
                 fail(error)
 
         def run(config: DictConfig) -> Any:
             if not with_traceback:
-                del os.environ[FULL_ERROR]  # from here on an error is a bug, which Hydra shows well by itself
+                os.environ.pop(FULL_ERROR)  # from here on an error is a bug, which Hydra shows well by itself
             try:
                 return task(config)
             except (Mistake, OmegaConfBaseException) as error:
-                _remove_empty(Path(HydraConfig.get().runtime.output_dir))
+                _remove_empty(Path(HydraConfig.get().runtime.output_dir), since=started)
                 fail(error)
 
         def fail(error: Exception) -> None:
             if with_traceback:
                 traceback.print_exception(error)
+            else:
+                os.environ.pop(FULL_ERROR, None)
             print(f"error: {explain(error, config_name)}", file=sys.stderr)
             raise SystemExit(STATUS)
 
@@ -61,29 +67,38 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
 
 
 @contextlib.contextmanager
-def mistakes() -> Iterator[None]:
-    """Everything that goes wrong inside is the user's mistake: bad values, clashes, missing files."""
+def mistakes(key: str = "") -> Iterator[None]:
+    """Everything that goes wrong inside is the user's mistake: bad values, clashes, missing files.
+
+    Args:
+        key: what a message that comes from elsewhere, and names no key, is about.
+    """
     try:
         yield
     except InstantiationException as error:
         cause = error.__cause__ or error
         raise Mistake(_named(str(cause), str(error))) from error
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        raise Mistake(one_line(str(error))) from error
+    except (ValueError, TypeError, OSError, RuntimeError, MisconfigurationException) as error:
+        text = one_line(str(error))
+        raise Mistake(text if key in text else f"{key}: {text}") from error
 
 
 def explain(error: Exception, config_name: str) -> str:
     """A configuration error in one line that names the key and the remedy."""
     text = f"{error}\n{error.__cause__ or ''}"
+    if isinstance(error, Mistake):
+        return str(error)
     if isinstance(error, MissingMandatoryValue):
         key = getattr(error, "full_key", None) or text.split()[-1]
         return f"{key}: missing; give {key}=…"
-    if match := re.search(r"Could not find '([\w/.@-]+)/([^'/]*)'\s+Available options in '[^']*':\n((?:\t.*\n)+)", text):
-        group, option, options = match.groups()
-        return f"{group}={option}: no such option{did_you_mean(option, options.split())} (options: {', '.join(options.split())})"
+    if match := re.search(
+        r"Could not find '([\w/.@-]+)/([^'/]*)'\s+Available options in '[^']*':\n((?:\t.*\n)+)", text
+    ):
+        group, option, options = match[1], match[2], match[3].split()
+        return f"{group}={option}: no such option{did_you_mean(option, options)} (options: {', '.join(options)})"
     if match := re.search(r"Could not override '([\w./@-]+)'", text):
         return f"{match[1]}: no such key{did_you_mean(match[1], _keys(config_name))}"
-    return one_line(str(error))
+    return f"{one_line(str(error))} (the command line was: {' '.join(sys.argv[1:])})"
 
 
 def one_line(text: str) -> str:
@@ -110,10 +125,12 @@ def _keys(config_name: str) -> list[str]:
     return [key for key in dotted(plain, "") if "_target_" not in key]
 
 
-def _remove_empty(folder: Path) -> None:
-    """Removes the run's folder, and the folders above it that were made for it, where nothing has been written."""
+def _remove_empty(folder: Path, since: float) -> None:
+    """Removes the run's folder, and those above it that were made for it: empty, and not older than the program."""
     for candidate in (folder, folder.parent, folder.parent.parent):
+        if candidate == Path.cwd() or not candidate.is_dir() or candidate.stat().st_mtime < since:
+            return
         try:
             candidate.rmdir()
-        except OSError:  # not empty, or not there
+        except OSError:  # not empty
             return

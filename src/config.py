@@ -6,9 +6,10 @@ their annotations. Ranges and clashes are the constructors' own business (ValueE
 
 import difflib
 import inspect
+import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hydra.utils import get_object
@@ -19,7 +20,7 @@ class Mistake(Exception):
     """The user's, in one line that names the key and the remedy."""
 
 
-def check(config: DictConfig, known: Iterable[str] = ()) -> dict[str, Any]:
+def check(config: DictConfig, known: Sequence[str] = ()) -> dict[str, Any]:
     """Resolves a configuration and holds every call in it against the callable's signature.
 
     Args:
@@ -31,13 +32,13 @@ def check(config: DictConfig, known: Iterable[str] = ()) -> dict[str, Any]:
     Raises:
         Mistake: an unknown or missing argument, a value of the wrong type, a `_target_` that does not exist.
     """
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(plain, dict)
+    plain = typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    written = OmegaConf.to_container(config, resolve=False)
     for key in plain:
         if known and key not in known:
-            raise Mistake(f"{key}: no such key{did_you_mean(str(key), known)}")
-    _check_node(plain, "")
-    return typing.cast(dict[str, Any], plain)
+            raise Mistake(f"{key}: no such key{did_you_mean(key, known)}")
+    _check_node(plain, written, "")
+    return plain
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -47,18 +48,20 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; choose among {', '.join(sorted(known))}" if known else ""
 
 
-def _check_node(node: Any, path: str) -> None:
+def _check_node(node: Any, written: Any, path: str) -> None:
+    """`written` is the node before interpolation: where it refers to another key, that key is the one to name."""
+    path = _source(written) or path
     if isinstance(node, Mapping):
         if "_target_" in node:
-            _check_call(node, path)
+            _check_call(node, written, path)
         for key, value in node.items():
-            _check_node(value, f"{path}.{key}" if path else str(key))
+            _check_node(value, _inside(written, key), f"{path}.{key}" if path else str(key))
     elif isinstance(node, list):
         for i, value in enumerate(node):
-            _check_node(value, f"{path}[{i}]")
+            _check_node(value, _inside(written, i), f"{path}[{i}]")
 
 
-def _check_call(node: Mapping[str, Any], path: str) -> None:
+def _check_call(node: Mapping[str, Any], written: Any, path: str) -> None:
     target = node["_target_"]
     try:
         function = get_object(target)
@@ -67,20 +70,36 @@ def _check_call(node: Mapping[str, Any], path: str) -> None:
     parameters, open_ended = _parameters(function)
     arguments = {key: value for key, value in node.items() if not key.startswith("_")}
     for key, value in arguments.items():
+        name = _source(_inside(written, key)) or f"{path}.{key}"
         if key not in parameters:
             if not open_ended:
                 raise Mistake(f"{path}.{key}: no such key{did_you_mean(key, parameters)}")
         elif not _fits(value, parameters[key].annotation):
-            raise Mistake(f"{path}.{key}={value!r}: expected {_name(parameters[key].annotation)}")
+            raise Mistake(f"{name}={value!r}: expected {_name(parameters[key].annotation)}")
     if not node.get("_partial_"):
         for key, parameter in parameters.items():
             if parameter.default is parameter.empty and key not in arguments:
                 raise Mistake(f"{path}.{key}: missing; {target} needs it")
 
 
+def _source(written: Any) -> str | None:
+    """The key that `${a.b}` refers to, a.b; None for anything else."""
+    match = re.fullmatch(r"\$\{([\w.]+)\}", written) if isinstance(written, str) else None
+    return match[1] if match else None
+
+
+def _inside(written: Any, key: Any) -> Any:
+    """The child of a node as it was written; None below an interpolation."""
+    return written[key] if isinstance(written, (Mapping, list)) else None
+
+
 def _parameters(function: Any) -> tuple[dict[str, inspect.Parameter], bool]:
     """Named parameters, with those of the base classes that **options pass on; and whether any name is taken."""
-    functions = [c.__init__ for c in function.__mro__ if "__init__" in vars(c)] if inspect.isclass(function) else [function]
+    functions = (
+        [vars(c)["__init__"] for c in function.__mro__ if "__init__" in vars(c)]
+        if inspect.isclass(function)
+        else [function]
+    )
     parameters: dict[str, inspect.Parameter] = {}
     for function in functions:
         signature = inspect.signature(function)
@@ -118,7 +137,7 @@ def _fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if annotation in (bool, str, type(None)):
         return isinstance(value, annotation)
-    if inspect.isclass(origin) and issubclass(origin, typing.Sequence) and origin is not str:  # type: ignore[arg-type]
+    if inspect.isclass(origin) and issubclass(origin, Sequence):
         return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value if arguments)
     return True
 

@@ -38,7 +38,7 @@ def grid(images: Tensor, columns: int | None = None, least_side: int = 512) -> T
 
     Args:
         columns: about √N if None.
-        least_side: small images are enlarged by a whole factor until the picture is at least about this wide.
+        least_side: small images are enlarged by a whole factor until the picture is at least this wide.
     """
     N, C, H, W = images.shape
     columns = columns or math.ceil(math.sqrt(N))
@@ -47,7 +47,7 @@ def grid(images: Tensor, columns: int | None = None, least_side: int = 512) -> T
     for i, image in enumerate(images):
         y, x = i // columns * (H + 1), i % columns * (W + 1)
         picture[:, y : y + H, x : x + W] = image
-    factor = max(1, least_side // picture.shape[-1])
+    factor = math.ceil(least_side / picture.shape[-1])
     return picture.repeat_interleave(factor, dim=-1).repeat_interleave(factor, dim=-2)
 
 

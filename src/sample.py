@@ -1,6 +1,7 @@
 """Draws samples from a trained model: python -m src.sample ckpt_path=… [num_samples=64] [sampler=ddim] [key=value …]"""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,8 @@ from rich.progress import Progress
 from src.checkpoint import load_denoiser
 from src.cli import entry, mistakes
 from src.config import Mistake, check
+from src.diffusion.samplers.base import class_labels
 from src.images import grid, to_uint8, write_png
-from src.training.callbacks.samples import class_labels
 
 KEYS = (
     "ckpt_path", "num_samples", "seed", "label", "batch_size", "device", "output_dir",
@@ -39,7 +40,7 @@ def main(config: DictConfig) -> None:
             labels = _one_class(plain["label"], N, data["num_classes"])
         sampler = instantiate(plain["sampler"], _convert_="all")
         denoiser = instantiate(plain["guidance"], _convert_="all")(denoiser).to(device)
-        num_steps = len(sampler.time_grid(denoiser.schedule, sampler.num_steps))
+        num_steps = len(sampler.times(denoiser.schedule))
 
     shape = (data["channels"], data["image_size"], data["image_size"])
     with Progress() as progress:
@@ -51,7 +52,7 @@ def main(config: DictConfig) -> None:
     output_dir = Path(plain["output_dir"])
     output_dir.mkdir(parents=True, exist_ok=True)
     images = to_uint8(x)
-    arrays = {"images": images.permute(0, 2, 3, 1).numpy()}
+    arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy()}
     if labels is not None:
         arrays["labels"] = labels.numpy()
     np.savez_compressed(output_dir / "samples.npz", **arrays)

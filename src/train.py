@@ -4,8 +4,11 @@ import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from src.checkpoint import read_checkpoint
 from src.cli import entry, mistakes
 from src.config import check
+from src.data.module import ImageDataModule
+from src.training.module import DiffusionModule
 from src.training.results import Results, quiet
 
 KEYS = (
@@ -22,14 +25,22 @@ def main(config: DictConfig) -> float:
     with mistakes():
         plain = check(config, KEYS)
         L.seed_everything(plain["seed"], verbose=False)
-        datamodule: L.LightningDataModule = instantiate(plain["data"], _convert_="all")
-        module: L.LightningModule = instantiate(plain["module"], _convert_="all")
+        datamodule: ImageDataModule = instantiate(plain["data"], _convert_="all")
+        module: DiffusionModule = instantiate(plain["module"], _convert_="all")
         callbacks: dict[str, L.Callback] = instantiate(plain["callbacks"], _convert_="all")
         logger = instantiate(plain["logger"], _convert_="all")
         trainer: L.Trainer = instantiate(
-            plain["trainer"], callbacks=list(callbacks.values()), logger=list(logger.values()), _convert_="all"
+            plain["trainer"],
+            callbacks=list(callbacks.values()),
+            logger=list(logger.values()),
+            _convert_="all",
         )
         results = Results(plain, trainer)
+        instantiate(plain["sampler"], _convert_="all").times(module.denoiser.schedule)  # a walk that can be walked
+        with mistakes("optimizer"):
+            module.configure_optimizers()
+        if plain["ckpt_path"] is not None:
+            read_checkpoint(plain["ckpt_path"])
         if trainer.is_global_zero:
             datamodule.prepare_data()
             datamodule.setup("fit")

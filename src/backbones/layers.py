@@ -25,9 +25,14 @@ def zero(module: nn.Module) -> nn.Module:
     return module
 
 
-def group_norm(channels: int, max_groups: int = 32) -> nn.GroupNorm:
-    """GroupNorm with the most groups, up to 32, that divide the channels."""
-    return nn.GroupNorm(math.gcd(max_groups, channels), channels, eps=1e-6)
+def group_norm(channels: int, max_groups: int = 32, least_width: int = 4) -> nn.GroupNorm:
+    """GroupNorm with as many groups as divide the channels, up to 32, of at least four channels each.
+
+    DDPM's 32 groups assume 128 channels or more: a group of one channel would subtract whatever constant the embedding
+    has just added to that channel, and the network would be blind to time and class.
+    """
+    groups = next(g for g in range(max(1, min(max_groups, channels // least_width)), 0, -1) if channels % g == 0)
+    return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
 class ConditionEmbedding(nn.Module):
@@ -49,8 +54,8 @@ class ConditionEmbedding(nn.Module):
 
     def forward(self, time: Tensor, cond: Tensor | None) -> Tensor:
         """time (B,), cond (B,) in 0 … num_classes or None -> (B, out_dim)."""
-        embedding = self.mlp(sinusoidal_embedding(time, self.dim).to(self.mlp[0].weight.dtype))
-        if self.classes is not None:
+        embedding = self.mlp(sinusoidal_embedding(time, self.dim).to(next(self.mlp.parameters()).dtype))
+        if self.classes is not None and self.num_classes is not None:
             if cond is None:
                 cond = torch.full(time.shape, self.num_classes, device=time.device, dtype=torch.long)
             embedding = embedding + self.classes(cond)

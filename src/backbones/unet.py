@@ -6,14 +6,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.backbones.layers import ConditionEmbedding, Downsample, ResidualBlock, SelfAttention, Upsample, group_norm, zero
+from src.backbones.layers import (
+    ConditionEmbedding,
+    Downsample,
+    ResidualBlock,
+    SelfAttention,
+    Upsample,
+    group_norm,
+    zero,
+)
 
 
 class Stage(nn.Module):
     """A residual block, and self-attention after it where asked."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, embedding_dim: int, dropout: float, attention: bool, num_heads: int
+        self,
+        in_channels: int,
+        out_channels: int,
+        embedding_dim: int,
+        dropout: float,
+        attention: bool,
+        num_heads: int,
     ) -> None:
         super().__init__()
         self.block = ResidualBlock(in_channels, out_channels, embedding_dim, dropout)
@@ -99,7 +113,7 @@ class UNet(nn.Module):
         x = self.stem(x.to(self.stem.weight.dtype))
         skips = [x]
         for level, stages in enumerate(self.down):
-            for stage in stages:
+            for stage in stages.children():
                 x = stage(x, embedding)
                 skips.append(x)
             if level < len(self.downsample):
@@ -108,13 +122,11 @@ class UNet(nn.Module):
         for stage in self.middle:
             x = stage(x, embedding)
         for level, stages in enumerate(self.up):
-            for stage in stages:
+            for stage in stages.children():
                 x = stage(torch.cat([x, skips.pop()], dim=1), embedding)
             if level < len(self.upsample):
                 x = self.upsample[level](x, skips[-1].shape[-2:])
         return self.head(F.silu(self.norm(x)))
-
-
 
 
 def _sides(image_size: int, num_levels: int) -> list[int]:

@@ -29,8 +29,8 @@ class CIFAR10(ImageDataModule):
             torchvision.datasets.CIFAR10(str(self.root), download=True)
         except (OSError, RuntimeError) as error:
             raise FileNotFoundError(
-                f"data.root={self.root}: looked for cifar-10-batches-py and cifar-10-python.tar.gz with their published "
-                f"checksums, and the download failed ({str(error).splitlines()[0]}); place the archive in {self.root}"
+                f"data.root={self.root}: looked for cifar-10-batches-py and cifar-10-python.tar.gz with their "
+                f"published checksums; the download failed ({str(error).splitlines()[0]}); place the archive there"
             ) from error
 
     def read(self, split: Split) -> ImageDataset:

@@ -1,4 +1,4 @@
-"""MNIST's file format, read and validated here: some distributions' files carry other gzip checksums than torchvision's.
+"""MNIST's file format, read and validated here: some distributions' files have other gzip checksums than torchvision's.
 
 Ref: "The IDX file format", LeCun et al., The MNIST database
 """
@@ -31,7 +31,9 @@ def read_idx(path: Path, ndim: int) -> Tensor:
             raise ValueError(f"{path}: damaged gzip file ({error}); fetch it again") from error
     magic = bytes([0, 0, UINT8, ndim])
     if raw[:4] != magic:
-        raise ValueError(f"{path}: magic number {raw[:4].hex() or 'missing'}, expected {magic.hex()}; not the right file")
+        raise ValueError(
+            f"{path}: magic number {raw[:4].hex() or 'missing'}, expected {magic.hex()}; not the right file"
+        )
     header = 4 + 4 * ndim
     if len(raw) < header:
         raise ValueError(f"{path}: truncated in its header; fetch it again")

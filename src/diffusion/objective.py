@@ -1,11 +1,16 @@
 """The training loss: how far the network's output is from its target at a random time."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from src.diffusion.denoiser import NetworkDenoiser
+from src.diffusion.noise import IndexedNoise
 from src.diffusion.process import marginal
 from src.diffusion.time_sampler import TimeSampler
+
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 class Objective:
@@ -26,9 +31,24 @@ class Objective:
         t = self.time_sampler.quantile(u, denoiser.schedule)
         return self.at(denoiser, x_0, torch.randn_like(x_0), t, cond).mean()
 
-    def at(
-        self, denoiser: NetworkDenoiser, x_0: Tensor, eps: Tensor, t: Tensor, cond: Tensor | None = None
+    def on_fixed_noise(
+        self,
+        denoiser: NetworkDenoiser,
+        x_0: Tensor,
+        indices: Sequence[int],
+        seed: int,
+        cond: Tensor | None = None,
     ) -> Tensor:
+        """The loss of each item, (B,), at the ε and t that belong to it: item i meets the same ones in every call.
+
+        Times are spread evenly over the clock for any set of consecutive items (the golden ratio's multiples, mod 1),
+        whatever times the training prefers, so that losses compare between epochs, runs and time samplers.
+        """
+        eps = IndexedNoise(seed, indices, x_0.shape[1:], x_0.device, stream="validation")()
+        u = torch.tensor([i * GOLDEN_RATIO % 1 for i in indices], device=x_0.device)
+        return self.at(denoiser, x_0, eps, denoiser.schedule.quantile(u), cond)
+
+    def at(self, denoiser: NetworkDenoiser, x_0: Tensor, eps: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """The loss of each item at given ε (B, C, H, W) and t (B,) -> (B,)."""
         alpha, sigma = denoiser.schedule.alpha(t), denoiser.schedule.sigma(t)
         output = denoiser.predict(marginal(x_0, eps, alpha, sigma), t, cond)

@@ -35,7 +35,7 @@ class Eps(Parameterization):
     def check(self, schedule: NoiseSchedule) -> None:
         if schedule.terminal_snr() == 0:
             raise ValueError(
-                "parameterization=eps and schedule: the schedule ends at zero signal, where noise tells nothing of x_0; "
+                "parameterization=eps and schedule: the schedule ends without signal, where ε tells nothing of x_0; "
                 "choose parameterization=v or parameterization=x0"
             )
 
@@ -59,4 +59,3 @@ class V(Parameterization):
     def to_x0(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         norm = alpha**2 + sigma**2
         return expand(alpha / norm, x_t) * x_t - expand(sigma / norm, x_t) * output
-

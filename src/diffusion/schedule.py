@@ -110,7 +110,7 @@ def linear(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Discret
     _check_T(T)
     if not 0 < beta_1 <= beta_T < 1:
         raise ValueError(
-            f"schedule.beta_1={beta_1}, schedule.beta_T={beta_T}: choose 0 < beta_1 <= beta_T < 1 (the DDPM's are 1e-4, 0.02)"
+            f"schedule.beta_1={beta_1}, schedule.beta_T={beta_T}: choose 0 < beta_1 <= beta_T < 1 (DDPM: 1e-4, 0.02)"
         )
     betas = torch.linspace(beta_1, beta_T, T, dtype=torch.float64) * (1000 / T)
     return DiscreteSchedule(betas.clamp(max=MAX_BETA))

@@ -1,12 +1,15 @@
 """The exponential moving average of the weights."""
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+Model = TypeVar("Model", bound=nn.Module)
 
-class ExponentialMovingAverage(nn.Module):
+
+class ExponentialMovingAverage(nn.Module, Generic[Model]):
     """θ̄ ← d θ̄ + (1 − d) θ after every optimizer step, d = min(decay, (1 + n)/(10 + n)) at the n-th step, n = 0, 1, ….
 
     The average lives in a second copy of the model, beside the trained one: it is read without swapping weights, and
@@ -20,14 +23,16 @@ class ExponentialMovingAverage(nn.Module):
     Ref: DDPM App. B (0.9999); TensorFlow's ExponentialMovingAverage(num_updates) for the warm-up
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    model: Model
+
+    def __init__(self, model: Model, decay: float) -> None:
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"module.ema_decay={decay}: choose 0 <= ema_decay < 1 (0 follows the weights)")
         self.decay = decay
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
 
-    def train(self, mode: bool = True) -> "ExponentialMovingAverage":
+    def train(self, mode: bool = True) -> "ExponentialMovingAverage[Model]":
         """The averaged model always stays in evaluation mode."""
         return super().train(False)
 

@@ -5,17 +5,16 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from src.diffusion.denoiser import NetworkDenoiser
-from src.diffusion.noise import IndexedNoise, stream_seed
+from src.diffusion.noise import stream_seed
 from src.diffusion.objective import Objective
 from src.images import Batch, to_model
 from src.training.ema import ExponentialMovingAverage
-
-GOLDEN_RATIO = (5**0.5 - 1) / 2
+from src.training.loggers import is_log_step
 
 
 class DiffusionModule(L.LightningModule):
@@ -54,24 +53,38 @@ class DiffusionModule(L.LightningModule):
     def training_step(self, batch: Batch) -> Tensor:
         torch.manual_seed(stream_seed("train", self.seed, batch.start))
         loss = self.objective(self.denoiser, to_model(batch.images), batch.labels)
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # `log` costs milliseconds
+        if is_log_step(self.trainer, self.global_step + 1):
             self.log("train/loss", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: Batch) -> None:
-        x_0 = to_model(batch.images)
-        B, *shape = x_0.shape
+        x_0, B = to_model(batch.images), len(batch.images)
         indices = range(batch.start, batch.start + B)
-        eps = IndexedNoise(self.val_seed, indices, shape, x_0.device, stream="validation")()
-        u = torch.tensor([(i * GOLDEN_RATIO) % 1 for i in indices], device=x_0.device)  # evenly spread for any N
-        t = self.ema.model.schedule.quantile(u)
-        loss = self.objective.at(self.ema.model, x_0, eps, t, batch.labels).mean()
-        self.log("val/loss", loss, batch_size=B, sync_dist=True, prog_bar=True)
+        losses = self.objective.on_fixed_noise(self.ema.model, x_0, indices, self.val_seed, batch.labels)
+        self.log("val/loss", losses.mean(), batch_size=B, sync_dist=True, prog_bar=True)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         step = self.global_step
         super().optimizer_step(*args, **kwargs)
         self.ema.update(self.denoiser, step)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips by the global norm, and logs it as it was before.
+
+        Lightning refuses to clip for a fused optimizer under any mixed precision; that is needed just where a
+        gradient scaler is in play (16-mixed), so there its own method stays in charge.
+        """
+        if self.trainer.precision == "16-mixed" or gradient_clip_algorithm == "value":
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), gradient_clip_val or float("inf"))
+        if is_log_step(self.trainer, self.global_step + 1):
+            self.log("train/grad_norm", norm)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.denoiser.parameters())

@@ -28,6 +28,7 @@ def quiet() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*dataloader is not resumable.*",  # it is: its order is a function of the batch's number
         ".*Experiment logs directory .* exists.*",
+        ".*smaller than the logging interval.*",  # a run of a few steps
         ".*lr_scheduler.step.*before.*optimizer.step.*",
         ".*module.s. in eval mode at the start of training.*",  # the averaged copy always is
         ".*isinstance.treespec, LeafSpec.*",
@@ -54,6 +55,7 @@ class Results:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         (self.run_dir / "config.yaml").write_text(OmegaConf.to_yaml(self.config))
         denoiser, trainer = module.denoiser, self.trainer
+        self._terminal_snr = denoiser.schedule.terminal_snr()
         parameters = sum(p.numel() for p in denoiser.parameters())
         C, H, W = datamodule.shape
         classes = f", {datamodule.num_classes} classes" if datamodule.num_classes else ""
@@ -64,7 +66,7 @@ class Results:
                 "data": f"{sizes['train']:,} images, {sizes['val']:,} held out, {H}×{W}×{C}{classes}",
                 "network": f"{type(denoiser.backbone).__name__}, {parameters:,} parameters",
                 "process": f"{_short_target(self.config['schedule'])} schedule, T = {denoiser.schedule.T:g}, "
-                f"terminal SNR {denoiser.schedule.terminal_snr():.1e}, "
+                f"terminal SNR {self._terminal_snr:.1e}, "
                 f"predicts {type(denoiser.parameterization).__name__.lower()}",
                 "training": f"{trainer.max_steps:,} steps of {datamodule.batch_size} images, "
                 f"{trainer.world_size} × {trainer.strategy.root_device.type}, {trainer.precision}",
@@ -83,7 +85,7 @@ class Results:
             "steps": self.trainer.global_step,
             "images_per_second": throughput.rate if throughput else None,
             "seconds": seconds,
-            "terminal_snr": self.trainer.lightning_module.denoiser.schedule.terminal_snr(),
+            "terminal_snr": self._terminal_snr,
         }
         (self.run_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         folder = _relative(self.run_dir)
@@ -95,7 +97,9 @@ class Results:
                 "checkpoint": f"{folder}/checkpoints/last.ckpt",
             }
         )
-        self._console.print(f"more samples: python -m src.sample ckpt_path={folder}/checkpoints/last.ckpt", soft_wrap=True)
+        self._console.print(
+            f"more samples: python -m src.sample ckpt_path={folder}/checkpoints/last.ckpt", soft_wrap=True
+        )
         return loss
 
     def __enter__(self) -> "Results":

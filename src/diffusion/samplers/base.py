@@ -9,6 +9,7 @@ from torch import Tensor
 
 from src.diffusion.denoiser import Conditioned, Denoiser
 from src.diffusion.noise import IndexedNoise
+from src.diffusion.schedule import NoiseSchedule
 from src.diffusion.time_grid import TimeGrid
 
 Noise = Callable[[], Tensor]  # each call draws fresh standard normal noise of x's shape
@@ -47,10 +48,14 @@ class Sampler(ABC):
             x_s and the state for the next step.
         """
 
+    def times(self, schedule: NoiseSchedule) -> Tensor:
+        """The walk's times t_N > … > t_0 = 0; raises ValueError where the schedule has too few of them."""
+        return self.time_grid(schedule, self.num_steps)
+
     def walk(self, denoiser: Denoiser, noise: Noise, cond: Tensor | None = None) -> Iterator[Tensor]:
         """Yields x_{t_N} ~ N(0, prior_std² I), …, x_{t_0} = the sample; N + 1 batches (B, C, H, W)."""
         denoiser = Conditioned(denoiser, cond)
-        times = self.time_grid(denoiser.schedule, self.num_steps)
+        times = self.times(denoiser.schedule)
         x, state = denoiser.schedule.prior_std * noise(), None
         yield x
         for t, s in zip(times[:-1], times[1:], strict=True):
@@ -90,3 +95,8 @@ class Sampler(ABC):
             assert x is not None
             batches.append(x.float().cpu())
         return torch.cat(batches) if batches else torch.empty(0, *shape)
+
+
+def class_labels(num_samples: int, num_classes: int | None) -> Tensor | None:
+    """Sample i is of class i mod K, (num_samples,); None without classes."""
+    return None if num_classes is None else torch.arange(num_samples) % num_classes

@@ -6,7 +6,16 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from src.training.loggers import is_log_step
 
 NAMES = {"train/loss": "loss", "val/loss": "val loss", "images_per_second": "images/s"}
 
@@ -45,10 +54,10 @@ class RichProgress(ProgressBar):
             self._progress.add_task("training", total=trainer.max_steps, completed=trainer.global_step, metrics="")
             self._progress.start()
 
-    def on_train_batch_end(  # type: ignore[override]
+    def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if is_log_step(trainer, trainer.global_step):
             self._metrics |= {
                 name: float(trainer.progress_bar_metrics[key])
                 for key, name in NAMES.items()

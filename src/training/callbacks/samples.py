@@ -8,11 +8,10 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
 
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.noise import IndexedNoise
-from src.diffusion.samplers.base import Sampler
+from src.diffusion.samplers.base import Sampler, class_labels
 from src.images import grid, to_uint8, write_gif, write_png
 from src.training.module import DiffusionModule
 
@@ -65,8 +64,8 @@ class SampleGrid(L.Callback):
         self._film(trainer, pl_module)
 
     @rank_zero_only
-    def _picture(self, trainer: L.Trainer, module: DiffusionModule, name: str) -> None:
-        denoiser, labels = self.guidance(module.ema.model), class_labels(self.num_samples, self.num_classes)
+    def _picture(self, trainer: L.Trainer, module: L.LightningModule, name: str) -> None:
+        denoiser, labels = self._denoiser(module), class_labels(self.num_samples, self.num_classes)
         with trainer.precision_plugin.forward_context():
             x = self.sampler.sample(
                 denoiser, range(self.num_samples), self.shape, self.seed, labels, device=module.device
@@ -76,24 +75,23 @@ class SampleGrid(L.Callback):
 
     @rank_zero_only
     @torch.inference_mode()
-    def _film(self, trainer: L.Trainer, module: DiffusionModule) -> None:
+    def _film(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         count = min(self.num_samples, 2 * (self.num_classes or 8))
         labels = class_labels(count, self.num_classes)
         noise = IndexedNoise(self.seed, range(count), self.shape, module.device)
         cond = None if labels is None else labels.to(module.device)
         with trainer.precision_plugin.forward_context():
-            states = [x.cpu() for x in self.sampler.walk(self.guidance(module.ema.model), noise, cond)]
+            states = [x.cpu() for x in self.sampler.walk(self._denoiser(module), noise, cond)]
         frames = [states[i] for i in torch.linspace(0, len(states) - 1, min(NUM_FRAMES, len(states))).long()]
         write_gif(self.directory / "trajectory.gif", [grid(to_uint8(x), self.num_classes) for x in frames])
         self._log(trainer, "trajectory", self.directory / "trajectory.gif")
+
+    def _denoiser(self, module: L.LightningModule) -> Denoiser:
+        assert isinstance(module, DiffusionModule)
+        return self.guidance(module.ema.model)
 
     def _log(self, trainer: L.Trainer, key: str, path: Path) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 log = logger.log_video if path.suffix == ".gif" else logger.log_image
                 log(key, [str(path)], step=trainer.global_step)
-
-
-def class_labels(num_samples: int, num_classes: int | None) -> Tensor | None:
-    """Sample i is of class i mod K, (num_samples,); None without classes."""
-    return None if num_classes is None else torch.arange(num_samples) % num_classes

@@ -5,6 +5,8 @@ from typing import Any
 
 import lightning as L
 
+from src.training.loggers import is_log_step
+
 
 class Throughput(L.Callback):
     """Logs images per second over all devices, validation and sampling left out.
@@ -23,7 +25,7 @@ class Throughput(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._pending += len(batch.images) * trainer.world_size
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if is_log_step(trainer, trainer.global_step):
             rate = self._pending / (time.perf_counter() - self._since)
             self._pause()
             self._restart()

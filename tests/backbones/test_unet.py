@@ -1,0 +1,123 @@
+import diffusers
+import pytest
+import torch
+
+from src.backbones.layers import ResidualBlock, sinusoidal_embedding
+from src.backbones.unet import UNet
+
+
+def tiny(image_size=8, **options):
+    defaults = {
+        "in_channels": 1,
+        "channels": 16,
+        "channel_mults": (1, 2),
+        "num_blocks": 1,
+        "attention_resolutions": (),
+    }
+    return UNet(image_size, **(defaults | options))
+
+
+def randomized(network):
+    """Zero-initialized layers hide what is behind them."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    return network
+
+
+def count(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+def test_default_is_ddpms_cifar10_network():
+    """35.7 M parameters. Ref: DDPM App. B; the count is that of the published weights in diffusers' form."""
+    theirs = diffusers.UNet2DModel(
+        sample_size=32,
+        layers_per_block=2,
+        block_out_channels=(128, 256, 256, 256),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=None,
+    )
+    assert count(UNet(32, 3)) == count(theirs) == 35_746_307
+
+
+def test_sinusoidal_embedding_is_ddpms():
+    time = torch.tensor([1.0, 17.0, 1000.0])
+    theirs = diffusers.models.embeddings.get_timestep_embedding(time, 32, downscale_freq_shift=1)
+    # an angle of 1000 has a spacing of 6e-5 in float32
+    torch.testing.assert_close(sinusoidal_embedding(time, 32), theirs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [7, 8, 9, 28, 31, 33])
+def test_any_size_comes_back(size):
+    x = torch.randn(2, 1, size, size)
+    assert tiny(size, channel_mults=(1, 2, 2))(x, torch.ones(2)).shape == x.shape
+
+
+@pytest.mark.parametrize("size", [7, 8])
+def test_every_pixel_reaches_the_output(size):
+    """A hidden crop or a pad in the wrong place would cut pixels off."""
+    network = randomized(tiny(size))
+    x = torch.randn(1, 1, size, size, requires_grad=True)
+    network(x, torch.ones(1)).square().sum().backward()
+    assert (x.grad != 0).all()
+
+
+def test_starts_at_zero_and_gradients_reach_every_parameter():
+    network = tiny(num_classes=10, attention_resolutions=(4,), num_heads=2)
+    x, time, cond = torch.randn(2, 1, 8, 8), torch.tensor([1.0, 900.0]), torch.tensor([3, 10])
+    assert (network(x, time, cond) == 0).all()
+    randomized(network)(x, time, cond).square().sum().backward()
+    dead = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not dead
+
+
+def test_time_and_class_matter_and_no_class_is_a_class_of_its_own():
+    network = randomized(tiny(num_classes=10)).eval()
+    x, time = torch.randn(1, 1, 8, 8), torch.tensor([500.0])
+    outputs = [
+        network(x, time, torch.tensor([3])),
+        network(x, time, torch.tensor([4])),
+        network(x, torch.tensor([501.0]), torch.tensor([3])),
+        network(x, time),
+    ]
+    for i, first in enumerate(outputs):
+        for second in outputs[i + 1 :]:
+            assert not torch.allclose(first, second)
+    assert torch.equal(outputs[-1], network(x, time, torch.tensor([10])))
+
+
+@pytest.mark.parametrize("channels", [8, 16, 32, 48, 64, 128])
+def test_normalization_does_not_undo_the_embedding(channels):
+    """With one channel a group, GroupNorm would subtract the constant that the embedding adds to a channel."""
+    block = randomized(ResidualBlock(channels, channels, 8, dropout=0.0)).eval()
+    x = torch.randn(1, channels, 8, 8)
+    first, second = block(x, torch.ones(1, 8)), block(x, -torch.ones(1, 8))
+    assert ((first - second).abs().mean((0, 2, 3)) > 1e-3 * first.abs().mean()).all()
+
+
+def test_images_of_a_batch_do_not_meet():
+    network = randomized(tiny(attention_resolutions=(4,))).eval()
+    x, time = torch.randn(5, 1, 8, 8), torch.linspace(1, 1000, 5)
+    torch.testing.assert_close(network(x, time)[3:4], network(x[3:4], time[3:4]))
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        (
+            {"attention_resolutions": (5,)},
+            r"attention_resolutions=\[5\]: no level is 5 pixels wide.*\[8, 4\]",
+        ),
+        ({"channel_mults": (1, 1, 1, 1, 1)}, r"channel_mults=.*data.image_size=8"),
+        ({"channel_mults": ()}, "channel_mults"),
+        ({"channels": 3}, "backbone.channels=3"),
+        ({"num_blocks": 0}, "backbone.num_blocks=0"),
+        ({"dropout": 1.5}, "backbone.dropout=1.5"),
+        ({"num_heads": 3}, "backbone.num_heads=3 does not divide"),
+    ],
+)
+def test_refuses_what_cannot_be_built(options, key):
+    with pytest.raises(ValueError, match=key):
+        tiny(**options)

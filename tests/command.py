@@ -1,0 +1,46 @@
+"""The programs as a user runs them: in this process where speed matters, as a command where the process does."""
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def in_process(main, *arguments, cwd):
+    """Runs a program's main with a command line; returns (status, stdout, stderr)."""
+    out, err, argv, folder = io.StringIO(), io.StringIO(), sys.argv, Path.cwd()
+    sys.argv, status = ["program", *map(str, arguments)], 0
+    os.chdir(cwd)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    except SystemExit as exit:
+        status = exit.code
+    finally:
+        sys.argv = argv
+        os.chdir(folder)
+    return status, out.getvalue(), err.getvalue()
+
+
+def start(module, *arguments, cwd, **environment):
+    """Starts `python -m module …` with the repository on its path; a variable given as None is unset."""
+    merged = os.environ | {"PYTHONPATH": str(REPOSITORY)} | environment
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=cwd,
+        env={name: value for name, value in merged.items() if value is not None},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(module, *arguments, cwd, timeout=120, **environment):
+    """Runs it to its end; returns (status, stdout, stderr)."""
+    process = start(module, *arguments, cwd=cwd, **environment)
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err

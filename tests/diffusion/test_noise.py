@@ -1,0 +1,30 @@
+import torch
+
+from src.diffusion.noise import IndexedNoise, stream_seed
+
+
+def test_noise_of_an_item_does_not_depend_on_its_batch():
+    alone = IndexedNoise(3, [5], (1, 4, 4))
+    together = IndexedNoise(3, range(10), (1, 4, 4))
+    for _ in range(3):
+        assert torch.equal(alone()[0], together()[5])
+
+
+def test_items_seeds_and_streams_differ():
+    seeds = {stream_seed("sample", 0, i) for i in range(100_000)}
+    assert len(seeds) == 100_000
+    first = IndexedNoise(0, [0], (64,))()
+    for other in (
+        IndexedNoise(0, [1], (64,)),
+        IndexedNoise(1, [0], (64,)),
+        IndexedNoise(0, [0], (64,), stream="validation"),
+    ):
+        assert abs(torch.corrcoef(torch.cat([first, other()]))[0, 1]) < 0.5
+
+
+def test_noise_is_standard_normal():
+    x = IndexedNoise(0, range(2000), (50,))()
+    assert abs(float(x.mean())) < 5 / 100_000**0.5
+    assert abs(float(x.var()) - 1) < 5 * (2 / 100_000) ** 0.5
+    # rows of neighbouring items are independent: the mean of N products has standard error 1/√N
+    assert abs(float((x[1:] * x[:-1]).mean())) < 5 / 100_000**0.5

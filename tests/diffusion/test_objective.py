@@ -1,0 +1,77 @@
+import torch
+from torch import nn
+
+from src.diffusion import schedule as schedules
+from src.diffusion.denoiser import NetworkDenoiser
+from src.diffusion.objective import Objective
+from src.diffusion.parameterization import X0, Eps, V
+from src.diffusion.time_sampler import Uniform
+
+
+class Constant(nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.value, self.seen = value, []
+
+    def forward(self, x, time, cond):
+        self.seen.append((x, time, cond))
+        return torch.full_like(x, self.value)
+
+
+def test_uniform_times_and_eps_is_l_simple():
+    """E‖ε − c‖² = 1 + c² for a network that always says c. Ref: DDPM Eq. 14"""
+    network = Constant(0.5)
+    denoiser = NetworkDenoiser(network, schedules.linear(), Eps())
+    torch.manual_seed(0)
+    loss = Objective(Uniform())(denoiser, torch.zeros(4000, 1, 4, 4))
+    assert abs(float(loss) - 1.25) < 5 * (2 / 64_000) ** 0.5
+    time = network.seen[0][1]
+    assert time.min() >= 1
+    assert time.max() <= 1000
+    assert abs(float(time.mean()) - 500.5) < 5 * 1000 / 12**0.5 / 4000**0.5
+
+
+def test_at_gives_each_item_its_own_loss():
+    schedule = schedules.cosine()
+    x_0, eps = torch.randn(3, 1, 2, 2), torch.randn(3, 1, 2, 2)
+    t = torch.tensor([1.0, 500.0, 1000.0])
+    for parameterization in (Eps(), X0(), V()):
+        denoiser = NetworkDenoiser(Constant(0.0), schedule, parameterization)
+        losses = Objective(Uniform()).at(denoiser, x_0, eps, t)
+        target = parameterization.target(x_0, eps, schedule.alpha(t), schedule.sigma(t))
+        torch.testing.assert_close(losses, target.square().mean((1, 2, 3)))
+
+
+def test_mathematics_is_float32_under_bf16_autocast():
+    """At t = 1 of 1000, ᾱ rounded to bfloat16 would be 1: the network must still see noise, and the loss is float32."""
+    network = Constant(0.0)
+    denoiser = NetworkDenoiser(network, schedules.linear(), Eps())
+    x_0, eps = torch.ones(2, 1, 2, 2), torch.ones(2, 1, 2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = Objective(Uniform()).at(denoiser, x_0, eps, torch.ones(2))
+    assert loss.dtype == torch.float32
+    x_t = network.seen[0][0]
+    assert x_t.dtype == torch.float32
+    torch.testing.assert_close(x_t, torch.full_like(x_t, (1 - 1e-4) ** 0.5 + 0.01))
+
+
+def test_network_time_is_ddpms_clock_at_any_T():
+    network = Constant(0.0)
+    denoiser = NetworkDenoiser(network, schedules.linear(T=50), Eps())
+    denoiser(torch.zeros(2, 1, 2, 2), torch.tensor(50.0, dtype=torch.float64))
+    assert network.seen[0][1].tolist() == [1000.0, 1000.0]
+
+
+def test_fixed_noise_is_spread_over_the_whole_clock_and_belongs_to_the_item():
+    network = Constant(0.0)
+    denoiser = NetworkDenoiser(network, schedules.linear(), Eps())
+    x_0 = torch.zeros(100, 1, 4, 4)
+    losses = Objective(Uniform()).on_fixed_noise(denoiser, x_0, range(50, 150), seed=0)
+    times = network.seen[0][1].sort().values
+    assert times[0] < 20
+    assert times[-1] > 980
+    assert times.diff().max() < 30  # 100 random times would leave gaps of about 50
+    again = Objective(Uniform()).on_fixed_noise(denoiser, x_0[:7], range(60, 67), seed=0)
+    torch.testing.assert_close(again, losses[10:17])
+    other = Objective(Uniform()).on_fixed_noise(denoiser, x_0[:7], range(60, 67), seed=1)
+    assert not torch.allclose(other, again)

@@ -1,0 +1,191 @@
+"""Samplers against the truth: the exact denoiser of a Gaussian, each other, and diffusers step by step."""
+
+import itertools
+import math
+
+import diffusers
+import pytest
+import torch
+
+from src.diffusion import schedule as schedules
+from src.diffusion.analytic import Gaussian
+from src.diffusion.denoiser import NetworkDenoiser
+from src.diffusion.guidance import Clip
+from src.diffusion.noise import IndexedNoise
+from src.diffusion.parameterization import X0, Eps, V
+from src.diffusion.samplers.ddim import DDIM
+from src.diffusion.samplers.ddpm import DDPM
+from src.diffusion.time_grid import Linear
+
+SHAPE = (1, 2, 2)
+
+
+def gaussian(schedule):
+    mean = torch.tensor([[[0.5, -0.2], [0.0, 0.3]]], dtype=torch.float64)
+    var = torch.tensor([[[0.04, 0.2], [1.0, 0.5]]], dtype=torch.float64)
+    return Gaussian(schedule, mean, var)
+
+
+def draws(count, seed=0):
+    """Float64 noise of one batch, as a sampler calls for it."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda: torch.randn(count, *SHAPE, dtype=torch.float64, generator=generator)
+
+
+def run(sampler, denoiser, count=4, seed=0):
+    *_, x = sampler.walk(denoiser, draws(count, seed))
+    return x
+
+
+@pytest.mark.parametrize("make", [schedules.linear, schedules.cosine])
+def test_ddim_eta_1_is_ancestral_sampling(make):
+    denoiser = gaussian(make())
+    for num_steps in (1, 7, 50, 1000):
+        ancestral = run(DDPM(Linear(), num_steps), denoiser)
+        torch.testing.assert_close(run(DDIM(Linear(), num_steps, eta=1.0), denoiser), ancestral, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("make", [schedules.linear, schedules.cosine])
+def test_ddim_converges_to_the_probability_flow_at_order_1(make):
+    denoiser = gaussian(make(T=10_000))
+    x_T = draws(256)()
+    exact = denoiser.transport(x_T)
+    errors = [float((run(DDIM(Linear(), n), denoiser, 256) - exact).square().mean().sqrt()) for n in (25, 50, 100, 200)]
+    orders = torch.tensor(errors).log2().diff().neg()
+    assert errors[-1] < 0.02
+    assert (orders - 1).abs().max() < 0.2, orders
+
+
+@pytest.mark.parametrize("variance", ["posterior", "transition"])
+def test_ddpm_recovers_the_mean_and_variance_of_the_data(variance):
+    denoiser, N = gaussian(schedules.cosine()), 4000
+    x = run(DDPM(Linear(), variance=variance), denoiser, N)
+    mean_error = (x.mean(0) - denoiser.mean) / (denoiser.var / N).sqrt()
+    var_error = (x.var(0) / denoiser.var - 1) / (2 / N) ** 0.5
+    assert mean_error.abs().max() < 5  # standard errors
+    # with the exact denoiser β̃ loses, and β adds, a share of the posterior's spread that is O(1/T)
+    assert var_error.abs().max() < 5 + 1
+
+
+class Cubic(torch.nn.Module):
+    """Some network: smooth, and different at every time."""
+
+    def forward(self, x, time, cond):
+        return 0.3 * x - 0.1 * x**3 + 0.05 * torch.sin(time / 100)[:, None, None, None]
+
+
+PAIRS = [(Eps(), "epsilon"), (X0(), "sample"), (V(), "v_prediction")]
+
+
+def reference(scheduler_class, make, prediction_type, clip, **options):
+    """A scheduler of diffusers, with its tables in float64: in float32, its 1 − ᾱ is off by 1e-4 at small t."""
+    name = {"linear": "linear", "cosine": "squaredcos_cap_v2"}[make.__name__]
+    scheduler = scheduler_class(
+        num_train_timesteps=1000,
+        beta_schedule=name,
+        prediction_type=prediction_type,
+        clip_sample=clip,
+        timestep_spacing="trailing",
+        **options,
+    )
+    if name == "linear":
+        betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    else:  # diffusers computes the cosine's β in double precision and rounds it to float32
+        bar = [math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(1001)]
+        betas = torch.tensor([min(1 - b / a, 0.999) for a, b in itertools.pairwise(bar)], dtype=torch.float64)
+    torch.testing.assert_close(scheduler.betas, betas.float())
+    scheduler.alphas_cumprod = torch.cumprod(1 - betas, 0)
+    return scheduler
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize(("parameterization", "prediction_type"), PAIRS)
+@pytest.mark.parametrize("make", [schedules.linear, schedules.cosine])
+def test_ddpm_equals_diffusers_step_by_step(make, parameterization, prediction_type, clip):
+    network, schedule = Cubic(), make()
+    denoiser = NetworkDenoiser(network, schedule, parameterization)
+    denoiser = Clip(denoiser) if clip else denoiser
+    for variance, variance_type in {"posterior": "fixed_small", "transition": "fixed_large"}.items():
+        theirs = reference(diffusers.DDPMScheduler, make, prediction_type, clip, variance_type=variance_type)
+        sampler = DDPM(Linear(), variance=variance)
+        generator = torch.Generator().manual_seed(0)
+        for t in (1000, 999, 500, 20, 2, 1):
+            x_t = torch.randn(2, *SHAPE, generator=generator)
+            z = torch.randn(x_t.shape, generator=torch.Generator().manual_seed(t))
+            times = torch.tensor([t, t - 1], dtype=torch.float64)
+            x_s, _ = sampler.step(denoiser, x_t, times[0], times[1], lambda z=z: z, None)
+            output = network(x_t, torch.full((2,), float(t)), None)  # diffusers counts its steps from 0
+            expected = theirs.step(output, t - 1, x_t, generator=torch.Generator().manual_seed(t)).prev_sample
+            torch.testing.assert_close(x_s, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(("parameterization", "prediction_type"), PAIRS)
+@pytest.mark.parametrize("make", [schedules.linear, schedules.cosine])
+def test_ddim_equals_diffusers_step_by_step(make, parameterization, prediction_type, eta):
+    network = Cubic()
+    denoiser = NetworkDenoiser(network, make(), parameterization)
+    theirs = reference(diffusers.DDIMScheduler, make, prediction_type, clip=False, set_alpha_to_one=True)
+    theirs.set_timesteps(50)
+    sampler = DDIM(Linear(), 50, eta=eta)
+    times = sampler.time_grid(denoiser.schedule, 50)
+    assert theirs.timesteps.tolist() == [int(t) - 1 for t in times[:-1]]
+    generator = torch.Generator().manual_seed(0)
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        x_t = torch.randn(2, *SHAPE, generator=generator)
+        z = torch.randn(x_t.shape, generator=generator)
+        x_s, _ = sampler.step(denoiser, x_t, t, s, lambda z=z: z, None)
+        output = network(x_t, torch.full((2,), float(t)), None)
+        expected = theirs.step(output, int(t) - 1, x_t, eta=eta, variance_noise=z).prev_sample
+        torch.testing.assert_close(x_s, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", [DDPM(Linear(), 20), DDIM(Linear(), 20), DDIM(Linear(), 20, eta=0.7)])
+def test_a_sample_depends_on_seed_and_index_alone(sampler):
+    denoiser = Clip(NetworkDenoiser(Cubic(), schedules.cosine(), V()))
+    whole = sampler.sample(denoiser, range(64), SHAPE, seed=1, batch_size=64)
+    torch.testing.assert_close(sampler.sample(denoiser, range(64), SHAPE, seed=1, batch_size=7), whole)
+    torch.testing.assert_close(sampler.sample(denoiser, range(10, 20), SHAPE, seed=1), whole[10:20])
+    assert not torch.allclose(whole, sampler.sample(denoiser, range(64), SHAPE, seed=2))
+    assert len(whole.flatten(1).unique(dim=0)) == 64
+
+
+def test_labels_follow_their_samples():
+    class Echo(torch.nn.Module):
+        def forward(self, x, time, cond):
+            return cond[:, None, None, None].expand_as(x).float()
+
+    denoiser = NetworkDenoiser(Echo(), schedules.cosine(), X0())
+    labels = torch.arange(10)
+    x = DDIM(Linear(), 5).sample(denoiser, range(10), SHAPE, seed=0, labels=labels, batch_size=3)
+    torch.testing.assert_close(x[:, 0, 0, 0], labels.float())
+
+
+def test_indexed_noise_feeds_the_walk():
+    denoiser = NetworkDenoiser(Cubic(), schedules.cosine(), V())
+    states = list(DDPM(Linear(), 10).walk(denoiser, IndexedNoise(0, range(3), SHAPE)))
+    assert len(states) == 11
+    assert torch.equal(states[0], IndexedNoise(0, range(3), SHAPE)())
+
+
+def test_grid_ends_at_zero_exactly():
+    for T, n in ((1000, 1), (1000, 7), (1000, 64), (1000, 1000), (10, 10)):
+        times = Linear()(schedules.cosine(T=T), n)
+        assert times[0] == T
+        assert times[-1] == 0
+        assert len(times) == n + 1
+        assert (times.diff() < 0).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "key"),
+    [
+        (lambda: DDIM(Linear(), 0), "sampler.num_steps=0"),
+        (lambda: DDIM(Linear(), 10, eta=-0.1), "sampler.eta=-0.1"),
+        (lambda: Linear()(schedules.cosine(T=10), 50), "sampler.num_steps=50 and schedule.T=10"),
+        (lambda: Clip(gaussian(schedules.cosine()), bound=0.0), "guidance.bound=0"),
+    ],
+)
+def test_refuses_what_cannot_be_walked(make, key):
+    with pytest.raises(ValueError, match=key):
+        make()

@@ -1,0 +1,68 @@
+"""Every yaml composes, agrees with the signatures that it calls, and builds."""
+
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf, open_dict
+
+from src.cli import CONF
+from src.config import check
+from src.train import KEYS
+
+OPTIONS = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.glob("*/*.yaml"))]
+REQUIRED = {"image_folder": ["data.root=nowhere"]}
+
+
+def compose(*overrides, program="train"):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose(program, overrides=list(overrides), return_hydra_config=True)
+    with open_dict(config):
+        hydra_config = config.pop("hydra")
+        if program == "train":
+            config.name, config.run_dir = hydra_config.runtime.choices.data, "nowhere"
+    return config
+
+
+def build(node):
+    """Instantiates a checked node, or its partial."""
+    return instantiate(node, _convert_="all")
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=str)
+def test_option_composes_and_builds(option):
+    group, name = option.parts
+    plain = check(compose(f"{group}={name}", *REQUIRED.get(name, [])), KEYS)
+    for key in ("data", "module", "sampler", "callbacks", "logger"):
+        assert build(plain[key]) is not None
+    build(plain["trainer"] | {"accelerator": "cpu", "logger": False, "enable_checkpointing": False})
+
+
+@pytest.mark.parametrize("name", [option.name for option in OPTIONS if option.parts[0] == "experiment"])
+def test_experiment_takes_a_training_and_a_sampling_step(name):
+    """With its own network, on noise of its own shape: sizes, classes, schedule and prediction fit together."""
+    plain = check(compose(f"experiment={name}", *REQUIRED.get(name, [])), KEYS)
+    data, module, sampler = build(plain["data"]), build(plain["module"]), build(plain["sampler"])
+    K = data.num_classes
+    labels = None if K is None else torch.arange(2) % K
+    x_0 = torch.rand(2, *data.shape) * 2 - 1
+    loss = module.objective(module.denoiser, x_0, labels)
+    loss.backward()
+    assert torch.isfinite(loss)
+    sampler.num_steps = 2
+    x = sampler.sample(build(plain["guidance"])(module.denoiser), range(2), data.shape, seed=0, labels=labels)
+    assert torch.isfinite(x).all()
+
+
+def test_programs_compose():
+    for program in CONF.glob("*.yaml"):
+        overrides = ["ckpt_path=x"] if program.stem == "sample" else []
+        assert OmegaConf.to_container(compose(*overrides, program=program.stem), resolve=True)
+
+
+def test_every_option_is_one_short_file():
+    for option in OPTIONS:
+        assert len((CONF / option).with_suffix(".yaml").read_text().splitlines()) <= 40
+    assert Path(CONF / "train.yaml").is_file()

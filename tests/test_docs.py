@@ -1,0 +1,35 @@
+"""What the documentation shows is what the code does."""
+
+import re
+from pathlib import Path
+
+import torch
+
+from src.diffusion import schedule as schedules
+from src.diffusion.analytic import Gaussian
+from src.diffusion.samplers.ddim import DDIM
+from src.diffusion.time_grid import Linear
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_sampler_of_the_extension_guide_works_and_equals_ddim(tmp_path):
+    """Ref: DDIM §4.3: DDIM(0) is Euler's method on the probability-flow ODE in σ/α."""
+    text = (ROOT / "docs" / "extending.md").read_text()
+    scope = {}
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], scope)
+    denoiser = Gaussian(schedules.cosine(), torch.full((1, 2, 2), 0.3), torch.full((1, 2, 2), 0.2))
+    arguments = (denoiser, range(4), (1, 2, 2), 0)
+    euler, ddim = scope["Euler"](20, Linear()).sample(*arguments), DDIM(Linear(), 20).sample(*arguments)
+    torch.testing.assert_close(euler, ddim, rtol=1e-4, atol=1e-4)
+
+
+def test_readme_names_only_files_and_options_that_exist():
+    text = (ROOT / "README.md").read_text()
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (ROOT / link).exists(), link
+    for group, options in re.findall(r"\b(experiment|schedule|parameterization|sampler|logger)=([\w,]+)", text):
+        for option in options.split(","):
+            assert (ROOT / "conf" / group / f"{option}.yaml").exists(), f"{group}={option}"
+    for module in re.findall(r"python -m (src\.\w+)", text):
+        assert (ROOT / Path(*module.split("."))).with_suffix(".py").exists()

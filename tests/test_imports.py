@@ -1,0 +1,53 @@
+"""Who may import whom: the rooms of the house."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parent.parent / "src"
+IMAGES = "src.images"
+ALLOWED = {
+    "diffusion": {"src.diffusion", "torch"},
+    "backbones": {"src.backbones", "torch"},
+    "data": {"src.data", IMAGES, "torch", "torchvision", "lightning", "sklearn", "PIL"},
+    "training": {
+        "src.training", "src.diffusion", "src.metrics", IMAGES,
+        "torch", "lightning", "wandb", "rich", "omegaconf",
+    },
+    "images.py": {"torch", "imageio", "PIL"},
+}  # fmt: skip
+STANDARD = set(__import__("sys").stdlib_module_names)
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_rooms_keep_to_themselves(room):
+    files = [SRC / room] if room.endswith(".py") else sorted((SRC / room).rglob("*.py"))
+    assert files
+    for path in files:
+        for name in imports(path):
+            allowed = name.split(".")[0] in STANDARD or any(
+                name == prefix or name.startswith(prefix + ".") for prefix in ALLOWED[room]
+            )
+            assert allowed, f"{path.relative_to(SRC)} may not import {name}"
+
+
+def test_hydra_lives_in_the_entry_points():
+    users = {path.relative_to(SRC).as_posix() for path in SRC.rglob("*.py") if "hydra" in "".join(imports(path))}
+    assert users == {"cli.py", "config.py", "checkpoint.py", "train.py", "sample.py"}
+
+
+def test_training_knows_no_noise_level():
+    """Lightning ends at one line: no α, β, σ or time is computed under training/."""
+    for path in (SRC / "training").rglob("*.py"):
+        names = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+        assert not names & {"alpha", "sigma", "logsnr", "beta", "alpha_bar", "quantile"}, path

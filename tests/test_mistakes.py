@@ -1,0 +1,153 @@
+"""A mistake is one line on stderr that names the key and the remedy, exit status 2, and nothing written."""
+
+import os
+
+import pytest
+import torch
+
+from src.sample import main as sample
+from src.train import main as train
+from tests.command import in_process, run
+from tests.files import write_mnist
+
+TRAIN = [
+    ("schedule.TT=5", "schedule.TT: no such key; did you mean schedule.T?"),
+    ("schedule=quadratc", "schedule=quadratc: no such option"),
+    ("experiment=cifar", "experiment=cifar: no such option; did you mean cifar10?"),
+    ("shedule=linear", "shedule: no such key; did you mean schedule?"),
+    ("+schedule.beta_end=2", "schedule.beta_end: no such key; choose among T, s"),
+    ("+foo=1", "foo: no such key"),
+    ("schedule.T=abc", "schedule.T='abc': expected a whole number"),
+    ("schedule.T=10.5", "schedule.T=10.5: expected a whole number"),
+    ("schedule.T=-5", "schedule.T=-5: the chain needs at least one step"),
+    ("schedule=linear schedule.beta_1=-5", "schedule.beta_1=-5"),
+    ("backbone.channels=7", "backbone.channels=7: choose an even number"),
+    ("backbone.attention_resolutions=[5]", "no level is 5 pixels wide"),
+    ("backbone.dropout=true", "backbone.dropout=True: expected a number"),
+    ("data.batch_size=0", "data.batch_size=0: must be at least 1"),
+    ("data.num_classes=ten", "data.num_classes='ten': expected a whole number or null"),
+    ("data=image_folder", "data.root: missing; give data.root=…"),
+    ("data=image_folder data.root=nowhere", "data.root=nowhere: no such folder"),
+    ("sampler.eta=2", "sampler.eta=2: choose 0"),
+    ("sampler.num_steps=5000", "sampler.num_steps=5000 and schedule.T=1000"),
+    ("sampler=ddpm sampler.variance=learned", "sampler.variance='learned': expected posterior or transition"),
+    ("module.ema_decay=1.5", "module.ema_decay=1.5"),
+    ("optimizer.momentum=0.9", "optimizer.momentum: no such key"),
+    ("+optimizer.momentum=0.9", "optimizer.momentum: no such key"),
+    ("lr_scheduler.warmup_steps=-1", "lr_scheduler.warmup_steps=-1"),
+    ("seed=abc", "seed='abc': expected a whole number"),
+    ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1"),
+    ("trainer.max_steps=many", "trainer.max_steps='many': expected a whole number"),
+    ("trainer.max_epochs=3", "trainer.max_epochs: no such key"),
+    ("trainer.accelerator=warp", "warp"),
+    ("trainer.precision=12", "12"),
+    ("callbacks.samples.num_samples=0", "num_samples=0"),
+    ("ckpt_path=nowhere.ckpt", "ckpt_path=nowhere.ckpt: no such file"),
+    ("schedule.T=", "schedule.T"),
+    ("=3", "=3"),
+]
+
+
+def check_one_line(status, err, says, folder):
+    assert status == 2, err
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    assert says in lines[0]
+    assert not list(folder.rglob("*")), "something was written"
+
+
+@pytest.mark.parametrize(("overrides", "says"), TRAIN, ids=[overrides for overrides, _ in TRAIN])
+def test_train(tmp_path, overrides, says):
+    status, _, err = in_process(train, *overrides.split(), cwd=tmp_path)
+    check_one_line(status, err, says, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ("", "ckpt_path: missing; give ckpt_path=…"),
+        ("ckpt_path=nowhere.ckpt", "ckpt_path=nowhere.ckpt: no such file"),
+        ("ckpt_path=nowhere.ckpt num_samples=0", "num_samples=0"),
+        ("ckpt_path=nowhere.ckpt sampler=dim", "sampler=dim: no such option; did you mean ddim?"),
+    ],
+)
+def test_sample(tmp_path, overrides, says):
+    status, _, err = in_process(sample, *overrides.split(), cwd=tmp_path)
+    check_one_line(status, err, says, tmp_path)
+
+
+def test_files_that_are_no_checkpoints_are_refused_and_not_executed(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    files, empty = tmp_path / "files", tmp_path / "empty"
+    files.mkdir()
+    empty.mkdir()
+    torch.save({"state_dict": Hostile()}, files / "hostile.ckpt")
+    torch.save({"state_dict": {}}, files / "foreign.ckpt")
+    (files / "text.ckpt").write_text("hello")
+    for path in files.iterdir():
+        for program in (train, sample):
+            status, _, err = in_process(program, f"ckpt_path={path}", cwd=empty)
+            check_one_line(status, err, "not a readable checkpoint of this project", empty)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_checkpoint_that_calls_foreign_code_is_refused(tmp_path):
+    path = tmp_path / "a.ckpt"
+    call = {
+        "_target_": "src.diffusion.denoiser.NetworkDenoiser",
+        "backbone": {"_target_": "os.mkdir", "path": "made"},
+    }
+    torch.save({"hyper_parameters": {"denoiser": call}, "state_dict": {}}, path)
+    status, _, err = in_process(sample, f"ckpt_path={path}", cwd=tmp_path)
+    assert status == 2
+    assert "its configuration calls os.mkdir, which is not part of this project" in err
+    assert not (tmp_path / "made").exists()
+
+
+def test_missing_data_without_network(tmp_path, monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise OSError("network is unreachable")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    status, _, err = in_process(train, "experiment=mnist", "data.root=nowhere", cwd=tmp_path)
+    assert status == 2
+    assert "place MNIST's four IDX files in nowhere" in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_damaged_data_is_named_before_training(tmp_path):
+    write_mnist(tmp_path / "files")
+    path = tmp_path / "files" / "t10k-labels-idx1-ubyte"
+    path.write_bytes(path.read_bytes()[:-1])
+    status, _, err = in_process(train, "experiment=mnist", f"data.root={tmp_path}/files", cwd=tmp_path)
+    assert status == 2
+    assert "t10k-labels-idx1-ubyte: holds 19 bytes where its header promises 20" in err
+
+
+@pytest.mark.parametrize("overrides", ["schedule.TT=5", "schedule.T=-5"])
+def test_as_a_command_and_with_a_traceback_on_request(tmp_path, overrides):
+    """One mistake that Hydra finds and one that a constructor finds."""
+    status, out, err = run("src.train", overrides, cwd=tmp_path)
+    assert not out
+    check_one_line(status, err, overrides.split("=")[0], tmp_path)
+    status, _, err = run("src.train", overrides, cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    assert status == 2
+    assert "Traceback" in err
+
+
+def test_folders_that_were_there_before_stay(tmp_path):
+    """A mistake removes the run's folder that Hydra has just made, never one of the user's, empty or not."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    os.utime(mine, (0, 0))
+    status, _, _ = in_process(train, "schedule.T=-5", "hydra.run.dir=mine", cwd=tmp_path)
+    assert status == 2
+    assert mine.is_dir()
+    status, _, _ = in_process(train, "schedule.T=-5", "hydra.run.dir=a/b", cwd=mine)
+    assert status == 2
+    assert list(mine.iterdir()) == []

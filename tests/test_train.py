@@ -1,0 +1,261 @@
+"""The command-line contract of training and sampling, end to end on a tiny network."""
+
+import csv
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from src.sample import main as sample
+from src.train import main as train
+from tests.command import in_process, run, start
+from tests.files import FASHION_MNIST, write_mnist
+from tests.runs import TINY
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run: (its folder, its standard output)."""
+    folder = tmp_path_factory.mktemp("finished")
+    options = ["trainer.max_steps=40", "trainer.val_check_interval=20", "trainer.log_every_n_steps=5"]
+    status, out, err = in_process(train, *TINY, *options, cwd=folder)
+    assert status == 0, err
+    (run_dir,) = (folder / "runs" / "digits").iterdir()
+    return run_dir, out
+
+
+def test_run_folder_holds_what_the_contract_says(finished):
+    run_dir, _ = finished
+    files = {path.relative_to(run_dir).as_posix() for path in run_dir.rglob("*") if path.is_file()}
+    assert files == {
+        "config.yaml", "metrics.csv", "metrics.json", "checkpoints/last.ckpt",
+        "samples/step_0000020.png", "samples/final.png", "samples/trajectory.gif",
+    }  # fmt: skip
+    config = OmegaConf.load(run_dir / "config.yaml")
+    assert config.schedule.T == 1000
+    assert "${" not in (run_dir / "config.yaml").read_text()
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    assert metrics["steps"] == 40
+    assert 0 < metrics["val/loss"] < 2
+    assert metrics["images_per_second"] > 0
+    assert metrics["terminal_snr"] < 1e-3
+
+
+def test_nothing_is_written_outside_the_run(finished):
+    run_dir, _ = finished
+    root = run_dir.parent.parent.parent
+    assert [path.name for path in root.iterdir()] == ["runs"]
+    assert [path.name for path in (root / "runs").iterdir()] == ["digits"]
+
+
+def test_curves_are_logged(finished):
+    rows = list(csv.DictReader((finished[0] / "metrics.csv").open()))
+    losses = [float(row["train/loss"]) for row in rows if row.get("train/loss")]
+    assert len(losses) == 8
+    assert losses[-1] < losses[0]
+    assert {"val/loss", "train/grad_norm", "images_per_second"} <= set(rows[0])
+    assert [int(row["step"]) for row in rows] == sorted(int(row["step"]) for row in rows)
+
+
+def test_the_person_is_told_what_happens_and_where_it_lies(finished):
+    _, out = finished
+    for part in (
+        "1,500 images, 297 held out, 8×8×1, 10 classes",
+        "terminal SNR",
+        "val/loss",
+        "python -m src.sample",
+    ):
+        assert part in out
+    assert "Warning" not in out
+
+
+def test_pictures_are_pictures(finished):
+    run_dir, _ = finished
+    assert Image.open(run_dir / "samples" / "final.png").size[0] > 300
+    film = imageio.imread(run_dir / "samples" / "trajectory.gif", index=None)
+    assert len(film) == 5  # four steps
+    assert film[0].std() > film[-1].std() * 0.2  # it starts from noise
+
+
+def test_checkpoint_is_weights_and_plain_containers(finished):
+    checkpoint = torch.load(finished[0] / "checkpoints" / "last.ckpt", weights_only=True)
+    config = checkpoint["hyper_parameters"]
+    assert type(config) is dict
+    assert type(config["backbone"]["channel_mults"]) is list
+    assert checkpoint["global_step"] == 40
+
+
+def test_sampling_needs_the_checkpoint_alone(finished, tmp_path):
+    checkpoint = tmp_path / "moved.ckpt"
+    checkpoint.write_bytes((finished[0] / "checkpoints" / "last.ckpt").read_bytes())
+    arguments = [f"ckpt_path={checkpoint}", "sampler.num_steps=4", "num_samples=20"]
+    images = {}
+    for batch_size in (20, 7):
+        output_dir = f"output_dir={tmp_path}/b{batch_size}"
+        status, _, err = in_process(sample, *arguments, output_dir, f"batch_size={batch_size}", cwd=tmp_path)
+        assert status == 0, err
+        with np.load(tmp_path / f"b{batch_size}" / "samples.npz") as arrays:
+            images[batch_size] = arrays["images"].astype(int)
+            assert arrays["images"].shape == (20, 8, 8, 1)
+            assert arrays["images"].dtype == np.uint8
+            assert arrays["labels"].tolist() == [*range(10)] * 2
+    assert abs(images[20] - images[7]).max() <= 1
+    assert {path.name for path in (tmp_path / "b7").iterdir()} == {"grid.png", "samples.npz"}
+    assert len(np.unique(images[20].reshape(20, -1), axis=0)) == 20
+
+
+def test_final_grid_is_what_sampling_from_the_checkpoint_gives(finished, tmp_path):
+    """The averaged weights are the ones that the pictures, the checkpoint and src.sample share."""
+    in_process(
+        sample, f"ckpt_path={finished[0]}/checkpoints/last.ckpt", "num_samples=10", "sampler.num_steps=4",
+        f"output_dir={tmp_path}", cwd=tmp_path,
+    )  # fmt: skip
+    ours, theirs = (
+        np.asarray(Image.open(p)).astype(int) for p in (tmp_path / "grid.png", finished[0] / "samples/final.png")
+    )
+    assert abs(ours - theirs).max() <= 1
+
+
+def test_one_class_on_request_and_other_samplers(finished, tmp_path):
+    checkpoint = f"ckpt_path={finished[0]}/checkpoints/last.ckpt"
+    options = [
+        "label=3",
+        "sampler=ddpm",
+        "sampler.num_steps=3",
+        "num_samples=4",
+        "guidance=none",
+        "output_dir=out",
+    ]
+    status, _, err = in_process(sample, checkpoint, *options, cwd=tmp_path)
+    assert status == 0, err
+    assert np.load(tmp_path / "out" / "samples.npz")["labels"].tolist() == [3, 3, 3, 3]
+    status, _, err = in_process(sample, checkpoint, "label=10", cwd=tmp_path)
+    assert (status, err.strip()) == (2, "error: label=10: choose a whole number from 0 to 9")
+
+
+def test_without_classes(tmp_path):
+    options = ["data.num_classes=null", "trainer.max_steps=3", "hydra.run.dir=run"]
+    status, _, err = in_process(train, *TINY, *options, cwd=tmp_path)
+    assert status == 0, err
+    checkpoint = "ckpt_path=run/checkpoints/last.ckpt"
+    status, _, err = in_process(sample, checkpoint, "sampler.num_steps=2", "output_dir=out", cwd=tmp_path)
+    assert status == 0, err
+    assert np.load(tmp_path / "out" / "samples.npz").files == ["images"]
+
+
+@pytest.mark.parametrize("experiment", ["mnist", "fashion_mnist", "image_folder"])
+def test_experiments_run_on_small_files(tmp_path, experiment):
+    """A fast development run: the experiment's own pipeline, a smaller network."""
+    root = tmp_path / "files"
+    if experiment == "image_folder":
+        root.mkdir()
+        for i in range(12):
+            Image.new("RGB", (40, 50), (20 * i, 0, 0)).save(root / f"{i}.png")
+    else:
+        write_mnist(root, suffix=".gz")
+    options = [
+        f"experiment={experiment}", f"data.root={root}", "hydra.run.dir=run", "trainer.max_steps=2",
+        "backbone.channels=8", "data.batch_size=4", "data.num_workers=1", "sampler.num_steps=2",
+        "callbacks.samples.num_samples=4", "logger=csv", "trainer.accelerator=cpu",
+    ]  # fmt: skip
+    status, _, err = in_process(train, *options, cwd=tmp_path)
+    assert status == 0, err
+    assert (tmp_path / "run" / "samples" / "final.png").exists()
+
+
+@pytest.mark.skipif(not FASHION_MNIST.exists(), reason="apt-get install dataset-fashion-mnist")
+def test_real_fashion_mnist_trains_where_it_lies(tmp_path):
+    options = [
+        "experiment=fashion_mnist", f"data.root={FASHION_MNIST}", "hydra.run.dir=run", "trainer.max_steps=2",
+        "backbone.channels=8", "data.batch_size=4", "sampler.num_steps=2", "callbacks.samples.num_samples=4",
+        "logger=csv", "trainer.accelerator=cpu",
+    ]  # fmt: skip
+    status, out, err = in_process(train, *options, cwd=tmp_path)
+    assert status == 0, err
+    assert "60,000 images, 10,000 held out, 28×28×1, 10 classes" in out
+
+
+@pytest.mark.parametrize(("signum", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_can_go_on(tmp_path, signum, expected):
+    options = [*TINY, "trainer.log_every_n_steps=1", "hydra.run.dir=run"]
+    process = start("src.train", *options, "trainer.max_steps=100000", "trainer.val_check_interval=50000", cwd=tmp_path)
+    metrics = tmp_path / "run" / "metrics.csv"
+    deadline = time.monotonic() + 60
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 5):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(process.pid, signum)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == expected, err
+    assert "Traceback" not in err
+    assert "go on with ckpt_path=run/checkpoints/last.ckpt" in out
+    step = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"]
+    assert step >= 5
+    more = [f"trainer.max_steps={step + 3}", "ckpt_path=run/checkpoints/last.ckpt", "hydra.run.dir=more"]
+    status, _, err = in_process(train, *TINY, *more, cwd=tmp_path)
+    assert status == 0, err
+    assert torch.load(tmp_path / "more/checkpoints/last.ckpt", weights_only=True)["global_step"] == step + 3
+
+
+def test_going_on_in_the_same_folder_keeps_one_curve(tmp_path):
+    options = [*TINY, "hydra.run.dir=run", "trainer.log_every_n_steps=2", "lr_scheduler=warmup_constant"]
+    in_process(train, *options, "trainer.max_steps=6", cwd=tmp_path)
+    in_process(train, *options, "trainer.max_steps=10", "ckpt_path=run/checkpoints/last.ckpt", cwd=tmp_path)
+    whole = tmp_path / "whole"
+    in_process(train, *options, "trainer.max_steps=10", f"hydra.run.dir={whole}", cwd=tmp_path)
+
+    def curve(folder):
+        rows = csv.DictReader((folder / "metrics.csv").open())
+        return [(int(row["step"]), row["train/loss"]) for row in rows if row["train/loss"]]
+
+    assert len(curve(whole)) == 5
+    assert curve(tmp_path / "run") == curve(whole)
+
+
+def test_wandb_without_a_key_logs_offline_and_stays_in_the_run(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    options = [option for option in TINY if option != "logger=csv"]
+    arguments = [*options, "trainer.max_steps=4", "hydra.run.dir=run"]
+    status, _, err = run("src.train", *arguments, cwd=tmp_path, HOME=str(home), WANDB_API_KEY=None, WANDB_MODE=None)
+    assert status == 0, err
+    assert not err
+    (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    assert next(offline.glob("*.wandb")).stat().st_size > 1000
+    assert list((offline / "files" / "media").rglob("*.png"))
+    assert list((offline / "files" / "media").rglob("*.gif"))
+    assert [path for path in home.rglob("*") if path.is_file()] == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "run"]
+
+
+def test_wandb_with_a_key_but_no_server_falls_back_in_one_line(tmp_path):
+    options = [option for option in TINY if option != "logger=csv"]
+    began = time.monotonic()
+    status, _, err = run(
+        "src.train", *options, "trainer.max_steps=2", "hydra.run.dir=run", cwd=tmp_path,
+        WANDB_API_KEY="0" * 40, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_MODE=None,
+    )  # fmt: skip
+    assert status == 0, err
+    assert time.monotonic() - began < 60
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    assert len([line for line in err.splitlines() if "W&B" in line]) == 1, err
+
+
+def test_two_devices_make_one_run(tmp_path):
+    options = ["trainer.devices=2", "trainer.max_steps=6", "trainer.val_check_interval=3"]
+    status, out, err = run("src.train", *TINY, *options, cwd=tmp_path)
+    assert status == 0, err
+    (run_dir,) = (tmp_path / "runs" / "digits").iterdir()
+    assert json.loads((run_dir / "metrics.json").read_text())["steps"] == 6
+    assert out.count("val/loss") == 1  # one rank speaks
+    assert "2 × cpu" in out
+    assert Path(run_dir / "checkpoints" / "last.ckpt").exists()

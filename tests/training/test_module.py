@@ -1,0 +1,113 @@
+import lightning as L
+import pytest
+import torch
+
+from src.images import Batch
+from tests.runs import digits, module, trainer
+
+
+class Losses(L.Callback):
+    def __init__(self):
+        self.values = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.values.append(float(outputs["loss"]))
+
+
+def fit(max_steps, ckpt_path=None, save=None, **options):
+    model, losses = module(ema_decay=0.9), Losses()
+    runner = trainer(max_steps, [losses], **options)
+    runner.fit(model, digits(num_workers=options.pop("num_workers", 0)), ckpt_path=ckpt_path)
+    if save:
+        runner.save_checkpoint(save)
+    return losses.values, {k: v.clone() for k, v in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_resumed_run_ends_bit_for_bit_as_if_never_stopped(tmp_path, accumulate):
+    """Data order, times, noise and dropout are functions of (seed, batch), in mid-epoch too (1,500 images)."""
+    options = {"accumulate_grad_batches": accumulate, "val_check_interval": 7}
+    whole_losses, whole = fit(24, **options)
+    part_losses, _ = fit(11, save=tmp_path / "a.ckpt", **options)
+    torch.manual_seed(12345)
+    rest_losses, resumed = fit(24, ckpt_path=tmp_path / "a.ckpt", **options)
+    assert part_losses + rest_losses == whole_losses
+    assert all(torch.equal(resumed[key], value) for key, value in whole.items())
+
+
+def test_validation_does_not_disturb_training():
+    assert fit(12, val_check_interval=3)[0] == fit(12)[0]
+
+
+def test_steps_and_ranks_draw_different_noise():
+    model = module(dropout=0.0).eval()
+    model.trainer = trainer(1)
+    images, labels = digits_batch()
+    losses = {model.training_step(Batch(images, labels, start)).item() for start in range(20)}
+    assert len(losses) == 20  # the same images: only the noise differs
+    again = model.training_step(Batch(images, labels, 7)).item()
+    assert again in losses
+
+
+def digits_batch(count=8):
+    data = digits()
+    data.setup()
+    return data.splits["train"][torch.arange(count)]
+
+
+def test_validation_noise_belongs_to_the_image_not_to_the_batch():
+    model = module()
+    results = [
+        trainer(1, limit_val_batches=1.0).validate(model, digits(batch_size=size), verbose=False)[0]["val/loss"]
+        for size in (297, 50, 7)
+    ]
+    assert max(results) - min(results) < 1e-5
+    other_seed = module()
+    other_seed.seed = 99
+    again = trainer(1, limit_val_batches=1.0).validate(other_seed, digits(batch_size=50), verbose=False)
+    assert again[0]["val/loss"] == results[1]  # runs with different seeds compare
+
+
+def test_optimizer_holds_the_trained_weights_and_not_the_average():
+    model = module()
+    runner = trainer(2)
+    runner.fit(model, digits())
+    held = {id(p) for group in runner.optimizers[0].param_groups for p in group["params"]}
+    assert held == {id(p) for p in model.denoiser.parameters()}
+
+
+def test_learning_rate_warms_up_and_comes_down():
+    rates = []
+
+    class Note(L.Callback):
+        def on_train_batch_start(self, trainer, *args):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    trainer(100, [Note()]).fit(module(max_steps=100), digits())
+    assert rates[:5] == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 1e-3])
+    assert rates[5] == pytest.approx(1e-3)
+    assert rates[-1] < 1e-6
+    assert all(a >= b for a, b in zip(rates[5:], rates[6:], strict=False))
+
+
+def test_gradients_are_clipped_by_their_norm_and_fused_adamw_may_run_in_bf16():
+    model = module()
+    model.optimizer = lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, fused=True)
+    norms = []
+
+    class Note(L.Callback):
+        def on_train_batch_end(
+            self, trainer, pl_module, *args
+        ):  # the step has been taken, its gradients are still there
+            norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in pl_module.denoiser.parameters()])))
+
+    trainer(3, [Note()], gradient_clip_val=1e-3, precision="bf16-mixed").fit(model, digits())
+    assert norms == pytest.approx([1e-3] * 3, rel=1e-2)
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_refused():
+    data = digits(batch_size=15)
+    data.setup()
+    data.trainer = type("Two", (), {"world_size": 2})()
+    with pytest.raises(ValueError, match="data.batch_size=15 does not divide over 2 devices"):
+        data.train_dataloader()
