@@ -17,7 +17,7 @@ from PIL import Image
 from src.sample import main as sample
 from src.train import main as train
 from tests.command import in_process, run, start
-from tests.files import FASHION_MNIST, write_mnist
+from tests.files import FASHION_MNIST, write_cifar10, write_mnist
 from tests.runs import TINY
 
 
@@ -151,11 +151,13 @@ def test_without_classes(tmp_path):
     assert np.load(tmp_path / "out" / "samples.npz").files == ["images"]
 
 
-@pytest.mark.parametrize("experiment", ["mnist", "fashion_mnist", "image_folder"])
-def test_experiments_run_on_small_files(tmp_path, experiment):
+@pytest.mark.parametrize("experiment", ["mnist", "fashion_mnist", "cifar10", "image_folder"])
+def test_experiments_run_on_small_files(tmp_path, experiment, monkeypatch):
     """A fast development run: the experiment's own pipeline, a smaller network."""
     root = tmp_path / "files"
-    if experiment == "image_folder":
+    if experiment == "cifar10":
+        write_cifar10(root, monkeypatch)
+    elif experiment == "image_folder":
         root.mkdir()
         for i in range(12):
             Image.new("RGB", (40, 50), (20 * i, 0, 0)).save(root / f"{i}.png")

@@ -2,7 +2,7 @@ import diffusers
 import pytest
 import torch
 
-from src.backbones.layers import ResidualBlock, sinusoidal_embedding
+from src.backbones.layers import Downsample, ResidualBlock, SelfAttention, sinusoidal_embedding
 from src.backbones.unet import UNet
 
 
@@ -121,3 +121,22 @@ def test_images_of_a_batch_do_not_meet():
 def test_refuses_what_cannot_be_built(options, key):
     with pytest.raises(ValueError, match=key):
         tiny(**options)
+
+
+@pytest.mark.parametrize("size", [7, 8])
+def test_downsampling_is_aligned_as_in_the_published_weights(size):
+    """TensorFlow's SAME padding: with stride 2 an even side is padded at its end alone, an odd one at both."""
+    layer = Downsample(1)
+    with torch.no_grad():
+        layer.conv.weight.zero_()
+        layer.conv.bias.zero_()
+        layer.conv.weight[0, 0, 1, 1] = 1  # the middle of the window
+    x = torch.arange(size * size, dtype=torch.float32).reshape(1, 1, size, size)
+    first = 1 if size % 2 == 0 else 0
+    assert torch.equal(layer(x), x[..., first::2, first::2])
+
+
+def test_branches_start_as_the_identity():
+    x = torch.randn(2, 16, 4, 4)
+    assert torch.equal(SelfAttention(16)(x), x)
+    assert torch.equal(ResidualBlock(16, 16, 8, dropout=0.0)(x, torch.randn(2, 8)), x)

@@ -3,13 +3,9 @@
 import functools
 import gzip
 import http.server
-import io
-import pickle
 import struct
-import tarfile
 import threading
 
-import numpy as np
 import pytest
 import torch
 import torchvision
@@ -20,7 +16,7 @@ from src.data.dataset import InMemory, Mirrored
 from src.data.digits import Digits
 from src.data.image_folder import ImageFolder, read_image
 from src.data.mnist import MNIST
-from tests.files import FASHION_MNIST, idx, write_mnist
+from tests.files import FASHION_MNIST, idx, write_cifar10, write_mnist
 
 GREY = {"channels": 1, "image_size": 28, "num_classes": 10, "batch_size": 4}
 
@@ -118,38 +114,18 @@ def test_mnist_is_downloaded_through_torchvision(tmp_path, monkeypatch):
 
 def test_cifar10_is_unpacked_from_its_archive(tmp_path, monkeypatch):
     """torchvision's own code, on a small archive in CIFAR-10's format with its checksums put in place."""
-    cls, archive = torchvision.datasets.CIFAR10, tmp_path / "cifar-10-python.tar.gz"
-    pixels = np.random.default_rng(0).integers(0, 256, (4, 3072), dtype=np.uint8)
-    names = {"train_list": "data_batch_1", "test_list": "test_batch"}
-    with tarfile.open(archive, "w:gz") as tar:
-
-        def add(name, content):
-            blob = pickle.dumps(content)
-            info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
-            info.size = len(blob)
-            tar.addfile(info, io.BytesIO(blob))
-            return torchvision.datasets.utils.hashlib.md5(blob).hexdigest()
-
-        for listing, name in names.items():
-            monkeypatch.setattr(cls, listing, [[name, add(name, {"data": pixels, "labels": [3, 1, 4, 1]})]])
-        meta = {
-            "filename": "batches.meta",
-            "key": "label_names",
-            "md5": add("batches.meta", {"label_names": ["a"]}),
-        }
-        monkeypatch.setattr(cls, "meta", meta)
-    monkeypatch.setattr(cls, "tgz_md5", torchvision.datasets.utils.calculate_md5(archive))
-    monkeypatch.setattr(cls, "url", "file:///nowhere")
-    train, _ = ready(CIFAR10(root=str(tmp_path), channels=3, image_size=32, num_classes=10, batch_size=2))
+    pixels, archive = write_cifar10(tmp_path, monkeypatch)
+    options = {"channels": 3, "image_size": 32, "num_classes": 10, "batch_size": 2}
+    train, _ = ready(CIFAR10(root=str(tmp_path), **options))
     images, labels = train[torch.arange(4)]
-    assert torch.equal(images, torch.from_numpy(pixels).reshape(4, 3, 32, 32))
+    assert torch.equal(images, pixels)
     assert labels.tolist() == [3, 1, 4, 1]
 
     archive.write_bytes(archive.read_bytes()[:-1] + b"x")  # a damaged archive is not trusted
     for path in (tmp_path / "cifar-10-batches-py").iterdir():
         path.unlink()
     with pytest.raises(FileNotFoundError, match=r"data.root=.*cifar-10-python.tar.gz"):
-        ready(CIFAR10(root=str(tmp_path), channels=3, image_size=32, num_classes=10, batch_size=2))
+        ready(CIFAR10(root=str(tmp_path), **options))
 
 
 def write_images(root, count=10, mode="RGB", size=(40, 30)):
