@@ -46,7 +46,7 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
 
         def run(config: DictConfig) -> Any:
             if not with_traceback:
-                os.environ.pop(FULL_ERROR)  # from here on an error is a bug, which Hydra shows well by itself
+                os.environ.pop(FULL_ERROR, None)  # from here on an error is a bug, which Hydra shows well by itself
             try:
                 return task(config)
             except (Mistake, OmegaConfBaseException) as error:

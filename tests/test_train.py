@@ -261,3 +261,14 @@ def test_two_devices_make_one_run(tmp_path):
     assert out.count("val/loss") == 1  # one rank speaks
     assert "2 × cpu" in out
     assert Path(run_dir / "checkpoints" / "last.ckpt").exists()
+
+
+def test_a_sweep_makes_a_folder_for_each_job(tmp_path):
+    options = ["-m", "schedule=linear,cosine", "schedule.T=20,50", "trainer.max_steps=2", "hydra.sweep.dir=sweep"]
+    status, _, err = in_process(train, *options, *TINY, cwd=tmp_path)
+    assert status == 0, err
+    configs = [OmegaConf.load(tmp_path / "sweep" / str(job) / "config.yaml") for job in range(4)]
+    assert [(c.schedule._target_.rsplit(".", 1)[-1], c.schedule.T) for c in configs] == [
+        ("linear", 20), ("linear", 50), ("cosine", 20), ("cosine", 50),
+    ]  # fmt: skip
+    assert all((tmp_path / "sweep" / str(job) / "metrics.json").exists() for job in range(4))
