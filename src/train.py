@@ -13,7 +13,7 @@ from src.training.results import Results, quiet
 
 KEYS = (
     "name", "seed", "ckpt_path", "run_dir",
-    "data", "backbone", "schedule", "parameterization", "objective", "denoiser", "module",
+    "data", "backbone", "schedule", "parameterization", "time_sampler", "weighting", "objective", "denoiser", "module",
     "time_grid", "sampler", "guidance", "optimizer", "lr_scheduler", "trainer", "callbacks", "logger",
 )  # fmt: skip
 

@@ -8,11 +8,12 @@ import torch
 
 from src.backbones.unet import UNet
 from src.data.digits import Digits
-from src.diffusion import schedule
+from src.diffusion import beta as schedule
 from src.diffusion.denoiser import NetworkDenoiser
 from src.diffusion.objective import Objective
 from src.diffusion.parameterization import V
 from src.diffusion.time_sampler import Uniform
+from src.diffusion.weighting import Simple
 from src.training.lr import warmup_cosine
 from src.training.module import DiffusionModule
 
@@ -47,7 +48,7 @@ def module(dropout: float = 0.1, max_steps: int = 100, **options: Any) -> Diffus
     )
     return DiffusionModule(
         NetworkDenoiser(network, schedule.cosine(), V()),
-        Objective(Uniform()),
+        Objective(Uniform(), Simple()),
         optimizer=functools.partial(torch.optim.AdamW, lr=1e-3),
         lr_scheduler=functools.partial(warmup_cosine, warmup_steps=5, max_steps=max_steps),
         **options,

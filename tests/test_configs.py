@@ -13,7 +13,7 @@ from src.config import check
 from src.train import KEYS
 
 OPTIONS = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.glob("*/*.yaml"))]
-REQUIRED = {"image_folder": ["data.root=nowhere"]}
+REQUIRED = {"image_folder": ["data.root=nowhere"], "custom": ["schedule.betas=[0.1,0.2]"]}
 
 
 def compose(*overrides, program="train"):

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from src.diffusion import schedule as schedules
+from src.diffusion import beta as schedules
 from src.diffusion.analytic import Gaussian
 from src.diffusion.samplers.ddim import DDIM
-from src.diffusion.time_grid import Linear
+from src.diffusion.time_grid import Trailing
 
 ROOT = Path(__file__).parent.parent
 
@@ -18,9 +18,9 @@ def test_the_sampler_of_the_extension_guide_works_and_equals_ddim(tmp_path):
     text = (ROOT / "docs" / "extending.md").read_text()
     scope = {}
     exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], scope)
-    denoiser = Gaussian(schedules.cosine(), torch.full((1, 2, 2), 0.3), torch.full((1, 2, 2), 0.2))
+    denoiser = Gaussian(schedules.cosine(), torch.full((4,), 0.3), 0.2 * torch.eye(4))
     arguments = (denoiser, range(4), (1, 2, 2), 0)
-    euler, ddim = scope["Euler"](20, Linear()).sample(*arguments), DDIM(Linear(), 20).sample(*arguments)
+    euler, ddim = scope["Euler"](20, Trailing()).sample(*arguments), DDIM(Trailing(), 20).sample(*arguments)
     torch.testing.assert_close(euler, ddim, rtol=1e-4, atol=1e-4)
 
 

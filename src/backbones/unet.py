@@ -68,6 +68,7 @@ class UNet(nn.Module):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
+        self.num_classes = num_classes
         sides = _sides(image_size, len(channel_mults))
         _check(sides, channels, channel_mults, num_blocks, attention_resolutions, num_heads, dropout)
         widths = [channels * mult for mult in channel_mults]

@@ -15,6 +15,11 @@ class Denoiser(nn.Module, ABC):
 
     schedule: NoiseSchedule
 
+    @property
+    def no_class(self) -> int:
+        """The label that stands for "no class"; only a conditional denoiser has one."""
+        raise ValueError("guidance: this model was trained without classes; choose guidance=none or guidance=clip")
+
     @abstractmethod
     def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """x_t (B, C, H, W), t () or (B,), cond (B,) class labels or None -> x̂_0 (B, C, H, W), float32."""
@@ -39,15 +44,20 @@ class NetworkDenoiser(Denoiser):
         self.schedule = schedule
         self.parameterization = parameterization
 
+    @property
+    def no_class(self) -> int:
+        """One more than the last class."""
+        num_classes = getattr(self.backbone, "num_classes", None)
+        return super().no_class if num_classes is None else int(num_classes)
+
     def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        output = self.predict(x_t, t, cond)
-        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        return self.parameterization.to_x0(output, x_t, alpha, sigma)
+        return self.parameterization.to_x0(self.schedule, self.predict(x_t, t, cond), x_t, t)
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """The network's own output, in float32: reduced precision lives inside the network alone."""
         time = self.schedule.network_time(t).to(x_t.device, torch.float32).expand(len(x_t))
-        return self.backbone(x_t, time, cond).float()
+        scale = expand(self.parameterization.input_scale(self.schedule, t), x_t)
+        return self.backbone(scale * x_t, time, cond).float()
 
 
 class Conditioned(Denoiser):

@@ -1,61 +1,149 @@
-"""What the network predicts: a target made of (x_0, ε), and the way back from a prediction to x_0."""
+"""What the network predicts: a direction in the plane of (x_0, ε).
+
+Every prediction of the field is target = c x_0 + d ε with two numbers (c, d) that depend on t alone. Together with
+x_t = α x_0 + σ ε that is two equations for two unknowns, so the way back is Cramer's rule, with Δ = c σ − d α:
+
+    x̂_0 = (σ output − d x_t)/Δ ,      ε̂ = (c x_t − α output)/Δ
+
+A prediction is singular exactly where Δ = 0: there the output says nothing of x_0 that x_t does not say already.
+"""
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor
 
-from src.diffusion.process import expand
+from src.diffusion.process import expand, posterior
 from src.diffusion.schedule import NoiseSchedule
 
 
 class Parameterization(ABC):
-    """A prediction and its inverse. x_0, eps, x_t, output: (B, C, H, W); alpha, sigma: (B,) or ()."""
+    """A prediction (c, d). x_0, eps, x_t, output: (B, C, H, W); t: (B,) or (), in (0, T]."""
+
+    name: str
 
     @abstractmethod
-    def target(self, x_0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """What a perfect network outputs at x_t = α x_0 + σ ε."""
+    def direction(self, schedule: NoiseSchedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        """c(t), d(t), of the shape of t."""
 
-    @abstractmethod
-    def to_x0(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The estimate x̂_0 that an output at x_t stands for."""
+    def input_scale(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        """What x_t is multiplied by before the network sees it."""
+        return torch.ones_like(t)
 
-    def check(self, schedule: NoiseSchedule) -> None:  # noqa: B027 - most predictions suit every schedule
-        """Raises ValueError where the way back to x_0 is singular on this schedule."""
+    def target(self, schedule: NoiseSchedule, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """c x_0 + d ε: what a perfect network outputs at x_t."""
+        c, d = self.direction(schedule, t)
+        return expand(c, x_0) * x_0 + expand(d, x_0) * eps
 
+    def to_x0(self, schedule: NoiseSchedule, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """x̂_0 = (σ output − d x_t)/Δ."""
+        (_, d), delta = self.direction(schedule, t), self.determinant(schedule, t)
+        return expand(schedule.sigma(t) / delta, x_t) * output - expand(d / delta, x_t) * x_t
 
-class Eps(Parameterization):
-    """ε-prediction: x̂_0 = (x_t − σ ε̂)/α. Ref: DDPM Eqs. 11, 15"""
-
-    def target(self, x_0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return eps
-
-    def to_x0(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return (x_t - expand(sigma, x_t) * output) / expand(alpha, x_t)
+    def determinant(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        """Δ(t) = c σ − d α."""
+        c, d = self.direction(schedule, t)
+        return c * schedule.sigma(t) - d * schedule.alpha(t)
 
     def check(self, schedule: NoiseSchedule) -> None:
-        if schedule.terminal_snr() == 0:
+        """Raises ValueError where the way back to x_0 is singular at the noisy end of the schedule."""
+        if float(self.determinant(schedule, schedule.end)) == 0:
             raise ValueError(
-                "parameterization=eps and schedule: the schedule ends without signal, where ε tells nothing of x_0; "
-                "choose parameterization=v or parameterization=x0"
+                f"parameterization={self.name} and schedule: the schedule ends without signal, where {self.name} tells "
+                "nothing of x_0; choose parameterization=v, parameterization=x0 or a schedule whose SNR stays above 0"
             )
 
 
+class Eps(Parameterization):
+    """ε, (c, d) = (0, 1). Ref: DDPM Eqs. 11, 15"""
+
+    name = "eps"
+
+    def direction(self, schedule: NoiseSchedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(t), torch.ones_like(t)
+
+
 class X0(Parameterization):
-    """x_0-prediction. Ref: DDPM §3.2"""
+    """x_0, (c, d) = (1, 0). Ref: DDPM §3.2"""
 
-    def target(self, x_0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return x_0
+    name = "x0"
 
-    def to_x0(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return output
+    def direction(self, schedule: NoiseSchedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(t), torch.zeros_like(t)
 
 
 class V(Parameterization):
-    """v = α ε − σ x_0, so that x̂_0 = (α x_t − σ v̂)/(α² + σ²). Ref: Progressive Distillation, App. D"""
+    """v = α ε − σ x_0, (c, d) = (−σ, α). Ref: Progressive Distillation, App. D"""
 
-    def target(self, x_0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return expand(alpha, x_0) * eps - expand(sigma, x_0) * x_0
+    name = "v"
 
-    def to_x0(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        norm = alpha**2 + sigma**2
-        return expand(alpha / norm, x_t) * x_t - expand(sigma / norm, x_t) * output
+    def direction(self, schedule: NoiseSchedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        return -schedule.sigma(t), schedule.alpha(t)
+
+
+class Score(Parameterization):
+    """∇ log q(x_t | x_0) = −ε/σ, (c, d) = (0, −1/σ). Ref: score-SDE Eq. 7"""
+
+    name = "score"
+
+    def direction(self, schedule: NoiseSchedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(t), -1 / schedule.sigma(t)
+
+
+class Flow(Parameterization):
+    """The velocity of the straight line from data to noise, ε − x_0, (c, d) = (−1, 1). Ref: Rectified Flow Eq. 1"""
+
+    name = "flow"
+
+    def direction(self, schedule: NoiseSchedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        return -torch.ones_like(t), torch.ones_like(t)
+
+
+class PosteriorMean(Parameterization):
+    """μ̃(x_t, x_0) of q(x_{t−1} | x_t, x_0), the lecture's first choice; for discrete schedules. Ref: DDPM Eqs. 7, 8"""
+
+    name = "mean"
+
+    def direction(self, schedule: NoiseSchedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        q = posterior(schedule, t, t - 1)
+        return q.on_x_t * schedule.alpha(t) + q.on_x_0, q.on_x_t * schedule.sigma(t)
+
+    def check(self, schedule: NoiseSchedule) -> None:
+        if not schedule.discrete:
+            raise ValueError(
+                "parameterization=mean and schedule: a posterior mean needs a chain of steps; "
+                "choose a discrete schedule such as schedule=linear, or parameterization=x0"
+            )
+        super().check(schedule)
+
+
+class EDM(Parameterization):
+    """F of D(x; σ) = c_skip x + c_out F(c_in x), which keeps input and target at unit variance.
+
+    In the coordinates x/α with noise level σ̃ = σ/α:
+    c_skip = σ_d²/(σ̃² + σ_d²),  c_out = σ̃ σ_d/√(σ̃² + σ_d²),  c_in = 1/√(σ̃² + σ_d²).
+
+    Args:
+        sigma_data: σ_d, the data's standard deviation, > 0.
+
+    Ref: EDM Table 1, Eq. 7
+    """
+
+    name = "edm"
+
+    def __init__(self, sigma_data: float = 0.5) -> None:
+        if sigma_data <= 0:
+            raise ValueError(f"parameterization.sigma_data={sigma_data}: the data's standard deviation must be > 0")
+        self.sigma_data = sigma_data
+
+    def direction(self, schedule: NoiseSchedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        # F = (x_0 − c_skip x_t/α)/c_out, multiplied out so that α = 0 is no exception
+        alpha, sigma, norm = self._scales(schedule, t)
+        return sigma / (self.sigma_data * norm), -alpha * self.sigma_data / norm
+
+    def input_scale(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        return 1 / self._scales(schedule, t)[2]
+
+    def _scales(self, schedule: NoiseSchedule, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        return alpha, sigma, torch.sqrt(sigma**2 + alpha**2 * self.sigma_data**2)

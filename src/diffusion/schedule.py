@@ -9,14 +9,14 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-MAX_BETA = 0.999  # Ref: Improved DDPM §3.2, keeps the chain invertible at its noisy end
-
 
 class NoiseSchedule(ABC):
     """α(t) and σ(t) on the clock 0 ≤ t ≤ T. Times are floating tensors of any shape; shape and dtype are kept."""
 
     T: float
+    t_min: float  # the first time after the data that is worth a step
     prior_std: float = 1.0  # x_T ~ N(0, prior_std² I)
+    discrete: bool = False
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -25,6 +25,10 @@ class NoiseSchedule(ABC):
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
         """Noise scale σ(t), 0 at t = 0."""
+
+    @abstractmethod
+    def t_of_logsnr(self, logsnr: Tensor) -> Tensor:
+        """The time at which the log-SNR is λ: the inverse of `logsnr`."""
 
     def logsnr(self, t: Tensor) -> Tensor:
         """Log signal-to-noise ratio λ(t) = log(α²/σ²), in nats; +∞ at t = 0. Ref: VDM Eq. 3"""
@@ -35,17 +39,25 @@ class NoiseSchedule(ABC):
         return t * (1000 / self.T)
 
     def nearest(self, t: Tensor) -> Tensor:
-        """The nearest times that the schedule defines (any time, on a continuous schedule)."""
+        """The nearest of the times that training visits: whole numbers on a discrete schedule."""
         return t
+
+    def training_time(self, t: Tensor) -> Tensor:
+        """The nearest time that training may visit: in (0, T], and whole on a discrete schedule."""
+        return self.nearest(t).clamp(min=self.t_min if self.discrete else 0.0, max=float(self.T))
 
     def quantile(self, u: Tensor) -> Tensor:
         """The uniform time distribution's quantile function: u in [0, 1) -> t in (0, T]."""
         return (1 - u) * self.T
 
+    @property
+    def end(self) -> Tensor:
+        """T as a float64 scalar."""
+        return torch.tensor(float(self.T), dtype=torch.float64)
+
     def terminal_snr(self) -> float:
         """α_T²/σ_T²: what is left of the data at the end of the clock, 0 for a perfect schedule."""
-        T = torch.tensor(float(self.T), dtype=torch.float64)
-        return float((self.alpha(T) / self.sigma(T)) ** 2)
+        return float((self.alpha(self.end) / self.sigma(self.end)) ** 2)
 
 
 class DiscreteSchedule(NoiseSchedule):
@@ -53,43 +65,77 @@ class DiscreteSchedule(NoiseSchedule):
 
         ᾱ_t = Π_{r≤t} (1 − β_r) ,   α(t) = √ᾱ_t ,   σ(t) = √(1 − ᾱ_t)
 
+    Between whole numbers the log-SNR is interpolated; towards an infinite end it is σ (t < 1) or α (T − 1 < t) instead.
+
     Args:
         betas: β_1 … β_T in (0, 1], shape (T,). Tables are float64; a result has the dtype of its t.
+        zero_terminal_snr: shifts and scales √ᾱ so that ᾱ_T = 0 and ᾱ_1 stays. Ref: Common Diffusion Noise Schedules
+            and Sample Steps Are Flawed, Alg. 1
 
     Raises:
-        ValueError: a β outside (0, 1].
+        ValueError: a β outside (0, 1]; fewer than two steps to rescale.
 
     Ref: DDPM Eqs. 2, 4
     """
 
-    def __init__(self, betas: Tensor) -> None:
+    t_min = 1.0
+    discrete = True
+
+    def __init__(self, betas: Tensor, zero_terminal_snr: bool = False) -> None:
         betas = betas.double()
         if betas.ndim != 1 or len(betas) == 0 or not bool(((betas > 0) & (betas <= 1)).all()):
             raise ValueError(
                 f"schedule: every β must lie in (0, 1], but they span {_span(betas)}; "
                 "lower schedule.beta_1 and schedule.beta_T, or choose another schedule"
             )
+        betas = _without_terminal_signal(betas) if zero_terminal_snr else betas
         self.T = len(betas)
-        alpha_bar = torch.cat([betas.new_ones(1), torch.cumprod(1 - betas, dim=0)])  # (T + 1,), ᾱ_0 = 1
         # 1 − ᾱ by its own recurrence: 1 − ᾱ_t = (1 − ᾱ_{t−1})(1 − β_t) + β_t does not cancel at small t.
         one_minus = [0.0]
         for beta in betas.tolist():
             one_minus.append(one_minus[-1] * (1 - beta) + beta)
-        self._alpha = alpha_bar.sqrt()
+        self._alpha = torch.cat([betas.new_ones(1), torch.cumprod(1 - betas, dim=0)]).sqrt()  # (T + 1,), ᾱ_0 = 1
         self._sigma = torch.tensor(one_minus, dtype=torch.float64).sqrt()
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def alpha(self, t: Tensor) -> Tensor:
-        return self._tables(t)[0][t.long()].to(t.dtype)
+        return self._between(t)[0].to(t.dtype)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return self._tables(t)[1][t.long()].to(t.dtype)
+        return self._between(t)[1].to(t.dtype)
+
+    def t_of_logsnr(self, logsnr: Tensor) -> Tensor:
+        alphas, sigmas = self._tables(logsnr)
+        wanted, table = logsnr.to(alphas.dtype), 2 * (alphas.log() - sigmas.log())  # from +∞ down, perhaps to −∞
+        k = (torch.searchsorted(-table, -wanted.contiguous()) - 1).clamp(0, self.T - 1)
+        t = k + (table[k] - wanted) / (table[k] - table[k + 1])
+        t = torch.where(k == 0, torch.sigmoid(-wanted).sqrt() / sigmas[1], t)
+        into_noise = (k == self.T - 1) & (alphas[-1] == 0)
+        t = torch.where(into_noise, self.T - torch.sigmoid(wanted).sqrt() / alphas[-2], t)
+        return t.clamp(0, self.T).to(logsnr.dtype)
 
     def nearest(self, t: Tensor) -> Tensor:
         return t.round()
 
     def quantile(self, u: Tensor) -> Tensor:
         return (torch.floor(u * self.T) + 1).clamp(max=self.T)
+
+    def _between(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """α(t), σ(t): the tables at whole t, interpolated elsewhere."""
+        alphas, sigmas = self._tables(t)
+        k = t.long().clamp(max=self.T - 1)
+        share = t.to(alphas.dtype) - k
+        left, right = (alphas[k], sigmas[k]), (alphas[k + 1], sigmas[k + 1])
+        logsnr = torch.lerp(2 * (left[0] / left[1]).log(), 2 * (right[0] / right[1]).log(), share)
+        alpha, sigma = torch.sigmoid(logsnr).sqrt(), torch.sigmoid(-logsnr).sqrt()
+        near_data, near_noise = k == 0, right[0] == 0
+        sigma = torch.where(near_data, share * right[1], sigma)
+        alpha = torch.where(near_data, (1 - sigma**2).sqrt(), alpha)
+        alpha = torch.where(near_noise, (1 - share) * left[0], alpha)
+        sigma = torch.where(near_noise, (1 - alpha**2).sqrt(), sigma)
+        for whole, ends in ((share == 0, left), (share == 1, right)):
+            alpha, sigma = torch.where(whole, ends[0], alpha), torch.where(whole, ends[1], sigma)
+        return alpha, sigma
 
     def _tables(self, t: Tensor) -> tuple[Tensor, Tensor]:
         if t.device not in self._on_device:
@@ -98,44 +144,12 @@ class DiscreteSchedule(NoiseSchedule):
         return self._on_device[t.device]
 
 
-def linear(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> DiscreteSchedule:
-    """β_t linear from β_1 to β_T, both meant for T = 1000 and scaled by 1000/T so that ᾱ_T stays near 0 at any T.
-
-    A scaled β above 0.999 (T ≤ 20) is clipped there. Ref: DDPM §4; Improved DDPM §3.2 for the scaling
-
-    Args:
-        T: number of steps, ≥ 1.
-        beta_1, beta_T: 0 < β_1 ≤ β_T < 1, at T = 1000.
-    """
-    _check_T(T)
-    if not 0 < beta_1 <= beta_T < 1:
-        raise ValueError(
-            f"schedule.beta_1={beta_1}, schedule.beta_T={beta_T}: choose 0 < beta_1 <= beta_T < 1 (DDPM: 1e-4, 0.02)"
-        )
-    betas = torch.linspace(beta_1, beta_T, T, dtype=torch.float64) * (1000 / T)
-    return DiscreteSchedule(betas.clamp(max=MAX_BETA))
-
-
-def cosine(T: int = 1000, s: float = 0.008) -> DiscreteSchedule:
-    """ᾱ_t = f(t)/f(0), f(t) = cos²((t/T + s)/(1 + s) · π/2), β_t = min(1 − ᾱ_t/ᾱ_{t−1}, 0.999).
-
-    Args:
-        T: number of steps, ≥ 1.
-        s: offset ≥ 0 that keeps β_1 from vanishing.
-
-    Ref: Improved DDPM Eq. 17
-    """
-    _check_T(T)
-    if not 0 <= s < 1:
-        raise ValueError(f"schedule.s={s}: choose 0 <= s < 1 (Improved DDPM uses 0.008)")
-    t = torch.arange(T + 1, dtype=torch.float64)
-    alpha_bar = torch.cos((t / T + s) / (1 + s) * torch.pi / 2) ** 2
-    return DiscreteSchedule((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=MAX_BETA))
-
-
-def _check_T(T: int) -> None:
-    if T < 1:
-        raise ValueError(f"schedule.T={T}: the chain needs at least one step, choose T >= 1")
+def _without_terminal_signal(betas: Tensor) -> Tensor:
+    if len(betas) < 2:
+        raise ValueError("schedule.zero_terminal_snr=true and schedule.T=1: rescaling needs at least two steps")
+    root = torch.cumprod(1 - betas, dim=0).sqrt()  # √ᾱ_1 … √ᾱ_T
+    root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
+    return 1 - torch.cat([root[:1], root[1:] / root[:-1]]) ** 2
 
 
 def _span(values: Tensor) -> str:

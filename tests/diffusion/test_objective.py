@@ -1,11 +1,12 @@
 import torch
 from torch import nn
 
-from src.diffusion import schedule as schedules
+from src.diffusion import beta as schedules
 from src.diffusion.denoiser import NetworkDenoiser
 from src.diffusion.objective import Objective
 from src.diffusion.parameterization import X0, Eps, V
 from src.diffusion.time_sampler import Uniform
+from src.diffusion.weighting import Simple
 
 
 class Constant(nn.Module):
@@ -23,7 +24,7 @@ def test_uniform_times_and_eps_is_l_simple():
     network = Constant(0.5)
     denoiser = NetworkDenoiser(network, schedules.linear(), Eps())
     torch.manual_seed(0)
-    loss = Objective(Uniform())(denoiser, torch.zeros(4000, 1, 4, 4))
+    loss = Objective(Uniform(), Simple())(denoiser, torch.zeros(4000, 1, 4, 4))
     assert abs(float(loss) - 1.25) < 5 * (2 / 64_000) ** 0.5
     time = network.seen[0][1]
     assert time.min() >= 1
@@ -37,8 +38,8 @@ def test_at_gives_each_item_its_own_loss():
     t = torch.tensor([1.0, 500.0, 1000.0])
     for parameterization in (Eps(), X0(), V()):
         denoiser = NetworkDenoiser(Constant(0.0), schedule, parameterization)
-        losses = Objective(Uniform()).at(denoiser, x_0, eps, t)
-        target = parameterization.target(x_0, eps, schedule.alpha(t), schedule.sigma(t))
+        losses = Objective(Uniform(), Simple()).at(denoiser, x_0, eps, t)
+        target = parameterization.target(schedule, x_0, eps, t)
         torch.testing.assert_close(losses, target.square().mean((1, 2, 3)))
 
 
@@ -48,7 +49,7 @@ def test_mathematics_is_float32_under_bf16_autocast():
     denoiser = NetworkDenoiser(network, schedules.linear(), Eps())
     x_0, eps = torch.ones(2, 1, 2, 2), torch.ones(2, 1, 2, 2)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = Objective(Uniform()).at(denoiser, x_0, eps, torch.ones(2))
+        loss = Objective(Uniform(), Simple()).at(denoiser, x_0, eps, torch.ones(2))
     assert loss.dtype == torch.float32
     x_t = network.seen[0][0]
     assert x_t.dtype == torch.float32
@@ -66,12 +67,12 @@ def test_fixed_noise_is_spread_over_the_whole_clock_and_belongs_to_the_item():
     network = Constant(0.0)
     denoiser = NetworkDenoiser(network, schedules.linear(), Eps())
     x_0 = torch.zeros(100, 1, 4, 4)
-    losses = Objective(Uniform()).on_fixed_noise(denoiser, x_0, range(50, 150), seed=0)
+    losses = Objective(Uniform(), Simple()).on_fixed_noise(denoiser, x_0, range(50, 150), seed=0)
     times = network.seen[0][1].sort().values
     assert times[0] < 20
     assert times[-1] > 980
     assert times.diff().max() < 30  # 100 random times would leave gaps of about 50
-    again = Objective(Uniform()).on_fixed_noise(denoiser, x_0[:7], range(60, 67), seed=0)
+    again = Objective(Uniform(), Simple()).on_fixed_noise(denoiser, x_0[:7], range(60, 67), seed=0)
     torch.testing.assert_close(again, losses[10:17])
-    other = Objective(Uniform()).on_fixed_noise(denoiser, x_0[:7], range(60, 67), seed=1)
+    other = Objective(Uniform(), Simple()).on_fixed_noise(denoiser, x_0[:7], range(60, 67), seed=1)
     assert not torch.allclose(other, again)

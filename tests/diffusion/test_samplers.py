@@ -7,7 +7,7 @@ import diffusers
 import pytest
 import torch
 
-from src.diffusion import schedule as schedules
+from src.diffusion import beta as schedules
 from src.diffusion.analytic import Gaussian
 from src.diffusion.denoiser import NetworkDenoiser
 from src.diffusion.guidance import Clip
@@ -15,15 +15,15 @@ from src.diffusion.noise import IndexedNoise
 from src.diffusion.parameterization import X0, Eps, V
 from src.diffusion.samplers.ddim import DDIM
 from src.diffusion.samplers.ddpm import DDPM
-from src.diffusion.time_grid import Linear
+from src.diffusion.time_grid import Trailing
 
 SHAPE = (1, 2, 2)
 
 
 def gaussian(schedule):
-    mean = torch.tensor([[[0.5, -0.2], [0.0, 0.3]]], dtype=torch.float64)
-    var = torch.tensor([[[0.04, 0.2], [1.0, 0.5]]], dtype=torch.float64)
-    return Gaussian(schedule, mean, var)
+    mean = torch.tensor([0.5, -0.2, 0.0, 0.3], dtype=torch.float64)
+    var = torch.tensor([0.04, 0.2, 1.0, 0.5], dtype=torch.float64)
+    return Gaussian(schedule, mean, var.diag())
 
 
 def draws(count, seed=0):
@@ -41,16 +41,18 @@ def run(sampler, denoiser, count=4, seed=0):
 def test_ddim_eta_1_is_ancestral_sampling(make):
     denoiser = gaussian(make())
     for num_steps in (1, 7, 50, 1000):
-        ancestral = run(DDPM(Linear(), num_steps), denoiser)
-        torch.testing.assert_close(run(DDIM(Linear(), num_steps, eta=1.0), denoiser), ancestral, rtol=0, atol=1e-9)
+        ancestral = run(DDPM(Trailing(), num_steps), denoiser)
+        torch.testing.assert_close(run(DDIM(Trailing(), num_steps, eta=1.0), denoiser), ancestral, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("make", [schedules.linear, schedules.cosine])
 def test_ddim_converges_to_the_probability_flow_at_order_1(make):
     denoiser = gaussian(make(T=10_000))
     x_T = draws(256)()
-    exact = denoiser.transport(x_T)
-    errors = [float((run(DDIM(Linear(), n), denoiser, 256) - exact).square().mean().sqrt()) for n in (25, 50, 100, 200)]
+    exact = denoiser.transport(x_T, denoiser.schedule.end, torch.tensor(0.0, dtype=torch.float64))
+    errors = [
+        float((run(DDIM(Trailing(), n), denoiser, 256) - exact).square().mean().sqrt()) for n in (25, 50, 100, 200)
+    ]
     orders = torch.tensor(errors).log2().diff().neg()
     assert errors[-1] < 0.02
     assert (orders - 1).abs().max() < 0.2, orders
@@ -59,9 +61,10 @@ def test_ddim_converges_to_the_probability_flow_at_order_1(make):
 @pytest.mark.parametrize("variance", ["posterior", "transition"])
 def test_ddpm_recovers_the_mean_and_variance_of_the_data(variance):
     denoiser, N = gaussian(schedules.cosine()), 4000
-    x = run(DDPM(Linear(), variance=variance), denoiser, N)
-    mean_error = (x.mean(0) - denoiser.mean) / (denoiser.var / N).sqrt()
-    var_error = (x.var(0) / denoiser.var - 1) / (2 / N) ** 0.5
+    x = run(DDPM(Trailing(), variance=variance), denoiser, N)
+    mean, var = denoiser.means[0], denoiser.covariances[0].diag()
+    mean_error = (x.flatten(1).mean(0) - mean) / (var / N).sqrt()
+    var_error = (x.flatten(1).var(0) / var - 1) / (2 / N) ** 0.5
     assert mean_error.abs().max() < 5  # standard errors
     # with the exact denoiser β̃ loses, and β adds, a share of the posterior's spread that is O(1/T)
     assert var_error.abs().max() < 5 + 1
@@ -107,7 +110,7 @@ def test_ddpm_equals_diffusers_step_by_step(make, parameterization, prediction_t
     denoiser = Clip(denoiser) if clip else denoiser
     for variance, variance_type in {"posterior": "fixed_small", "transition": "fixed_large"}.items():
         theirs = reference(diffusers.DDPMScheduler, make, prediction_type, clip, variance_type=variance_type)
-        sampler = DDPM(Linear(), variance=variance)
+        sampler = DDPM(Trailing(), variance=variance)
         generator = torch.Generator().manual_seed(0)
         for t in (1000, 999, 500, 20, 2, 1):
             x_t = torch.randn(2, *SHAPE, generator=generator)
@@ -127,7 +130,7 @@ def test_ddim_equals_diffusers_step_by_step(make, parameterization, prediction_t
     denoiser = NetworkDenoiser(network, make(), parameterization)
     theirs = reference(diffusers.DDIMScheduler, make, prediction_type, clip=False, set_alpha_to_one=True)
     theirs.set_timesteps(50)
-    sampler = DDIM(Linear(), 50, eta=eta)
+    sampler = DDIM(Trailing(), 50, eta=eta)
     times = sampler.time_grid(denoiser.schedule, 50)
     assert theirs.timesteps.tolist() == [int(t) - 1 for t in times[:-1]]
     generator = torch.Generator().manual_seed(0)
@@ -140,7 +143,7 @@ def test_ddim_equals_diffusers_step_by_step(make, parameterization, prediction_t
         torch.testing.assert_close(x_s, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("sampler", [DDPM(Linear(), 20), DDIM(Linear(), 20), DDIM(Linear(), 20, eta=0.7)])
+@pytest.mark.parametrize("sampler", [DDPM(Trailing(), 20), DDIM(Trailing(), 20), DDIM(Trailing(), 20, eta=0.7)])
 def test_a_sample_depends_on_seed_and_index_alone(sampler):
     denoiser = Clip(NetworkDenoiser(Cubic(), schedules.cosine(), V()))
     whole = sampler.sample(denoiser, range(64), SHAPE, seed=1, batch_size=64)
@@ -157,20 +160,20 @@ def test_labels_follow_their_samples():
 
     denoiser = NetworkDenoiser(Echo(), schedules.cosine(), X0())
     labels = torch.arange(10)
-    x = DDIM(Linear(), 5).sample(denoiser, range(10), SHAPE, seed=0, labels=labels, batch_size=3)
+    x = DDIM(Trailing(), 5).sample(denoiser, range(10), SHAPE, seed=0, labels=labels, batch_size=3)
     torch.testing.assert_close(x[:, 0, 0, 0], labels.float())
 
 
 def test_indexed_noise_feeds_the_walk():
     denoiser = NetworkDenoiser(Cubic(), schedules.cosine(), V())
-    states = list(DDPM(Linear(), 10).walk(denoiser, IndexedNoise(0, range(3), SHAPE)))
+    states = list(DDPM(Trailing(), 10).walk(denoiser, IndexedNoise(0, range(3), SHAPE)))
     assert len(states) == 11
     assert torch.equal(states[0], IndexedNoise(0, range(3), SHAPE)())
 
 
 def test_grid_ends_at_zero_exactly():
     for T, n in ((1000, 1), (1000, 7), (1000, 64), (1000, 1000), (10, 10)):
-        times = Linear()(schedules.cosine(T=T), n)
+        times = Trailing()(schedules.cosine(T=T), n)
         assert times[0] == T
         assert times[-1] == 0
         assert len(times) == n + 1
@@ -180,9 +183,9 @@ def test_grid_ends_at_zero_exactly():
 @pytest.mark.parametrize(
     ("make", "key"),
     [
-        (lambda: DDIM(Linear(), 0), "sampler.num_steps=0"),
-        (lambda: DDIM(Linear(), 10, eta=-0.1), "sampler.eta=-0.1"),
-        (lambda: Linear()(schedules.cosine(T=10), 50), "sampler.num_steps=50 and schedule.T=10"),
+        (lambda: DDIM(Trailing(), 0), "sampler.num_steps=0"),
+        (lambda: DDIM(Trailing(), 10, eta=-0.1), "sampler.eta=-0.1"),
+        (lambda: Trailing()(schedules.cosine(T=10), 50), "sampler.num_steps=50 and schedule.T=10"),
         (lambda: Clip(gaussian(schedules.cosine()), bound=0.0), "guidance.bound=0"),
     ],
 )

@@ -1,7 +1,12 @@
+import math
+
 import pytest
 import torch
 
-from src.diffusion import schedule as schedules
+from src.diffusion import beta as schedules
+from src.diffusion import continuous
+from src.diffusion.schedule import DiscreteSchedule
+from tests.diffusion.options import SCHEDULES, make, times
 
 
 @pytest.mark.parametrize("make", [schedules.linear, schedules.cosine])
@@ -14,6 +19,64 @@ def test_ends_at_the_data_and_at_noise(make, T):
     assert (schedule.logsnr(t).diff() < 0).all()
     if T >= 10:
         assert schedule.terminal_snr() < 1e-3  # ᾱ_T stays near 0 at any T
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_log_snr_falls_and_its_inverse_leads_back(name):
+    """At training times, between them, and near both ends, where the log-SNR may be infinite."""
+    schedule = SCHEDULES[name]
+    T = float(schedule.T)
+    between = torch.linspace(0, T, 1234, dtype=torch.float64)
+    t = torch.cat([times(schedule, 1000), between, torch.tensor([1e-6, 1e-3, 0.3, 1 - 1e-6], dtype=torch.float64) * T])
+    t = t.unique()
+    logsnr = schedule.logsnr(t)
+    assert (logsnr.diff() < 0).all()
+    back = schedule.t_of_logsnr(logsnr)
+    torch.testing.assert_close(back / T, t / T, rtol=1e-9, atol=1e-9)
+    assert schedule.t_of_logsnr(logsnr[:1]) == 0
+    assert (schedule.alpha(t[:1]), schedule.sigma(t[:1])) == (1, 0)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_discrete_schedules_keep_unit_variance_between_the_steps(name):
+    schedule = SCHEDULES[name]
+    if schedule.discrete or name in ("vp", "shifted_cosine"):
+        t = torch.linspace(0, float(schedule.T), 777, dtype=torch.float64)
+        torch.testing.assert_close(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, torch.ones_like(t))
+
+
+def test_between_whole_numbers_the_log_snr_is_interpolated():
+    schedule = schedules.linear()
+    t = torch.tensor([10.0, 10.25, 11.0], dtype=torch.float64)
+    left, middle, right = schedule.logsnr(t)
+    torch.testing.assert_close(middle, 0.75 * left + 0.25 * right)
+
+
+def test_zero_terminal_snr_keeps_the_first_step_and_ends_without_signal():
+    plain, zero = schedules.linear(), schedules.linear(zero_terminal_snr=True)
+    ends = torch.tensor([1.0, 1000.0], dtype=torch.float64)
+    assert zero.alpha(ends)[1] == 0
+    torch.testing.assert_close(zero.alpha(ends)[0], plain.alpha(ends)[0], rtol=1e-14, atol=0)
+
+
+def test_vp_is_the_limit_of_the_linear_chain():
+    """β_min = 0.1, β_max = 20 on [0, 1] is DDPM's 1e-4 … 0.02 on 1000 steps, with an error that falls as 1/T."""
+    vp, u = SCHEDULES["vp"], torch.linspace(0.1, 1, 10, dtype=torch.float64)
+    errors = [float((schedules.linear(T=T).alpha(u * T) - vp.alpha(u)).abs().max()) for T in (1000, 2000, 4000)]
+    assert errors[0] < 0.005
+    assert errors[0] / errors[1] == pytest.approx(2, rel=0.1)
+    assert errors[1] / errors[2] == pytest.approx(2, rel=0.1)
+
+
+def test_shapes_of_continuous_schedules():
+    u = torch.tensor([0.25, 1.0], dtype=torch.float64)
+    assert SCHEDULES["flow"].alpha(u).tolist() == [0.75, 0.0]
+    cosine = SCHEDULES["shifted_cosine"]
+    torch.testing.assert_close(cosine.alpha(u), torch.cos(u * torch.pi / 2), rtol=0, atol=1e-15)
+    shifted = make("shifted_cosine", shift=0.25)
+    torch.testing.assert_close(shifted.logsnr(u[:1]), cosine.logsnr(u[:1]) + 2 * math.log(0.25))
+    sub = SCHEDULES["sub_vp"]
+    torch.testing.assert_close(sub.sigma(u), SCHEDULES["vp"].sigma(u) ** 2)
 
 
 def test_shape_and_dtype_of_t_are_kept():
@@ -33,16 +96,21 @@ def test_uniform_quantile_covers_1_to_T_evenly():
 
 
 @pytest.mark.parametrize(
-    ("make", "key"),
+    ("attempt", "key"),
     [
         (lambda: schedules.linear(T=0), "schedule.T=0"),
         (lambda: schedules.cosine(T=-5), "schedule.T=-5"),
         (lambda: schedules.linear(beta_1=-1e-4), "schedule.beta_1=-0.0001"),
         (lambda: schedules.linear(beta_1=0.1, beta_T=0.02), "schedule.beta_1=0.1"),
         (lambda: schedules.cosine(s=-1), "schedule.s=-1"),
-        (lambda: schedules.DiscreteSchedule(torch.tensor([0.5, 1.5])), "every β must lie in"),
+        (lambda: DiscreteSchedule(torch.tensor([0.5, 1.5])), "every β must lie in"),
+        (lambda: schedules.linear(T=1, zero_terminal_snr=True), "schedule.zero_terminal_snr=true and schedule.T=1"),
+        (lambda: schedules.constant(beta=1.0), "schedule.beta=1"),
+        (lambda: continuous.VP(beta_min=-1.0), "schedule.beta_min=-1"),
+        (lambda: continuous.EDM(sigma_min=3.0, sigma_max=2.0), "schedule.sigma_min=3.0, schedule.sigma_max=2.0"),
+        (lambda: continuous.ShiftedCosine(shift=0.0), "schedule.shift=0"),
     ],
 )
-def test_refuses_what_is_no_schedule(make, key):
+def test_refuses_what_is_no_schedule(attempt, key):
     with pytest.raises(ValueError, match=key):
-        make()
+        attempt()

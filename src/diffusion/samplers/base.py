@@ -31,6 +31,9 @@ class Sampler(ABC):
             raise ValueError(f"sampler.num_steps={num_steps}: choose at least 1, or null for every step of the chain")
         self.num_steps, self.time_grid = num_steps, time_grid
 
+    evaluations: int = 1  # of the denoiser in one step
+    order: int = 1  # of convergence to the probability flow (stochastic samplers: 1, in distribution)
+
     @abstractmethod
     def step(
         self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, noise: Noise, state: Any

@@ -9,6 +9,8 @@ from src.diffusion.process import expand, posterior, transition
 from src.diffusion.samplers.base import Noise, Sampler
 from src.diffusion.time_grid import TimeGrid
 
+Variance = Literal["posterior", "transition"]
+
 
 class DDPM(Sampler):
     """x_s ~ q(x_s | x_t, x̂_0), the posterior with the estimate in the data's place.
@@ -19,21 +21,23 @@ class DDPM(Sampler):
     Ref: DDPM Alg. 2
     """
 
-    def __init__(
-        self,
-        time_grid: TimeGrid,
-        num_steps: int | None = None,
-        variance: Literal["posterior", "transition"] = "posterior",
-    ) -> None:
+    def __init__(self, time_grid: TimeGrid, num_steps: int | None = None, variance: Variance = "posterior") -> None:
         super().__init__(num_steps, time_grid)
-        self.variance = variance
+        self.variance: Variance = variance
 
     def step(
         self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, noise: Noise, state: None
     ) -> tuple[Tensor, None]:
-        q = posterior(denoiser.schedule, t, s)
-        mean = expand(q.on_x_t, x_t) * x_t + expand(q.on_x_0, x_t) * denoiser(x_t, t)
-        var = q.var if self.variance == "posterior" else transition(denoiser.schedule, t, s).var
-        # "z = 0 at the last step", DDPM Alg. 2: β̃ is 0 there by itself, β is not
-        std = var.clamp(min=0).sqrt() * (s > 0)
-        return mean + expand(std, x_t) * noise(), None
+        return ancestral(denoiser, x_t, t, s, noise, self.variance), None
+
+
+def ancestral(
+    denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, noise: Noise, variance: Variance = "posterior"
+) -> Tensor:
+    """One ancestral step."""
+    q = posterior(denoiser.schedule, t, s)
+    mean = expand(q.on_x_t, x_t) * x_t + expand(q.on_x_0, x_t) * denoiser(x_t, t)
+    var = q.var if variance == "posterior" else transition(denoiser.schedule, t, s).var
+    # "z = 0 at the last step", DDPM Alg. 2: β̃ is 0 there by itself, β is not
+    std = var.clamp(min=0).sqrt() * (s > 0)
+    return mean + expand(std, x_t) * noise()

@@ -1,0 +1,86 @@
+"""UniPC: a predictor and a corrector of one form, one evaluation a step."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from src.diffusion.denoiser import Denoiser
+from src.diffusion.process import expand
+from src.diffusion.samplers.base import Noise, Sampler
+from src.diffusion.samplers.dpm_solver import Point, advance, half_logsnr
+from src.diffusion.schedule import NoiseSchedule
+from src.diffusion.time_grid import TimeGrid
+
+
+class State(NamedTuple):
+    """Where the last step began: x and its time, and x̂_0 there and before, the newest first."""
+
+    x: Tensor
+    t: Tensor
+    points: list[Point]
+
+
+class UniPC(Sampler):
+    """x_s = σ_s/σ_t x_t + α_s (1 − e^{−h}) (D_0 + Σ_m ρ_m D_m/r_m), with B(h) = e^{−h} − 1 (bh2), on x̂_0.
+
+    The predictor's ρ uses the last `order` values of x̂_0. When the next step has evaluated x̂_0 at the predicted x_s,
+    the corrector takes the same step again with that value among them, and the order rises by one at no cost.
+
+    Args:
+        order: of the predictor, 1 … 3; with the corrector the sampler's is one more. The first steps, and the last, are
+            of lower order.
+
+    Ref: UniPC Alg. 1–2, Theorem 3.1
+    """
+
+    def __init__(self, time_grid: TimeGrid, num_steps: int | None = 10, order: int = 2) -> None:
+        super().__init__(num_steps, time_grid)
+        if order not in (1, 2, 3):
+            raise ValueError(f"sampler.order={order}: choose 1, 2 or 3")
+        self.points, self.order = order, order + 1
+
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, noise: Noise, state: State | None
+    ) -> tuple[Tensor, State]:
+        schedule = denoiser.schedule
+        now = Point(half_logsnr(schedule, t), denoiser(x_t, t))
+        points = [now]
+        if state is not None:
+            x_t = unified_step(schedule, state.x, state.t, t, state.points, corrector=now)
+            points = [now, *state.points][: self.points]
+        return unified_step(schedule, x_t, t, s, points), State(x_t, t, points)
+
+
+def unified_step(
+    schedule: NoiseSchedule, x: Tensor, t: Tensor, s: Tensor, points: list[Point], corrector: Point | None = None
+) -> Tensor:
+    """The predictor's step from t to s, or the corrector's, which knows x̂_0 at s too."""
+    x_s = advance(schedule, x, points[0].x_0, t, s)
+    h = half_logsnr(schedule, s) - points[0].lam
+    others = [p for p in [*points[1:], *([corrector] if corrector else [])] if torch.isfinite(p.lam)]
+    if not torch.isfinite(h) or not others:
+        return x_s
+    r = torch.stack([(p.lam - points[0].lam) / h for p in others])
+    total = sum(
+        expand(rho / r_m, x) * (p.x_0 - points[0].x_0)
+        for rho, r_m, p in zip(unified_weights(r, h), r, others, strict=True)
+    )
+    return x_s - expand(schedule.alpha(s) * torch.expm1(-h), x) * total
+
+
+def unified_weights(r: Tensor, h: Tensor) -> Tensor:
+    """ρ of Σ_m ρ_m r_m^{k−1} = k! φ_{k+1}(−h)/B(h), k = 1 … len(r); ½ where there is one.
+
+    φ_{k+1}(z) = (φ_k(z) − 1/k!)/z, φ_1(z) = (e^z − 1)/z.  Ref: UniPC Eq. 5, Theorem 3.1 and, for the ½, App. on order 2
+    """
+    if len(r) == 1:
+        return r.new_tensor([0.5])
+    B = torch.expm1(-h)
+    phi, factorial, b = B / -h - 1, 1.0, []
+    for k in range(1, len(r) + 1):
+        b.append(phi * factorial / B)
+        factorial *= k + 1
+        phi = phi / -h - 1 / factorial
+    powers = torch.arange(len(r), dtype=r.dtype)
+    return torch.linalg.solve(r[None, :] ** powers[:, None], torch.stack(b))

@@ -1,0 +1,31 @@
+"""Every schedule, as the yaml files build it, and times of each."""
+
+import torch
+
+from src.diffusion.schedule import NoiseSchedule
+from tests.test_configs import build, compose
+
+NAMES = [
+    "linear", "quadratic", "scaled_linear", "sigmoid", "constant", "jsd", "cosine", "custom",
+    "vp", "sub_vp", "ve", "edm", "flow", "shifted_cosine",
+]  # fmt: skip
+
+
+def make(name: str, **changes: object) -> NoiseSchedule:
+    """A schedule of conf/schedule."""
+    overrides = [f"schedule={name}", *(["schedule.betas=[0.001,0.01,0.1,0.5]"] if name == "custom" else [])]
+    from omegaconf import OmegaConf
+
+    node = OmegaConf.to_container(compose(*overrides).schedule, resolve=True)
+    return build({**node, **changes})
+
+
+SCHEDULES = {name: make(name) for name in NAMES}
+SCHEDULES["linear_zero"] = make("linear", zero_terminal_snr=True)
+SCHEDULES["cosine_zero"] = make("cosine", zero_terminal_snr=True)
+
+
+def times(schedule: NoiseSchedule, count: int) -> torch.Tensor:
+    """Training times from the first to T, float64."""
+    t = torch.linspace(schedule.t_min, float(schedule.T), count, dtype=torch.float64)
+    return schedule.nearest(t).unique()

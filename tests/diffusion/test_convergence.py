@@ -1,0 +1,122 @@
+"""Every sampler against exact solutions: the deterministic ones by their measured order, the others in distribution."""
+
+import math
+
+import pytest
+import torch
+
+from src.diffusion.samplers.adams_bashforth import AdamsBashforth
+from src.diffusion.samplers.ddim import DDIM
+from src.diffusion.samplers.ddpm import DDPM
+from src.diffusion.samplers.dpm_solver import DPMSolverMultistep, DPMSolverSDE, DPMSolverSinglestep
+from src.diffusion.samplers.edm import EDM
+from src.diffusion.samplers.euler import Euler, Heun
+from src.diffusion.samplers.predictor_corrector import PredictorCorrector
+from src.diffusion.samplers.unipc import UniPC
+from src.diffusion.time_grid import LogSNR, Trailing
+from tests.diffusion.options import SCHEDULES
+from tests.diffusion.truth import F64, gaussian, mixture, points, probability_flow
+
+GRID = Trailing()
+DETERMINISTIC = {
+    "euler": Euler(50, GRID),
+    "ddim": DDIM(GRID),
+    "heun": Heun(50, GRID),
+    "edm": EDM(GRID),
+    "dpm_singlestep": DPMSolverSinglestep(GRID),
+    **{f"dpm_multistep_{order}": DPMSolverMultistep(GRID, order=order) for order in (1, 2, 3)},
+    **{f"adams_bashforth_{order}": AdamsBashforth(GRID, order=order) for order in (1, 2, 3, 4)},
+    **{f"unipc_{order}": UniPC(GRID, order=order) for order in (1, 2, 3)},
+}
+STEPS = (80, 160, 320, 640)
+LATER = {"unipc_3": (320, 480, 640, 960)}  # its error is still bending at 80 steps
+FINEST = 1920
+
+
+def even_times(schedule, num_steps):
+    """Even in the log-SNR."""
+    return schedule.t_of_logsnr(torch.linspace(-3, 3, num_steps + 1, dtype=F64))
+
+
+def error(sampler, denoiser, exact, times):
+    """Root mean square error at times[-1]. A multistep method starts from exact values, as its order is defined."""
+    x, state = exact[0], None
+    for k, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        x, state = sampler.step(denoiser, x, t, s, None, state)
+        if k + 1 < sampler.order:
+            x = exact[k + 1]
+    return float((x - exact[-1]).square().mean().sqrt())
+
+
+def measured_order(name, denoiser, solve):
+    """The slope of log error against log step, over times that are even in the log-SNR."""
+    counts, errors = LATER.get(name, STEPS), []
+    for n in counts:
+        times = even_times(denoiser.schedule, n)
+        errors.append(error(DETERMINISTIC[name], denoiser, solve(times), times))
+    steps = torch.tensor(counts, dtype=F64).log()
+    logs = torch.tensor(errors, dtype=F64).log()
+    return -float(((steps - steps.mean()) * (logs - logs.mean())).sum() / (steps - steps.mean()).square().sum())
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_order_on_the_gaussian(name):
+    denoiser, x = gaussian(SCHEDULES["shifted_cosine"]), points(16, 3)
+    order = measured_order(name, denoiser, lambda times: [denoiser.transport(x, times[0], t) for t in times])
+    assert abs(order - DETERMINISTIC[name].order) < 0.2, order
+
+
+@pytest.fixture(scope="module")
+def mixture_solution():
+    """The flow at all the times of the finest grid, which the coarser ones share."""
+    denoiser, x = mixture(SCHEDULES["shifted_cosine"]), points(16, 2)
+    return denoiser, probability_flow(denoiser, x, even_times(denoiser.schedule, FINEST))
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_order_on_the_mixture(name, mixture_solution):
+    denoiser, solution = mixture_solution
+    order = measured_order(name, denoiser, lambda times: solution[:: FINEST // (len(times) - 1)])
+    assert abs(order - DETERMINISTIC[name].order) < 0.2, order
+
+
+N = 50_000
+STOCHASTIC = {
+    "ddpm_posterior": (DDPM(LogSNR(), 400), "vp"),
+    "ddpm_transition": (DDPM(LogSNR(), 400, variance="transition"), "vp"),
+    "ddim_eta_half": (DDIM(LogSNR(), 400, eta=0.5), "vp"),
+    "edm_churn": (EDM(LogSNR(), 200, churn=40), "edm"),
+    "dpm_sde": (DPMSolverSDE(LogSNR(), 200), "vp"),
+    "predictor_corrector": (PredictorCorrector(LogSNR(), 400, target_snr=0.05), "vp"),
+}
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_distribution_of_the_mixture_is_recovered(name):
+    """Mean, covariance and component weights within five standard errors of 60,000 samples."""
+    sampler, schedule = STOCHASTIC[name]
+    denoiser = mixture(SCHEDULES[schedule])
+    generator = torch.Generator().manual_seed(0)
+    *_, x = sampler.walk(denoiser, lambda: torch.randn(N, 2, dtype=F64, generator=generator))
+    truth = denoiser.sample(2_000_000, torch.Generator().manual_seed(1))
+
+    mean_error = (x.mean(0) - denoiser.weights @ denoiser.means) / (x.std(0) / N**0.5)
+    assert mean_error.abs().max() < 5, mean_error
+
+    def products(y):
+        centred = y - truth.mean(0)
+        return torch.stack([centred[:, 0] ** 2, centred[:, 1] ** 2, centred[:, 0] * centred[:, 1]], dim=1)
+
+    p, q = products(x), products(truth)
+    covariance_error = (p.mean(0) - q.mean(0)) / (p.var(0) / N + q.var(0) / len(truth)).sqrt()
+    assert covariance_error.abs().max() < 5, covariance_error
+
+    component = denoiser.responsibilities(x, torch.tensor(1e-3, dtype=F64)).argmax(1)
+    shares = component.bincount(minlength=3) / N
+    weight_error = (shares - denoiser.weights) / (denoiser.weights * (1 - denoiser.weights) / N).sqrt()
+    assert weight_error.abs().max() < 5, weight_error
+
+    for k in range(3):  # the spread inside each component, which is where noise of the wrong size shows
+        inside = x[component == k]
+        ratio = inside.var(0) / denoiser.covariances[k].diag() - 1
+        assert (ratio.abs() / math.sqrt(2 / len(inside))).max() < 5, (k, ratio)

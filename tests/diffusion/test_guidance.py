@@ -1,0 +1,115 @@
+import pytest
+import torch
+
+from src.diffusion import beta as schedules
+from src.diffusion.analytic import GaussianMixture
+from src.diffusion.denoiser import Denoiser
+from src.diffusion.guidance import Autoguidance, Classifier, ClassifierFree, Clip, DynamicThreshold, Unguided
+from tests.diffusion.truth import F64, mixture, points
+
+
+class ByClass(Denoiser):
+    """The exact conditional denoiser: class k is the mixture's k-th component, and "no class" the whole mixture."""
+
+    def __init__(self, schedule):
+        super().__init__()
+        self.schedule, self.whole, self.no_class_label = schedule, mixture(schedule), 3
+        m = self.whole
+        self.parts = [
+            GaussianMixture(schedule, m.weights[k : k + 1], m.means[k : k + 1], m.covariances[k : k + 1])
+            for k in range(3)
+        ]
+
+    @property
+    def no_class(self):
+        return self.no_class_label
+
+    def forward(self, x_t, t, cond=None):
+        estimates = torch.stack([*(part(x_t, t) for part in self.parts), self.whole(x_t, t)])
+        label = torch.full((len(x_t),), 3) if cond is None else cond
+        return estimates[label, torch.arange(len(x_t))]
+
+
+@pytest.fixture
+def setting():
+    denoiser = ByClass(schedules.cosine())
+    return denoiser, points(9, 2), torch.tensor(500.0, dtype=F64), torch.arange(9) % 3
+
+
+def test_scale_1_is_the_conditional_model_and_0_the_unconditional(setting):
+    denoiser, x, t, cond = setting
+    torch.testing.assert_close(ClassifierFree(denoiser, scale=1.0)(x, t, cond), denoiser(x, t, cond))
+    torch.testing.assert_close(ClassifierFree(denoiser, scale=0.0)(x, t, cond), denoiser(x, t))
+    torch.testing.assert_close(ClassifierFree(denoiser, scale=3.0)(x, t), denoiser(x, t))
+
+
+def test_classifier_free_and_classifier_guidance_agree(setting):
+    """With w = 1 + s, CFG is the unconditional model moved along s + 1 times the exact classifier's gradient."""
+    denoiser, x, t, cond = setting
+
+    def log_p(x_t, time):
+        return denoiser.whole.responsibilities(x_t, time).log()
+
+    guided = Classifier(denoiser.whole, log_p, scale=2.5)(x, t, cond)
+    torch.testing.assert_close(guided, ClassifierFree(denoiser, scale=2.5)(x, t, cond), rtol=1e-8, atol=1e-8)
+
+
+def test_guidance_is_limited_to_its_interval(setting):
+    denoiser, x, _, cond = setting
+    guided = ClassifierFree(denoiser, scale=4.0, level_min=0.5, level_max=2.0)
+    for t in (10.0, 500.0, 990.0):
+        t = torch.tensor(t, dtype=F64)
+        level = float(denoiser.schedule.sigma(t) / denoiser.schedule.alpha(t))
+        same = torch.allclose(guided(x, t, cond), denoiser(x, t, cond))
+        assert same == (not 0.5 < level <= 2.0)
+
+
+def test_times_may_differ_between_the_items(setting):
+    denoiser, x, _, cond = setting
+    guided, t = ClassifierFree(denoiser, scale=2.0, level_min=0.5), torch.linspace(10, 990, 9, dtype=F64).round()
+    together = guided(x, t, cond)
+    for i in range(9):
+        torch.testing.assert_close(together[i : i + 1], guided(x[i : i + 1], t[i], cond[i : i + 1]))
+
+
+def test_rescaling_restores_the_conditional_spread(setting):
+    denoiser, x, t, cond = setting
+    rescaled = ClassifierFree(denoiser, scale=5.0, rescale=1.0)(x, t, cond)
+    torch.testing.assert_close(rescaled.std(1), denoiser(x, t, cond).std(1))
+
+
+def test_autoguidance_leaves_the_weaker_model_behind(setting):
+    denoiser, x, t, _ = setting
+    weak = Clip(denoiser.whole, bound=0.1)
+    strong = denoiser.whole(x, t)
+    torch.testing.assert_close(Autoguidance(denoiser.whole, weak, scale=1.0)(x, t), strong)
+    torch.testing.assert_close(Autoguidance(denoiser.whole, weak, scale=2.0)(x, t), 2 * strong - weak(x, t))
+
+
+class Fixed(Denoiser):
+    def __init__(self, x_0):
+        super().__init__()
+        self.x_0, self.schedule = x_0, schedules.cosine()
+
+    def forward(self, x_t, t, cond=None):
+        return self.x_0
+
+
+def test_clipping_and_thresholding():
+    x_0 = torch.tensor([[-3.0, 0.5, 1.0, 2.0], [0.1, -0.2, 0.3, 0.4]])
+    t = torch.tensor(1.0)
+    assert Clip(Fixed(x_0))(x_0, t).tolist() == [[-1, 0.5, 1, 1], x_0[1].tolist()]
+    thresholded = DynamicThreshold(Fixed(x_0), percentile=1.0)(x_0, t)
+    torch.testing.assert_close(thresholded[0], x_0[0] / 3)
+    torch.testing.assert_close(thresholded[1], x_0[1])  # nothing beyond 1: left as it is
+    assert torch.equal(Unguided(Fixed(x_0))(x_0, t), x_0)
+
+
+def test_refusals(setting):
+    denoiser, x, t, cond = setting
+    with pytest.raises(ValueError, match="guidance.level_min=2"):
+        ClassifierFree(denoiser, level_min=2.0, level_max=1.0)
+    with pytest.raises(ValueError, match="guidance.percentile=0"):
+        DynamicThreshold(denoiser, percentile=0.0)
+    with pytest.raises(ValueError, match="trained without classes"):
+        ClassifierFree(denoiser.whole, scale=2.0)(x, t, cond)
