@@ -15,7 +15,8 @@ from src.diffusion.noise import IndexedNoise
 from src.diffusion.parameterization import X0, Eps, V
 from src.diffusion.samplers.ddim import DDIM
 from src.diffusion.samplers.ddpm import DDPM
-from src.diffusion.time_grid import Trailing
+from src.diffusion.time_grid import Karras, Leading, Linear, LogSNR, Quadratic, Trailing
+from tests.diffusion.options import SCHEDULES
 
 SHAPE = (1, 2, 2)
 
@@ -86,8 +87,10 @@ def reference(scheduler_class, make, prediction_type, clip, **options):
     scheduler = scheduler_class(
         num_train_timesteps=1000,
         beta_schedule=name,
+        beta_start=1e-4,
+        beta_end=0.02,
         prediction_type=prediction_type,
-        clip_sample=clip,
+        **({} if clip is None else {"clip_sample": clip}),
         timestep_spacing="trailing",
         **options,
     )
@@ -192,3 +195,30 @@ def test_grid_ends_at_zero_exactly():
 def test_refuses_what_cannot_be_walked(make, key):
     with pytest.raises(ValueError, match=key):
         make()
+
+
+@pytest.mark.parametrize("grid", [Trailing(), Leading(), Linear(), Quadratic(), Karras(), LogSNR()])
+@pytest.mark.parametrize("name", ["linear", "vp", "edm"])
+def test_every_grid_falls_from_the_noisy_end_to_zero_exactly(grid, name):
+    schedule = SCHEDULES[name]
+    for n in (1, 2, 3, 10, 25):
+        times = grid(schedule, n)
+        assert len(times) == n + 1
+        assert times[-1] == 0
+        assert times[0] <= float(schedule.T)
+        assert (times.diff() < 0).all()
+        if not isinstance(grid, Leading):
+            assert times[0] == pytest.approx(float(schedule.T), rel=1e-9)
+
+
+def test_grids_are_the_papers():
+    edm, linear = SCHEDULES["edm"], SCHEDULES["linear"]
+    i = torch.arange(18, dtype=torch.float64)
+    sigma = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7  # EDM Eq. 5
+    torch.testing.assert_close(Karras()(edm, 18)[:-1], sigma)
+    assert Trailing()(linear, 10).tolist() == [1000, 900, 800, 700, 600, 500, 400, 300, 200, 100, 0]
+    assert Leading()(linear, 10).tolist() == [901, 801, 701, 601, 501, 401, 301, 201, 101, 1, 0]
+    assert Linear()(linear, 10).tolist() == [1000, 889, 778, 667, 556, 445, 334, 223, 112, 1, 0]
+    assert Quadratic()(linear, 10).tolist() == [1000, 810, 640, 490, 360, 250, 160, 90, 40, 10, 0]
+    lambdas = linear.logsnr(LogSNR()(linear, 10)[:-1])
+    torch.testing.assert_close(lambdas.diff(), lambdas.diff().mean().expand(9))

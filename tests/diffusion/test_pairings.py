@@ -1,0 +1,104 @@
+"""Every legal pairing of the yaml tree trains and samples without inf or NaN; the others are refused."""
+
+import functools
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from src.cli import CONF
+from src.diffusion.denoiser import NetworkDenoiser
+from src.diffusion.guidance import Clip
+from src.diffusion.objective import Objective
+from tests.diffusion.options import SCHEDULES
+from tests.test_configs import build, compose
+
+STEPS = 4
+
+
+def options(group):
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@functools.cache
+def option(group, name):
+    return build(OmegaConf.to_container(compose(f"{group}={name}")[group], resolve=True))
+
+
+class Tiny(torch.nn.Module):
+    """A network that starts near 0, as real ones do."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = torch.nn.Conv2d(1, 1, 3, padding=1)
+        torch.nn.init.normal_(self.conv.weight, std=1e-2)
+
+    def forward(self, x, time, cond):
+        assert torch.isfinite(time).all()
+        return self.conv(x) + 1e-3 * torch.sin(time)[:, None, None, None]
+
+
+def denoiser(schedule, parameterization):
+    """The pairing's denoiser, or None where it is refused."""
+    try:
+        return NetworkDenoiser(Tiny(), schedule, parameterization)
+    except ValueError as error:
+        if not all(part in str(error) for part in ("parameterization=", "schedule", "choose")):
+            raise
+        return None
+
+
+@pytest.mark.parametrize("prediction", options("parameterization"))
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_training(name, prediction):
+    schedule, parameterization = SCHEDULES[name], option("parameterization", prediction)
+    for time_name in options("time_sampler"):
+        time_sampler = option("time_sampler", time_name)
+        for weighting_name in options("weighting"):
+            model = denoiser(schedule, parameterization)
+            if model is None:
+                return
+            objective = Objective(time_sampler, option("weighting", weighting_name))
+            x_0 = torch.rand(32, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+            loss = objective(model, x_0)
+            loss.backward()
+            finite = [torch.isfinite(loss), *(torch.isfinite(p.grad).all() for p in model.parameters())]
+            assert all(finite), (name, prediction, time_name, weighting_name, float(loss))
+
+
+@pytest.mark.parametrize("sampler_name", options("sampler"))
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_sampling(name, sampler_name):
+    schedule = SCHEDULES[name]
+    sampler = option.__wrapped__("sampler", sampler_name)
+    sampler.num_steps = STEPS
+    for prediction in ("v", "eps"):  # a sampler sees x̂_0 alone: one that is bounded, and one that divides by α
+        model = denoiser(schedule, option("parameterization", prediction))
+        if model is None:
+            continue
+        for grid_name in options("time_grid"):
+            sampler.time_grid = option("time_grid", grid_name)
+            try:
+                sampler.times(schedule)
+            except ValueError as error:
+                expected = grid_name == "karras" and schedule.terminal_snr() == 0
+                if not expected or "time_grid=karras and schedule" not in str(error):
+                    raise
+                continue
+            x = sampler.sample(Clip(model), range(2), (1, 4, 4), seed=0)
+            assert torch.isfinite(x).all(), (name, sampler_name, prediction, grid_name)
+
+
+def test_every_schedule_option_is_among_these():
+    assert set(options("schedule")) <= set(SCHEDULES)
+
+
+def test_a_chain_cannot_be_walked_where_there_is_none():
+    sampler = option.__wrapped__("sampler", "ddpm")
+    for name, schedule in SCHEDULES.items():
+        if not schedule.discrete:
+            with pytest.raises(ValueError, match="sampler.num_steps=null and schedule"):
+                sampler.times(schedule)
+        else:
+            assert len(sampler.times(schedule)) == schedule.T + 1, name
