@@ -1,0 +1,98 @@
+"""Error of each deterministic sampler against the exact probability flow of a mixture of Gaussians, by evaluations.
+
+python benchmarks/sampler_error.py            # prints the table of docs/mathematics.md
+python benchmarks/sampler_error.py plot.png   # draws it too (needs matplotlib)
+"""
+
+import sys
+
+import torch
+
+from src.diffusion.analytic import GaussianMixture
+from src.diffusion.continuous import VP
+from src.diffusion.samplers.adams_bashforth import AdamsBashforth
+from src.diffusion.samplers.base import Sampler
+from src.diffusion.samplers.ddim import DDIM
+from src.diffusion.samplers.dpm_solver import DPMSolverMultistep, DPMSolverSinglestep
+from src.diffusion.samplers.euler import Heun
+from src.diffusion.samplers.unipc import UniPC
+from src.diffusion.time_grid import Karras, LogSNR, TimeGrid, Trailing
+
+F64 = torch.float64
+BUDGETS = (5, 10, 20, 50)
+GRIDS: dict[str, TimeGrid] = {"trailing": Trailing(), "logsnr": LogSNR(), "karras": Karras()}
+COUNT = 512
+
+
+def mixture() -> GaussianMixture:
+    weights = torch.tensor([0.5, 0.3, 0.2], dtype=F64)
+    means = torch.tensor([[0.8, 0.0], [-0.6, 0.7], [-0.5, -0.8]], dtype=F64)
+    return GaussianMixture(VP(), weights, means, 0.02 * torch.eye(2, dtype=F64).expand(3, 2, 2))
+
+
+def samplers(grid: TimeGrid) -> dict[str, Sampler]:
+    return {
+        "sampler=ddim": DDIM(grid),
+        "sampler=heun": Heun(1, grid),
+        "sampler=adams_bashforth": AdamsBashforth(grid),
+        "sampler=dpm_singlestep": DPMSolverSinglestep(grid),
+        "sampler=dpm_multistep": DPMSolverMultistep(grid),
+        "sampler=dpm_multistep sampler.order=3": DPMSolverMultistep(grid, order=3),
+        "sampler=unipc": UniPC(grid),
+        "sampler=unipc sampler.order=3": UniPC(grid, order=3),
+    }
+
+
+def walk(denoiser: GaussianMixture, sampler: Sampler, num_steps: int) -> torch.Tensor:
+    sampler.num_steps = num_steps
+    generator = torch.Generator().manual_seed(0)
+    *_, x = sampler.walk(denoiser, lambda: torch.randn(COUNT, 2, dtype=F64, generator=generator))
+    return x
+
+
+def table() -> dict[tuple[str, str], list[float]]:
+    """Root mean square distance from where the flow ends, at each budget; the flow by 4,000 steps of UniPC(3)."""
+    denoiser = mixture()
+    exact = walk(denoiser, UniPC(LogSNR(), order=3), 4000)
+    rows = {}
+    for grid_name, grid in GRIDS.items():
+        for name, sampler in samplers(grid).items():
+            steps = [max(1, round(budget / sampler.evaluations)) for budget in BUDGETS]
+            errors = [float((walk(denoiser, sampler, n) - exact).square().mean().sqrt()) for n in steps]
+            rows[name, grid_name] = errors
+    return rows
+
+
+def plot(rows: dict[tuple[str, str], list[float]], path: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(GRIDS), figsize=(12, 4), sharey=True)
+    for axis, grid_name in zip(axes, GRIDS, strict=True):
+        for name in samplers(Trailing()):
+            label = name.replace("sampler=", "").replace(" sampler.order=", " ")
+            axis.loglog(BUDGETS, rows[name, grid_name], marker="o", markersize=4, label=label)
+        axis.set(title=f"time_grid={grid_name}", xlabel="network evaluations", xticks=BUDGETS)
+        axis.set_xticklabels(BUDGETS)
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("error")
+    axes[-1].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+
+
+def main() -> None:
+    rows = table()
+    print("| sampler | time grid | " + " | ".join(f"{budget}" for budget in BUDGETS) + " |")
+    print("|---|---|" + "---|" * len(BUDGETS))
+    for (name, grid_name), errors in rows.items():
+        print(f"| `{name}` | {grid_name} | " + " | ".join(f"{error:.1e}" for error in errors) + " |")
+    if len(sys.argv) > 1:
+        plot(rows, sys.argv[1])
+
+
+if __name__ == "__main__":
+    main()
