@@ -28,7 +28,8 @@ def in_process(main, *arguments, cwd):
 
 def start(module, *arguments, cwd, **environment):
     """Starts `python -m module …` with the repository on its path; a variable given as None is unset."""
-    merged = os.environ | {"PYTHONPATH": str(REPOSITORY)} | environment
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    merged = clean | {"PYTHONPATH": str(REPOSITORY)} | environment
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)],
         cwd=cwd,

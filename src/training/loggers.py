@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import wandb
@@ -84,6 +84,8 @@ class WandbLogger(LightningWandbLogger):
         init_timeout: seconds to wait for the server.
     """
 
+    _folders: ClassVar[set[str]] = set()  # variables that an earlier run in this process has set
+
     def __init__(
         self,
         run_dir: str,
@@ -94,7 +96,9 @@ class WandbLogger(LightningWandbLogger):
         init_timeout: float = 10.0,
     ) -> None:
         for variable in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
-            os.environ.setdefault(variable, str(Path(run_dir) / "wandb"))
+            if variable in self._folders or variable not in os.environ:  # a user's own choice stands
+                self._folders.add(variable)
+                os.environ[variable] = str(Path(run_dir) / "wandb")
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
         settings = wandb.Settings(init_timeout=init_timeout, silent=True, console="off")

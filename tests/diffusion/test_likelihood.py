@@ -1,0 +1,94 @@
+"""The bound and the flow against the true likelihood of a Gaussian."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from src.diffusion import beta as schedules
+from src.diffusion.analytic import FiniteSet
+from src.diffusion.continuous import VP, RectifiedFlow
+from src.diffusion.likelihood import _log_bin, bits_per_dim, flow_log_likelihood, variational_bound
+from tests.diffusion.truth import F64, gaussian, mixture
+
+
+def true_bits(denoiser, x_0):
+    """−log₂ p(x_0) per dimension; the density of the data itself, at t = 0."""
+    zero = torch.tensor(0.0, dtype=F64)
+    return -denoiser.log_density(x_0, zero) / (x_0.shape[1] * math.log(2))
+
+
+def test_bound_approaches_the_true_likelihood_as_1_over_T():
+    """With p's variance β, which is the reverse step's own where the noise is small against the data."""
+    counts, gaps = (25, 50, 100, 200), []
+    for T in counts:
+        denoiser = gaussian(schedules.linear(T=T))
+        x_0 = denoiser.sample(100_000, torch.Generator().manual_seed(0))
+        noise = torch.Generator().manual_seed(1)
+        bound = variational_bound(denoiser, x_0, noise, variance="transition", discretized=False)
+        gaps.append(float((bound.total - true_bits(denoiser, x_0)).mean()))
+    assert all(gap > 0 for gap in gaps), gaps  # it is a bound
+    slope = np.polyfit(np.log(counts), np.log(gaps), 1)[0]
+    assert slope == pytest.approx(-1, abs=0.2), gaps
+
+
+def test_parts_of_the_bound():
+    denoiser = gaussian(schedules.linear(T=50))
+    x_0 = denoiser.sample(4000, torch.Generator().manual_seed(0))
+    small, large = (
+        variational_bound(denoiser, x_0, torch.Generator().manual_seed(1), variance=variance, discretized=False)
+        for variance in ("posterior", "transition")
+    )
+    torch.testing.assert_close(small.prior, large.prior)
+    torch.testing.assert_close(small.decoder, large.decoder)
+    assert small.prior.mean() < 1e-3
+    assert (large.steps > 0).all()
+    with pytest.raises(ValueError, match="schedule: the variational bound needs a chain"):
+        variational_bound(gaussian(VP()), x_0, torch.Generator())
+
+
+def test_discretized_decoder_is_a_distribution_over_the_256_levels():
+    levels = torch.linspace(-1, 1, 256, dtype=F64)
+    for mean, std in ((0.3, 0.01), (-0.99, 0.1), (0.0, 5.0), (1.2, 1e-3)):
+        log_p = _log_bin(levels, torch.full_like(levels, mean), torch.full_like(levels, std))
+        assert torch.isfinite(log_p).all() or std == 1e-3
+        assert float(log_p.exp().sum()) == pytest.approx(1, abs=1e-9)
+
+
+def test_a_model_that_knows_the_image_needs_few_bits():
+    """With one image in the world, the chain tells its x_0 all along: the KL of every step is 0."""
+    image = torch.tensor([[-1.0, 1 / 255, 1.0]], dtype=F64)
+    denoiser = FiniteSet(schedules.linear(), image)
+    bound = variational_bound(denoiser, image, torch.Generator().manual_seed(0))
+    assert float(bound.steps) < 1e-12
+    # σ_1 = 0.01 against half a bin of 1/255; the bins of −1 and 1 are open to one side
+    inner, outer = math.erf(1 / 2.55 / 2**0.5), 0.5 + 0.5 * math.erf(1 / 2.55 / 2**0.5)
+    assert float(bound.decoder) == pytest.approx(-(math.log2(inner) + 2 * math.log2(outer)) / 3)
+    assert float(bound.prior) < 1e-4
+
+
+@pytest.mark.parametrize("schedule", [VP(beta_max=40.0), RectifiedFlow()], ids=["vp", "flow"])  # nothing left at T
+@pytest.mark.parametrize("truth", [gaussian, mixture])
+def test_flow_likelihood_is_the_true_one(schedule, truth):
+    denoiser = truth(schedule)
+    x_0 = denoiser.sample(16, torch.Generator().manual_seed(0))
+    log_p = flow_log_likelihood(denoiser, x_0, torch.Generator(), num_probes=None, tolerance=1e-7, t_start=1e-6)
+    error = -log_p / (x_0.shape[1] * math.log(2)) - true_bits(denoiser, x_0)
+    assert float(error.abs().max()) < 1e-3, error
+
+
+def test_hutchinsons_estimator_is_unbiased():
+    denoiser = gaussian(VP())
+    x_0 = denoiser.sample(1, torch.Generator().manual_seed(0)).expand(400, 3)
+    options = {"tolerance": 1e-5, "t_start": 1e-5}
+    exact = flow_log_likelihood(denoiser, x_0[:1], torch.Generator(), num_probes=None, **options)
+    estimates = flow_log_likelihood(denoiser, x_0, torch.Generator().manual_seed(0), **options)
+    assert estimates.std() > 0
+    assert abs(float(estimates.mean() - exact)) < 5 * float(estimates.std()) / 400**0.5
+
+
+def test_bits_per_dim_counts_the_width_of_a_level():
+    """Uniform on [−1, 1] is 8 bits, less what the 256 levels span beyond the interval (255 widths)."""
+    log_p = torch.tensor([-10 * math.log(2.0)])  # density ½ in each of ten dimensions
+    assert float(bits_per_dim(log_p, 10)) == pytest.approx(math.log2(255))
