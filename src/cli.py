@@ -76,11 +76,9 @@ def mistakes(key: str = "") -> Iterator[None]:
     try:
         yield
     except InstantiationException as error:
-        cause = error.__cause__ or error
-        raise Mistake(_named(str(cause), str(error))) from error
+        raise Mistake(_under(key, _named(str(error.__cause__ or error), str(error)))) from error
     except (ValueError, TypeError, OSError, RuntimeError, MisconfigurationException) as error:
-        text = one_line(str(error))
-        raise Mistake(text if key in text else f"{key}: {text}") from error
+        raise Mistake(_under(key, one_line(str(error)))) from error
 
 
 def explain(error: Exception, config_name: str) -> str:
@@ -105,10 +103,14 @@ def one_line(text: str) -> str:
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
+def _under(key: str, text: str) -> str:
+    return text if key in text else f"{key}: {text}"
+
+
 def _named(cause: str, message: str) -> str:
-    match = re.search(r"full_key: (\S+)", message)
-    text = one_line(cause)
-    return text if not match or match[1].split(".")[0] in text else f"{match[1]}: {text}"
+    """The cause, which names a key itself or else is given the one that Hydra was building."""
+    key, text = re.search(r"full_key: (\S+)", message), one_line(cause)
+    return text if key is None or re.match(r"[\w.]+(=|: )", text) else f"{key[1]}: {text}"
 
 
 def _keys(config_name: str) -> list[str]:

@@ -29,14 +29,13 @@ def main(config: DictConfig) -> float:
         module: DiffusionModule = instantiate(plain["module"], _convert_="all")
         callbacks: dict[str, L.Callback] = instantiate(plain["callbacks"], _convert_="all")
         logger = instantiate(plain["logger"], _convert_="all")
-        trainer: L.Trainer = instantiate(
-            plain["trainer"],
-            callbacks=list(callbacks.values()),
-            logger=list(logger.values()),
-            _convert_="all",
-        )
+        with mistakes("trainer"):
+            parts = {"callbacks": list(callbacks.values()), "logger": list(logger.values())}
+            trainer: L.Trainer = instantiate(plain["trainer"], **parts, _convert_="all")
         results = Results(plain, trainer)
-        instantiate(plain["sampler"], _convert_="all").times(module.denoiser.schedule)  # a walk that can be walked
+        # a walk that can be walked, and a guidance that fits the model
+        instantiate(plain["sampler"], _convert_="all").times(module.denoiser.schedule)
+        instantiate(plain["guidance"], _convert_="all")(module.denoiser)
         with mistakes("optimizer"):
             module.configure_optimizers()
         if plain["ckpt_path"] is not None:

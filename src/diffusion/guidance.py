@@ -78,7 +78,7 @@ class ClassifierFree(Guidance):
         rescale: φ in [0, 1]: share of the way to std(x̂_0) = std(x̂_0(c)).  Ref: Common Diffusion Noise Schedules … §3.4
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: a value out of range, or a model without classes.
 
     Ref: Classifier-Free Diffusion Guidance Eq. 6
     """
@@ -98,13 +98,16 @@ class ClassifierFree(Guidance):
                 "choose 0 <= level_min < level_max and 0 <= rescale <= 1"
             )
         self.scale, self.level_min, self.level_max, self.rescale = scale, level_min, level_max, rescale
+        self._free = (
+            None if scale == 1 else denoiser.no_class
+        )  # an unconditional model refuses here, not while sampling
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         level = self.schedule.sigma(t) / self.schedule.alpha(t)
         inside = (level > self.level_min) & (level <= self.level_max)
-        if cond is None or self.scale == 1 or not bool(inside.any()):
+        if cond is None or self._free is None or not bool(inside.any()):
             return self.denoiser(x_t, t, cond)
-        both = torch.cat([cond, torch.full_like(cond, self.no_class)])
+        both = torch.cat([cond, torch.full_like(cond, self._free)])
         times = t if t.ndim == 0 else torch.cat([t, t])
         given, free = self.denoiser(torch.cat([x_t, x_t]), times, both).chunk(2)
         guided = free + self.scale * (given - free)

@@ -50,7 +50,7 @@ class LogitNormal(TimeSampler):
     def __init__(self, loc: float = 0.0, scale: float = 1.0, stratified: bool = False) -> None:
         super().__init__(stratified)
         if scale <= 0:
-            raise ValueError(f"objective.time_sampler.scale={scale}: must be > 0")
+            raise ValueError(f"time_sampler.scale={scale}: must be > 0")
         self.loc, self.scale = loc, scale
 
     def quantile(self, u: Tensor, schedule: NoiseSchedule) -> Tensor:
@@ -68,7 +68,7 @@ class LogNormal(TimeSampler):
     def __init__(self, mean: float = -1.2, std: float = 1.2, stratified: bool = False) -> None:
         super().__init__(stratified)
         if std <= 0:
-            raise ValueError(f"objective.time_sampler.std={std}: must be > 0")
+            raise ValueError(f"time_sampler.std={std}: must be > 0")
         self.mean, self.std = mean, std
 
     def quantile(self, u: Tensor, schedule: NoiseSchedule) -> Tensor:

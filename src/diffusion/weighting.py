@@ -70,7 +70,7 @@ class MinSNR(X0Weighting):
 
     def __init__(self, gamma: float = 5.0) -> None:
         if gamma <= 0:
-            raise ValueError(f"objective.weighting.gamma={gamma}: choose gamma > 0 (the paper uses 5)")
+            raise ValueError(f"weighting.gamma={gamma}: choose gamma > 0 (the paper uses 5)")
         self.gamma = gamma
 
     def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class P2(X0Weighting):
 
     def __init__(self, k: float = 1.0, gamma: float = 1.0) -> None:
         if k <= 0 or gamma < 0:
-            raise ValueError(f"objective.weighting.k={k}, gamma={gamma}: choose k > 0 and gamma >= 0")
+            raise ValueError(f"weighting.k={k}, gamma={gamma}: choose k > 0 and gamma >= 0")
         self.k, self.gamma = k, gamma
 
     def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class EDM(X0Weighting):
 
     def __init__(self, sigma_data: float = 0.5) -> None:
         if sigma_data <= 0:
-            raise ValueError(f"objective.weighting.sigma_data={sigma_data}: must be > 0")
+            raise ValueError(f"weighting.sigma_data={sigma_data}: must be > 0")
         self.sigma_data = sigma_data
 
     def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
