@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from src.diffusion.analytic import Gaussian
 from src.diffusion.samplers.adams_bashforth import AdamsBashforth
 from src.diffusion.samplers.ddim import DDIM
 from src.diffusion.samplers.ddpm import DDPM
@@ -120,3 +121,36 @@ def test_distribution_of_the_mixture_is_recovered(name):
         inside = x[component == k]
         ratio = inside.var(0) / denoiser.covariances[k].diag() - 1
         assert (ratio.abs() / math.sqrt(2 / len(inside))).max() < 5, (k, ratio)
+
+
+def exact_moments(sampler, denoiser, num_steps):
+    """Mean and variance of a sampler's output on one-dimensional Gaussian data, without a single random draw.
+
+    There the whole walk is affine in its noise: one batch in which item j is given 1 at the j-th draw and 0 at all
+    others, and the last 0 throughout, reads off every coefficient.
+    """
+    sampler.num_steps, calls, size = num_steps, iter(range(10**6)), 2 * num_steps + 3
+
+    def noise():
+        unit, call = torch.zeros(size, 1, dtype=F64), next(calls)
+        assert call < size - 1
+        unit[call] = 1
+        return unit
+
+    *_, x = sampler.walk(denoiser, noise)
+    return float(x[-1]), float((x[:-1] - x[-1]).square().sum())
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_variance_of_a_gaussian_is_met_as_closely_as_the_steps_allow(name):
+    """The bias falls as 1/N, and nothing is left in the limit: noise that is 2% too large would leave up to 4%."""
+    sampler, schedule = STOCHASTIC[name]
+    mean, variance = torch.tensor([0.4], dtype=F64), torch.tensor([[0.3]], dtype=F64)
+    denoiser = Gaussian(SCHEDULES[schedule], mean, variance)
+    kept = sampler.num_steps
+    (_, coarse), (reached_mean, fine) = (exact_moments(sampler, denoiser, n) for n in (300, 600))
+    sampler.num_steps = kept
+    coarse, fine = coarse / 0.3 - 1, fine / 0.3 - 1
+    assert abs(reached_mean - 0.4) < 4e-3
+    assert abs(fine) < 0.02, (coarse, fine)
+    assert abs(2 * fine - coarse) < 4e-3, (coarse, fine)  # Richardson's extrapolation to N → ∞
