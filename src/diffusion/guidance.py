@@ -98,9 +98,8 @@ class ClassifierFree(Guidance):
                 "choose 0 <= level_min < level_max and 0 <= rescale <= 1"
             )
         self.scale, self.level_min, self.level_max, self.rescale = scale, level_min, level_max, rescale
-        self._free = (
-            None if scale == 1 else denoiser.no_class
-        )  # an unconditional model refuses here, not while sampling
+        # a model that knows no "no class" refuses here, not while sampling
+        self._free = None if scale == 1 else denoiser.no_class
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         level = self.schedule.sigma(t) / self.schedule.alpha(t)

@@ -26,7 +26,6 @@ class Objective:
         time_sampler: the distribution of t.
         weighting: w(t).
         distance: "squared" error, "absolute", or "huber" (quadratic up to 1, ½ at 1, then linear).
-        label_dropout: share of labels replaced by "no class" in training, in [0, 1), for classifier-free guidance.
     """
 
     def __init__(
@@ -34,19 +33,12 @@ class Objective:
         time_sampler: TimeSampler,
         weighting: Weighting,
         distance: Distance = "squared",
-        label_dropout: float = 0.0,
     ) -> None:
-        if not 0 <= label_dropout < 1:
-            raise ValueError(f"objective.label_dropout={label_dropout}: choose 0 <= label_dropout < 1 (0.1 is usual)")
         self.time_sampler, self.weighting, self.distance = time_sampler, weighting, distance
-        self.label_dropout = label_dropout
 
     def __call__(self, denoiser: NetworkDenoiser, x_0: Tensor, cond: Tensor | None = None) -> Tensor:
         """One draw of the loss for a batch x_0 (B, C, H, W) in [−1, 1] with labels cond (B,) or None -> ()."""
         t = self.time_sampler(len(x_0), denoiser.schedule, x_0.device)
-        if cond is not None and self.label_dropout > 0:
-            dropped = torch.rand(len(x_0), device=x_0.device) < self.label_dropout
-            cond = torch.where(dropped, denoiser.no_class, cond)
         losses = self.at(denoiser, x_0, torch.randn_like(x_0), t, cond)
         return (self.weighting.of_output(denoiser.schedule, denoiser.parameterization, t) * losses).mean()
 

@@ -43,6 +43,14 @@ def test_scale_1_is_the_conditional_model_and_0_the_unconditional(setting):
     torch.testing.assert_close(ClassifierFree(denoiser, scale=3.0)(x, t), denoiser(x, t))
 
 
+def test_both_estimates_come_from_one_call(setting):
+    denoiser, x, t, cond = setting
+    calls = []
+    denoiser.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
+    ClassifierFree(denoiser, scale=2.0)(x, t, cond)
+    assert calls == [18]
+
+
 def test_classifier_free_and_classifier_guidance_agree(setting):
     """With w = 1 + s, CFG is the unconditional model moved along s + 1 times the exact classifier's gradient."""
     denoiser, x, t, cond = setting

@@ -76,3 +76,18 @@ def test_fixed_noise_is_spread_over_the_whole_clock_and_belongs_to_the_item():
     torch.testing.assert_close(again, losses[10:17])
     other = Objective(Uniform(), Simple()).on_fixed_noise(denoiser, x_0[:7], range(60, 67), seed=1)
     assert not torch.allclose(other, again)
+
+
+def test_labels_are_dropped_while_training_alone():
+    network = Constant(0.0)
+    network.num_classes = 10
+    denoiser = NetworkDenoiser(network, schedules.linear(), Eps(), label_dropout=0.2)
+    labels, x_0 = torch.arange(5000) % 10, torch.zeros(5000, 1, 1, 1)
+    torch.manual_seed(0)
+    Objective(Uniform(), Simple())(denoiser, x_0, labels)
+    seen = network.seen[0][2]
+    dropped = seen == 10
+    assert abs(float(dropped.float().mean()) - 0.2) < 5 * (0.2 * 0.8 / 5000) ** 0.5
+    assert torch.equal(seen[~dropped], labels[~dropped])
+    Objective(Uniform(), Simple())(denoiser.eval(), x_0, labels)
+    assert torch.equal(network.seen[1][2], labels)
