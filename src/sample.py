@@ -40,6 +40,7 @@ def main(config: DictConfig) -> None:
             labels = _one_class(plain["label"], N, data["num_classes"])
         sampler = instantiate(plain["sampler"], _convert_="all")
         denoiser = instantiate(plain["guidance"], _convert_="all")(denoiser).to(device)
+        sampler.check(denoiser)
         num_steps = len(sampler.times(denoiser.schedule))
 
     shape = (data["channels"], data["image_size"], data["image_size"])

@@ -34,7 +34,7 @@ def main(config: DictConfig) -> float:
             trainer: L.Trainer = instantiate(plain["trainer"], **parts, _convert_="all")
         results = Results(plain, trainer)
         # a walk that can be walked, and a guidance that fits the model
-        instantiate(plain["sampler"], _convert_="all").times(module.denoiser.schedule)
+        instantiate(plain["sampler"], _convert_="all").check(module.denoiser)
         instantiate(plain["guidance"], _convert_="all")(module.denoiser)
         with mistakes("optimizer"):
             module.configure_optimizers()

@@ -50,6 +50,7 @@ class UNet(nn.Module):
         num_heads: attention heads.
         dropout: in the residual blocks, in [0, 1).
         num_classes: None for an unconditional network.
+        outputs: images that the network puts out, stacked along the channels; 2 adds the reverse step's variance.
 
     Raises:
         ValueError: a size out of range, or an attention resolution that no level has.
@@ -66,11 +67,12 @@ class UNet(nn.Module):
         num_heads: int = 1,
         dropout: float = 0.0,
         num_classes: int | None = None,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
-        self.num_classes = num_classes
+        self.num_classes, self.outputs = num_classes, outputs
         sides = _sides(image_size, len(channel_mults))
-        _check(sides, channels, channel_mults, num_blocks, attention_resolutions, num_heads, dropout)
+        _check(sides, channels, channel_mults, num_blocks, attention_resolutions, num_heads, dropout, outputs)
         widths = [channels * mult for mult in channel_mults]
         embedding_dim = 4 * channels
 
@@ -106,10 +108,10 @@ class UNet(nn.Module):
                 self.upsample.append(Upsample(width))
 
         self.norm = group_norm(width)
-        self.head = zero(nn.Conv2d(width, in_channels, 3, padding=1))
+        self.head = zero(nn.Conv2d(width, outputs * in_channels, 3, padding=1))
 
     def forward(self, x: Tensor, time: Tensor, cond: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), time (B,) on DDPM's clock 0 … 1000, cond (B,) class labels or None -> (B, C, H, W)."""
+        """x (B, C, H, W), time (B,) on DDPM's clock 0 … 1000, cond (B,) labels or None -> (B, outputs·C, H, W)."""
         embedding = self.embedding(time, cond)
         x = self.stem(x.to(self.stem.weight.dtype))
         skips = [x]
@@ -145,6 +147,7 @@ def _check(
     attention_resolutions: Sequence[int],
     num_heads: int,
     dropout: float,
+    outputs: int,
 ) -> None:
     if channels < 4 or channels % 2:
         raise ValueError(f"backbone.channels={channels}: choose an even number >= 4")
@@ -152,6 +155,8 @@ def _check(
         raise ValueError(f"backbone.channel_mults={list(channel_mults)}: give one multiple >= 1 for each level")
     if num_blocks < 1 or num_heads < 1:
         raise ValueError(f"backbone.num_blocks={num_blocks}, backbone.num_heads={num_heads}: both must be >= 1")
+    if outputs not in (1, 2):
+        raise ValueError(f"backbone.outputs={outputs}: choose 1, or 2 for a prediction and the variance")
     if not 0 <= dropout < 1:
         raise ValueError(f"backbone.dropout={dropout}: choose 0 <= dropout < 1")
     if sides[-1] < 2:

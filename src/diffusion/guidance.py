@@ -6,30 +6,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from src.diffusion.denoiser import Denoiser
+from src.diffusion.denoiser import Around, Denoise, Denoiser
 from src.diffusion.process import expand
 
 
-class Guidance(Denoiser):
-    """A denoiser around a denoiser, on the same schedule."""
-
-    def __init__(self, denoiser: Denoiser) -> None:
-        super().__init__()
-        self.denoiser, self.schedule = denoiser, denoiser.schedule
-
-    @property
-    def no_class(self) -> int:
-        return self.denoiser.no_class
-
-
-class Unguided(Guidance):
+class Unguided(Around):
     """The denoiser as it is."""
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        return self.denoiser(x_t, t, cond)
+    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+        return denoise(x_t, t, cond)
 
 
-class Clip(Guidance):
+class Clip(Around):
     """x̂_0 kept in [−bound, bound], where images live. Ref: DDPM §3.2 and its published code
 
     Args:
@@ -42,11 +30,11 @@ class Clip(Guidance):
             raise ValueError(f"guidance.bound={bound}: choose a bound > 0 (images are in [-1, 1])")
         self.bound = bound
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        return self.denoiser(x_t, t, cond).clamp(-self.bound, self.bound)
+    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+        return denoise(x_t, t, cond).clamp(-self.bound, self.bound)
 
 
-class DynamicThreshold(Guidance):
+class DynamicThreshold(Around):
     """x̂_0 clipped to ±s and divided by s, s = max(1, the p-quantile of |x̂_0|) of each image. Ref: Imagen §2.3
 
     Args:
@@ -59,14 +47,14 @@ class DynamicThreshold(Guidance):
             raise ValueError(f"guidance.percentile={percentile}: choose 0 < percentile <= 1 (Imagen uses 0.995)")
         self.percentile = percentile
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        x_0 = self.denoiser(x_t, t, cond)
+    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+        x_0 = denoise(x_t, t, cond)
         s = torch.quantile(x_0.flatten(1).abs(), self.percentile, dim=1).clamp(min=1)
         s = s.reshape(-1, *[1] * (x_0.ndim - 1))
         return x_0.clamp(-s, s) / s
 
 
-class ClassifierFree(Guidance):
+class ClassifierFree(Around):
     """x̂_0 = x̂_0(∅) + w (x̂_0(c) − x̂_0(∅)), both in one batch. w = 1 is the conditional model, w = 0 the unconditional.
 
     (The paper's own w is this one less 1.) In x_0, ε, v and score the combination is the same, for each is affine in
@@ -101,14 +89,14 @@ class ClassifierFree(Guidance):
         # a model that knows no "no class" refuses here, not while sampling
         self._free = None if scale == 1 else denoiser.no_class
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         level = self.schedule.sigma(t) / self.schedule.alpha(t)
         inside = (level > self.level_min) & (level <= self.level_max)
         if cond is None or self._free is None or not bool(inside.any()):
-            return self.denoiser(x_t, t, cond)
+            return denoise(x_t, t, cond)
         both = torch.cat([cond, torch.full_like(cond, self._free)])
         times = t if t.ndim == 0 else torch.cat([t, t])
-        given, free = self.denoiser(torch.cat([x_t, x_t]), times, both).chunk(2)
+        given, free = denoise(torch.cat([x_t, x_t]), times, both).chunk(2)
         guided = free + self.scale * (given - free)
         if self.rescale > 0:
             spread = given.flatten(1).std(dim=1) / guided.flatten(1).std(dim=1).clamp(min=1e-8)
@@ -116,7 +104,7 @@ class ClassifierFree(Guidance):
         return torch.where(expand(inside, guided).bool(), guided, given)
 
 
-class Autoguidance(Guidance):
+class Autoguidance(Around):
     """x̂_0 = x̂_0(weak) + w (x̂_0 − x̂_0(weak)): away from a weaker model's estimate. w = 1 is the model itself.
 
     Args:
@@ -130,12 +118,12 @@ class Autoguidance(Guidance):
         super().__init__(denoiser)
         self.weak, self.scale = weak, scale
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        bad = self.weak(x_t, t, cond)
-        return bad + self.scale * (self.denoiser(x_t, t, cond) - bad)
+    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+        x_0, weak = denoise(x_t, t, cond), self.weak(x_t, t, cond)
+        return weak + self.scale * (x_0 - weak)
 
 
-class Classifier(Guidance):
+class Classifier(Around):
     """x̂_0 + w σ²/α ∇ log p(c | x_t): the score of p(x_t) p(c | x_t)^w, as an estimate of x_0.
 
     Args:
@@ -149,8 +137,8 @@ class Classifier(Guidance):
         super().__init__(denoiser)
         self.classifier, self.scale = classifier, scale
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        x_0 = self.denoiser(x_t, t, cond)
+    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+        x_0 = denoise(x_t, t, cond)
         if cond is None:
             return x_0
         with torch.inference_mode(False), torch.enable_grad():

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from src.diffusion.denoiser import Conditioned, Denoiser
-from src.diffusion.process import expand, marginal, posterior, transition
-from src.diffusion.samplers.ddpm import Variance
+from src.diffusion.process import expand, marginal, posterior
+from src.diffusion.reverse import Variance, reverse
+from src.diffusion.schedule import NoiseSchedule
 
 HALF_BIN = 1 / 255  # half the distance of two of the 256 levels in [−1, 1]
 
@@ -38,11 +39,11 @@ def variational_bound(
 
         prior    KL(q(x_T | x_0) ‖ N(0, I))
         steps    Σ_{t=2}^T KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t))
-        decoder  −log p(x_0 | x_1), Gaussian with mean x̂_0 and variance β_1
+        decoder  −log p(x_0 | x_1)
 
     Args:
         x_0: (B, …) in [−1, 1].
-        variance: of p, as in the DDPM sampler.
+        variance: of p, as in the DDPM sampler; the decoder's is β_1 where it is not learned.
         discretized: integrates the decoder over each of 256 bins (images); otherwise it is a density (continuous data).
 
     Raises:
@@ -55,21 +56,42 @@ def variational_bound(
         raise ValueError(
             "schedule: the variational bound needs a chain; choose a discrete schedule, or the flow's likelihood"
         )
-    denoiser, T = Conditioned(denoiser, cond), schedule.end
+    T = schedule.end
     alpha_T, var_T = schedule.alpha(T).to(x_0), schedule.sigma(T).to(x_0) ** 2
     prior = 0.5 * (var_T + (alpha_T * x_0) ** 2 - 1 - var_T.log())
     steps = torch.zeros_like(x_0)
     for t in torch.arange(int(schedule.T), 1, -1, dtype=torch.float64):
-        x_t = _noised(denoiser, x_0, t, generator)
-        q = posterior(schedule, t, t - 1)
-        var_p = q.var if variance == "posterior" else transition(schedule, t, t - 1).var
-        gap = expand(q.on_x_0, x_0) * (x_0 - denoiser(x_t, t))
-        spread = 0.5 * ((var_p / q.var).log() + q.var / var_p - 1)
-        steps += gap**2 / expand(2 * var_p, x_0) + expand(spread, x_0)
+        p = reverse(denoiser, _noised(denoiser, x_0, t, generator), t, t - 1, variance, cond)
+        steps += divergence(schedule, x_0, p.x_0, p.var, t, t - 1)
     one = torch.ones_like(T)
-    mean, std = denoiser(_noised(denoiser, x_0, one, generator), one), expand(schedule.sigma(one), x_0)
-    decoder = -(_log_bin(x_0, mean, std) if discretized else _log_normal(x_0, mean, std))
+    p = reverse(denoiser, _noised(denoiser, x_0, one, generator), one, one - 1, variance, cond)
+    decoder = -(log_bin if discretized else log_normal)(x_0, p.x_0, p.var.sqrt())
     return Bound(*(term.flatten(1).mean(1) / math.log(2) for term in (prior, steps, decoder)))
+
+
+def bound_of_step(schedule: NoiseSchedule, x_0: Tensor, x0_hat: Tensor, var: Tensor, t: Tensor) -> Tensor:
+    """L_{t−1} of the variational bound, its decoder discretized where t = 1, in bits per dimension, (B,).
+
+    Args:
+        x_0, x0_hat: data and estimate, (B, C, H, W).
+        var: of p(x_{t−1} | x_t), (B, C, H, W).
+        t: (B,), in 1 … T.
+
+    Ref: DDPM Eq. 5
+    """
+    kl = divergence(schedule, x_0, x0_hat, var, t, t - 1)
+    decoder = -log_bin(x_0, x0_hat, var.sqrt())
+    nats = torch.where(expand(t, x_0) > 1, kl, decoder)
+    return nats.flatten(1).mean(1) / math.log(2)
+
+
+def divergence(schedule: NoiseSchedule, x_0: Tensor, x0_hat: Tensor, var: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """KL(q(x_s | x_t, x_0) ‖ q(x_s | x_t, x̂_0) with variance `var`) of each dimension, in nats, like x_0; without a
+    meaning at s = 0, where q is a point."""
+    q = posterior(schedule, t, s)
+    var_q = expand(torch.where(s > 0, q.var, 1.0), x_0)
+    gap = expand(q.on_x_0, x_0) * (x_0 - x0_hat)
+    return 0.5 * ((var / var_q).log() + (var_q + gap**2) / var - 1)
 
 
 def flow_log_likelihood(
@@ -121,7 +143,7 @@ def flow_log_likelihood(
     times = torch.tensor([start, float(schedule.T)], dtype=x_0.dtype, device=x_0.device)
     state = (x_0, torch.zeros(len(x_0), dtype=x_0.dtype, device=x_0.device))
     x_T, change = odeint(flow, state, times, rtol=tolerance, atol=tolerance, method="dopri5")
-    prior = _log_normal(x_T[-1], torch.zeros_like(x_0), torch.full_like(x_0, schedule.prior_std)).flatten(1).sum(1)
+    prior = log_normal(x_T[-1], torch.zeros_like(x_0), torch.full_like(x_0, schedule.prior_std)).flatten(1).sum(1)
     return prior - change[-1]
 
 
@@ -140,16 +162,19 @@ def _with_slope(f: object, t: Tensor) -> tuple[Tensor, Tensor]:
     return value, slope
 
 
-def _log_normal(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def log_normal(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return -0.5 * (((x - mean) / std) ** 2 + math.log(2 * math.pi)) - std.log()
 
 
-def _log_bin(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def log_bin(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """log ∫ N over the bin of each pixel; the outermost bins reach to ±∞. Ref: DDPM Eq. 13"""
-    upper = torch.where(x > 1 - HALF_BIN, torch.inf, (x + HALF_BIN - mean) / std)
-    lower = torch.where(x < -1 + HALF_BIN, -torch.inf, (x - HALF_BIN - mean) / std)
-    # on the right half use the mirror image, where the normal's distribution function keeps its digits
+    lower, upper = (x - HALF_BIN - mean) / std, (x + HALF_BIN - mean) / std
+    # where the whole bin lies on the right, its mirror image: there the normal's distribution function keeps its digits
     swap = lower > 0
+    to_minus_inf = torch.where(swap, x > 1 - HALF_BIN, x < -1 + HALF_BIN)
+    to_plus_inf = torch.where(swap, x < -1 + HALF_BIN, x > 1 - HALF_BIN)
     lower, upper = torch.where(swap, -upper, lower), torch.where(swap, -lower, upper)
-    log_upper, log_lower = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
-    return log_upper + torch.log1p(-torch.exp(log_lower - log_upper))
+    log_lower, log_upper = torch.special.log_ndtr(lower), torch.special.log_ndtr(upper)
+    log_upper = torch.where(to_plus_inf, 0.0, log_upper)
+    inside = log_upper + torch.log1p(-torch.exp(log_lower - log_upper))
+    return torch.where(to_minus_inf, log_upper, inside)

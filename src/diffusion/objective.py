@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.diffusion.denoiser import NetworkDenoiser
+from src.diffusion.denoiser import NetworkDenoiser, Prediction
+from src.diffusion.likelihood import bound_of_step
 from src.diffusion.noise import IndexedNoise
 from src.diffusion.process import marginal
+from src.diffusion.reverse import between
 from src.diffusion.time_sampler import TimeSampler
 from src.diffusion.weighting import Weighting
 
@@ -17,15 +19,17 @@ GOLDEN_RATIO = (5**0.5 - 1) / 2
 Distance = Literal["squared", "absolute", "huber"]
 
 
-class Objective:
-    """L = E_{t, x_0, ε} w(t) ‖F(α_t x_0 + σ_t ε, t) − target(x_0, ε)‖², a mean over pixels and batch.
+class Objective(nn.Module):
+    """L = E_{t, x_0, ε} w(t) ‖F(α_t x_0 + σ_t ε, t) − target(x_0, ε)‖² + λ L_vlb, a mean over pixels and batch.
 
-    With uniform times, simple weighting and ε-prediction this is L_simple. Ref: DDPM Eq. 14, Alg. 1
+    With uniform times, simple weighting and ε-prediction this is L_simple. L_vlb, in bits/dim, teaches a learned
+    variance alone: its mean is taken as given. Ref: DDPM Eq. 14, Alg. 1; Improved DDPM Eq. 16
 
     Args:
         time_sampler: the distribution of t.
         weighting: w(t).
         distance: "squared" error, "absolute", or "huber" (quadratic up to 1, ½ at 1, then linear).
+        vlb_weight: λ ≥ 0; above 0 with, and only with, a network that learns the variance.
     """
 
     def __init__(
@@ -33,14 +37,38 @@ class Objective:
         time_sampler: TimeSampler,
         weighting: Weighting,
         distance: Distance = "squared",
+        vlb_weight: float = 0.0,
     ) -> None:
+        super().__init__()
+        if vlb_weight < 0:
+            raise ValueError(f"objective.vlb_weight={vlb_weight}: choose vlb_weight >= 0 (0.001 is usual)")
         self.time_sampler, self.weighting, self.distance = time_sampler, weighting, distance
+        self.vlb_weight = vlb_weight
 
-    def __call__(self, denoiser: NetworkDenoiser, x_0: Tensor, cond: Tensor | None = None) -> Tensor:
+    def check(self, denoiser: NetworkDenoiser) -> None:
+        """Raises ValueError where a variance would be learned and not taught, or taught and not learned."""
+        if denoiser.learns_variance and self.vlb_weight == 0:
+            raise ValueError(
+                "objective.vlb_weight=0 and backbone.outputs=2: nothing would teach the variance; "
+                "choose objective.vlb_weight=0.001, or backbone.outputs=1"
+            )
+        if self.vlb_weight > 0 and not denoiser.learns_variance:
+            raise ValueError(
+                f"objective.vlb_weight={self.vlb_weight} and backbone.outputs=1: there is no variance to teach; "
+                "choose backbone.outputs=2, or objective.vlb_weight=0"
+            )
+
+    def forward(self, denoiser: NetworkDenoiser, x_0: Tensor, cond: Tensor | None = None) -> Tensor:
         """One draw of the loss for a batch x_0 (B, C, H, W) in [−1, 1] with labels cond (B,) or None -> ()."""
         t = self.time_sampler(len(x_0), denoiser.schedule, x_0.device)
-        losses = self.at(denoiser, x_0, torch.randn_like(x_0), t, cond)
-        return (self.weighting.of_output(denoiser.schedule, denoiser.parameterization, t) * losses).mean()
+        eps = torch.randn_like(x_0)
+        x_t = _noised(denoiser, x_0, eps, t)
+        prediction = denoiser.predict(x_t, t, cond)
+        weights = self.weighting.of_output(denoiser.schedule, denoiser.parameterization, t)
+        losses = weights * self._error(denoiser, prediction, x_0, eps, t)
+        if self.vlb_weight > 0:
+            losses = losses + self.vlb_weight * _bound(denoiser, prediction, x_0, x_t, t)
+        return losses.mean()
 
     def on_fixed_noise(
         self,
@@ -61,14 +89,29 @@ class Objective:
 
     def at(self, denoiser: NetworkDenoiser, x_0: Tensor, eps: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """The unweighted loss of each item at given ε (B, C, H, W) and t (B,) -> (B,)."""
-        schedule = denoiser.schedule
-        output = denoiser.predict(marginal(x_0, eps, schedule.alpha(t), schedule.sigma(t)), t, cond)
-        target = denoiser.parameterization.target(schedule, x_0, eps, t)
-        return self._error(output, target).flatten(1).mean(dim=1)
+        prediction = denoiser.predict(_noised(denoiser, x_0, eps, t), t, cond)
+        return self._error(denoiser, prediction, x_0, eps, t)
 
-    def _error(self, output: Tensor, target: Tensor) -> Tensor:
+    def _error(self, denoiser: NetworkDenoiser, prediction: Prediction, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """The distance of output and target, a mean over pixels, (B,)."""
+        target = denoiser.parameterization.target(denoiser.schedule, x_0, eps, t)
         if self.distance == "squared":
-            return (output - target).square()
-        if self.distance == "absolute":
-            return (output - target).abs()
-        return F.huber_loss(output, target, reduction="none")
+            distances = (prediction.output - target).square()
+        elif self.distance == "absolute":
+            distances = (prediction.output - target).abs()
+        else:
+            distances = F.huber_loss(prediction.output, target, reduction="none")
+        return distances.flatten(1).mean(dim=1)
+
+
+def _noised(denoiser: NetworkDenoiser, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    return marginal(x_0, eps, denoiser.schedule.alpha(t), denoiser.schedule.sigma(t))
+
+
+def _bound(denoiser: NetworkDenoiser, prediction: Prediction, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """T L_{t−1}, whose mean over uniform t is L_vlb in bits/dim, (B,); its gradient reaches the variance alone."""
+    assert prediction.share is not None
+    schedule, t = denoiser.schedule, t.double() if t.device.type != "mps" else t
+    x0_hat = denoiser.parameterization.to_x0(schedule, prediction.output.detach(), x_t, t)
+    var = between(schedule, t, t - 1, prediction.share)
+    return schedule.T * bound_of_step(schedule, x_0, x0_hat, var, t)

@@ -5,6 +5,7 @@ Coefficients are computed in float64 when the times are float64 (as the samplers
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from src.diffusion.schedule import NoiseSchedule
@@ -62,3 +63,14 @@ def posterior(schedule: NoiseSchedule, t: Tensor, s: Tensor) -> Posterior:
     alpha_ts, var_ts = transition(schedule, t, s)
     var_s, var_t = schedule.sigma(s) ** 2, schedule.sigma(t) ** 2
     return Posterior(alpha_ts * var_s / var_t, schedule.alpha(s) * var_ts / var_t, var_ts * var_s / var_t)
+
+
+def first_posterior_variance(schedule: NoiseSchedule) -> float:
+    """β̃_2, which stands in for β̃_1 = 0 where a variance is divided by or has a logarithm; β_1 on a chain of one step.
+
+    Ref: the code of DDPM and Improved DDPM
+    """
+    one, two = (torch.tensor(t, dtype=torch.float64) for t in (1.0, 2.0))
+    if schedule.T < 2:
+        return float(transition(schedule, one, 0 * one).var)
+    return float(posterior(schedule, two, one).var)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from src.diffusion.parameterization import Parameterization
-from src.diffusion.process import posterior, transition
+from src.diffusion.process import first_posterior_variance, posterior
 from src.diffusion.schedule import NoiseSchedule
 
 
@@ -130,15 +130,13 @@ class Variational(X0Weighting):
         discrete:    T (α_s σ²_{t|s}/σ_t²)² / (2 β̃_t) ,  s = t − 1      (½ T (SNR(s) − SNR(t)))
         continuous:  −½ T dSNR/dt
 
-    At t = 1 the posterior is a point; β̃_2 stands in for its variance. Ref: DDPM Eqs. 5, 8; VDM Eqs. 13, 17; Improved
-    DDPM's code for t = 1
+    At t = 1 the posterior is a point; β̃_2 stands in for its variance. Ref: DDPM Eqs. 5, 8; VDM Eqs. 13, 17
     """
 
     def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
         if schedule.discrete:
             q = posterior(schedule, t, t - 1)
-            later = t.clamp(min=min(2.0, schedule.T))
-            var = posterior(schedule, later, later - 1).var if schedule.T > 1 else transition(schedule, t, t - 1).var
+            var = torch.where(t > 1, q.var, first_posterior_variance(schedule))
             return schedule.T * q.on_x_0**2 / (2 * var)
         with torch.enable_grad():
             t = t.detach().requires_grad_()

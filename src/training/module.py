@@ -45,6 +45,7 @@ class DiffusionModule(L.LightningModule):
         val_seed: int = 0,
     ) -> None:
         super().__init__()
+        objective.check(denoiser)
         self.denoiser, self.objective = denoiser, objective
         self.ema = ExponentialMovingAverage(denoiser, ema_decay)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler

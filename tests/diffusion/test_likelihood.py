@@ -9,7 +9,7 @@ import torch
 from src.diffusion import beta as schedules
 from src.diffusion.analytic import FiniteSet
 from src.diffusion.continuous import VP, RectifiedFlow
-from src.diffusion.likelihood import _log_bin, bits_per_dim, flow_log_likelihood, variational_bound
+from src.diffusion.likelihood import bits_per_dim, flow_log_likelihood, log_bin, variational_bound
 from tests.diffusion.truth import F64, gaussian, mixture
 
 
@@ -51,7 +51,7 @@ def test_parts_of_the_bound():
 def test_discretized_decoder_is_a_distribution_over_the_256_levels():
     levels = torch.linspace(-1, 1, 256, dtype=F64)
     for mean, std in ((0.3, 0.01), (-0.99, 0.1), (0.0, 5.0), (1.2, 1e-3)):
-        log_p = _log_bin(levels, torch.full_like(levels, mean), torch.full_like(levels, std))
+        log_p = log_bin(levels, torch.full_like(levels, mean), torch.full_like(levels, std))
         assert torch.isfinite(log_p).all() or std == 1e-3
         assert float(log_p.exp().sum()) == pytest.approx(1, abs=1e-9)
 

@@ -33,6 +33,7 @@ class Sampler(ABC):
 
     evaluations: int = 1  # of the denoiser in one step
     order: int = 1  # of convergence to the probability flow (stochastic samplers: 1, in distribution)
+    stochastic: bool = False  # whether steps draw noise
 
     @abstractmethod
     def step(
@@ -54,6 +55,10 @@ class Sampler(ABC):
     def times(self, schedule: NoiseSchedule) -> Tensor:
         """The walk's times t_N > … > t_0 = 0; raises ValueError where the schedule has too few of them."""
         return self.time_grid(schedule, self.num_steps)
+
+    def check(self, denoiser: Denoiser) -> None:
+        """Raises ValueError where the sampler cannot walk this denoiser's reverse process."""
+        self.times(denoiser.schedule)
 
     def walk(self, denoiser: Denoiser, noise: Noise, cond: Tensor | None = None) -> Iterator[Tensor]:
         """Yields x_{t_N} ~ N(0, prior_std² I), …, x_{t_0} = the sample; N + 1 batches (B, C, H, W)."""

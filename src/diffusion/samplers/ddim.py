@@ -25,7 +25,7 @@ class DDIM(Sampler):
         super().__init__(num_steps, time_grid)
         if not 0 <= eta <= 1:
             raise ValueError(f"sampler.eta={eta}: choose 0 (deterministic) <= eta <= 1 (ancestral)")
-        self.eta = eta
+        self.eta, self.stochastic = eta, eta > 0
 
     def step(
         self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, noise: Noise, state: None

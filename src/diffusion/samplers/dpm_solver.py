@@ -106,6 +106,8 @@ class DPMSolverSDE(Sampler):
     Ref: DPM-Solver++ Eq. 18 and App. for the SDE form of 2M
     """
 
+    stochastic = True
+
     def __init__(self, time_grid: TimeGrid, num_steps: int | None = 20) -> None:
         super().__init__(num_steps, time_grid)
 

@@ -41,7 +41,7 @@ class EDM(Sampler):
                 f"sampler.churn={churn}, noise_scale={noise_scale}, noise_min={noise_min}, noise_max={noise_max}: "
                 "choose churn >= 0, noise_scale > 0 and noise_min <= noise_max"
             )
-        self.churn, self.noise_scale = churn, noise_scale
+        self.churn, self.noise_scale, self.stochastic = churn, noise_scale, churn > 0
         self.noise_min, self.noise_max = noise_min, noise_max
 
     def step(

@@ -24,6 +24,8 @@ class PredictorCorrector(Sampler):
     Ref: score-SDE Alg. 3–5
     """
 
+    stochastic = True
+
     def __init__(
         self, time_grid: TimeGrid, num_steps: int | None = 500, num_corrections: int = 1, target_snr: float = 0.16
     ) -> None:
