@@ -60,7 +60,8 @@ class Objective(nn.Module):
 
     def forward(self, denoiser: NetworkDenoiser, x_0: Tensor, cond: Tensor | None = None) -> Tensor:
         """One draw of the loss for a batch x_0 (B, C, H, W) in [−1, 1] with labels cond (B,) or None -> ()."""
-        t = self.time_sampler(len(x_0), denoiser.schedule, x_0.device)
+        times = self.time_sampler(len(x_0), denoiser.schedule, x_0.device)
+        t = times.t
         eps = torch.randn_like(x_0)
         x_t = _noised(denoiser, x_0, eps, t)
         prediction = denoiser.predict(x_t, t, cond)
@@ -68,7 +69,8 @@ class Objective(nn.Module):
         losses = weights * self._error(denoiser, prediction, x_0, eps, t)
         if self.vlb_weight > 0:
             losses = losses + self.vlb_weight * _bound(denoiser, prediction, x_0, x_t, t)
-        return losses.mean()
+        self.time_sampler.observe(times, losses.detach())
+        return (times.weight * losses).mean()
 
     def on_fixed_noise(
         self,

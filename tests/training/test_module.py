@@ -2,6 +2,7 @@ import lightning as L
 import pytest
 import torch
 
+from src.diffusion.time_sampler import Importance
 from src.images import Batch
 from tests.runs import digits, module, trainer
 
@@ -16,6 +17,7 @@ class Losses(L.Callback):
 
 def fit(max_steps, ckpt_path=None, save=None, **options):
     model, losses = module(ema_decay=0.9), Losses()
+    model.objective.time_sampler = Importance(num_bins=2, warmup=1)  # it has a state to lose
     runner = trainer(max_steps, [losses], **options)
     runner.fit(model, digits(num_workers=options.pop("num_workers", 0)), ckpt_path=ckpt_path)
     if save:
