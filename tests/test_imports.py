@@ -8,7 +8,7 @@ import pytest
 SRC = Path(__file__).parent.parent / "src"
 IMAGES = "src.images"
 ALLOWED = {
-    "diffusion": {"src.diffusion", "torch", "torchdiffeq"},
+    "diffusion": {"src.diffusion", "torch"},
     "backbones": {"src.backbones", "torch"},
     "data": {"src.data", IMAGES, "torch", "torchvision", "lightning", "sklearn", "PIL"},
     "training": {

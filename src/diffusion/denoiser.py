@@ -31,6 +31,10 @@ class Denoiser(nn.Module, ABC):
     def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """x_t (B, C, H, W), t () or (B,), cond (B,) class labels or None -> x̂_0 (B, C, H, W), float32."""
 
+    def of(self, items: Tensor) -> "Denoiser":
+        """This denoiser for some items of the batch that it is meant for, (b,) of their numbers."""
+        return self
+
     def with_share(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x̂_0 and, from the same evaluation, the share v of β in the reverse step's variance, both (B, C, H, W)."""
         raise no_variance()
@@ -171,6 +175,9 @@ class Conditioned(Around):
     def __init__(self, denoiser: Denoiser, cond: Tensor | None) -> None:
         super().__init__(denoiser)
         self.cond = cond
+
+    def of(self, items: Tensor) -> "Conditioned":
+        return Conditioned(self.denoiser, None if self.cond is None else self.cond[items])
 
     def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         return denoise(x_t, t, self.cond)

@@ -1,12 +1,15 @@
 """How probable a model finds images: the variational bound of the chain, and the exact likelihood of the flow."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from src.diffusion.denoiser import Conditioned, Denoiser
+from src.diffusion.flow import angle, radius, solve, time_of, velocity
+from src.diffusion.noise import Noise
 from src.diffusion.process import expand, marginal, posterior
 from src.diffusion.reverse import Variance, reverse
 from src.diffusion.schedule import NoiseSchedule
@@ -30,10 +33,11 @@ class Bound(NamedTuple):
 def variational_bound(
     denoiser: Denoiser,
     x_0: Tensor,
-    generator: torch.Generator,
+    noise: Noise,
     cond: Tensor | None = None,
     variance: Variance = "posterior",
     discretized: bool = True,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Bound:
     """The bound of a discrete chain, with one draw of noise for each of its T steps.
 
@@ -43,8 +47,10 @@ def variational_bound(
 
     Args:
         x_0: (B, …) in [−1, 1].
+        noise: draws of standard normal noise like x_0.
         variance: of p, as in the DDPM sampler; the decoder's is β_1 where it is not learned.
         discretized: integrates the decoder over each of 256 bins (images); otherwise it is a density (continuous data).
+        on_step: called after each of the T steps.
 
     Raises:
         ValueError: a continuous schedule.
@@ -59,13 +65,15 @@ def variational_bound(
     T = schedule.end
     alpha_T, var_T = schedule.alpha(T).to(x_0), schedule.sigma(T).to(x_0) ** 2
     prior = 0.5 * (var_T + (alpha_T * x_0) ** 2 - 1 - var_T.log())
-    steps = torch.zeros_like(x_0)
-    for t in torch.arange(int(schedule.T), 1, -1, dtype=torch.float64):
-        p = reverse(denoiser, _noised(denoiser, x_0, t, generator), t, t - 1, variance, cond)
-        steps += divergence(schedule, x_0, p.x_0, p.var, t, t - 1)
-    one = torch.ones_like(T)
-    p = reverse(denoiser, _noised(denoiser, x_0, one, generator), one, one - 1, variance, cond)
-    decoder = -(log_bin if discretized else log_normal)(x_0, p.x_0, p.var.sqrt())
+    steps, decoder = torch.zeros_like(x_0), torch.zeros_like(x_0)
+    for t in torch.arange(int(schedule.T), 0, -1, dtype=torch.float64):
+        x_t = marginal(x_0, noise(), schedule.alpha(t), schedule.sigma(t))
+        p = reverse(denoiser, x_t, t, t - 1, variance, cond)
+        if t > 1:
+            steps += divergence(schedule, x_0, p.x_0, p.var, t, t - 1)
+        else:
+            decoder -= (log_bin if discretized else log_normal)(x_0, p.x_0, p.var.sqrt())
+        on_step()
     return Bound(*(term.flatten(1).mean(1) / math.log(2) for term in (prior, steps, decoder)))
 
 
@@ -97,7 +105,7 @@ def divergence(schedule: NoiseSchedule, x_0: Tensor, x0_hat: Tensor, var: Tensor
 def flow_log_likelihood(
     denoiser: Denoiser,
     x_0: Tensor,
-    generator: torch.Generator,
+    noise: Noise,
     cond: Tensor | None = None,
     num_probes: int | None = 1,
     tolerance: float = 1e-5,
@@ -105,61 +113,50 @@ def flow_log_likelihood(
 ) -> Tensor:
     """log p(x_0) in nats, (B,), by the change of variables along the probability flow from t_start to T:
 
-        dx/dt = α' x̂_0 + σ' ε̂ ,   d log p/dt = −∇·(dx/dt) ,   ∇·x̂_0 ≈ zᵀ (∂x̂_0/∂x) z ,  z = ±1
+        d log p/dθ = −∇·(dy/dθ) = (∇·x̂_0 − D cos θ)/sin θ ,   ∇·x̂_0 ≈ zᵀ (∂x̂_0/∂y) z ,  z = ±1
 
     Args:
+        noise: draws of standard normal noise like x_0, whose signs are the z.
         num_probes: draws of z over which the divergence is averaged; they stay the same along the way. None takes the
             exact divergence, at as many backward passes as x has dimensions.
-        tolerance: of the adaptive solver (dopri5).
+        tolerance: of the adaptive solver.
         t_start: where the data is taken to be; the schedule's first time if None.
 
     Ref: score-SDE Eq. 39, App. D.2; FFJORD §3.1 for the estimator
     """
-    from torchdiffeq import odeint  # an extra: pip install -e '.[likelihood]'
-
     schedule, denoiser = denoiser.schedule, Conditioned(denoiser, cond)
-    D = x_0[0].numel()
+    t = torch.tensor(schedule.t_min if t_start is None else t_start, dtype=torch.float64)
+    (B, *shape), D = x_0.shape, x_0[0].numel()
     if num_probes is None:
-        probes = torch.eye(D).to(x_0).reshape(D, 1, *x_0.shape[1:]).expand(D, *x_0.shape)
+        probes = torch.eye(D).to(x_0)[None].expand(B, D, D)
     else:
-        signs = torch.randint(0, 2, (num_probes, *x_0.shape), generator=generator).to(x_0) * 2 - 1
-        probes = signs / num_probes**0.5
+        probes = torch.stack([noise().sign().flatten(1) for _ in range(num_probes)], dim=1) / num_probes**0.5
 
-    def flow(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def slope(state: Tensor, theta: Tensor, items: Tensor) -> Tensor:
+        now, inner = time_of(schedule, theta), denoiser.of(items)
+        r = radius(schedule, now)
         with torch.enable_grad():
-            x = state[0].detach().requires_grad_()
-            x_hat = denoiser(x, t)
-            divergence = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-            for z in probes:
-                (product,) = torch.autograd.grad(x_hat, x, z, retain_graph=True)
-                divergence = divergence + (product * z).flatten(1).sum(1)
-            x_hat = x_hat.detach()
-        (alpha, slope_alpha), (sigma, slope_sigma) = (_with_slope(f, t) for f in (schedule.alpha, schedule.sigma))
-        eps = (x.detach() - alpha * x_hat) / sigma
-        velocity = slope_alpha * x_hat + slope_sigma * eps
-        return velocity, -(slope_alpha * divergence + slope_sigma * (D - alpha * divergence) / sigma)
+            y = state[:, :D].detach().requires_grad_()
+            x_t = (expand(r, y) * y).unflatten(1, shape)
+            x_0 = inner(x_t, now).flatten(1)
+            trace = torch.zeros_like(y[:, 0])
+            for z in probes[items].unbind(1):
+                (product,) = torch.autograd.grad(x_0, y, z, retain_graph=True)
+                trace = trace + (product * z).sum(1)
+        change = (trace - D * theta.cos().to(y)) / theta.sin().to(y)
+        return torch.cat([velocity(y, x_0, theta), change[:, None]], dim=1).detach()
 
-    start = schedule.t_min if t_start is None else t_start
-    times = torch.tensor([start, float(schedule.T)], dtype=x_0.dtype, device=x_0.device)
-    state = (x_0, torch.zeros(len(x_0), dtype=x_0.dtype, device=x_0.device))
-    x_T, change = odeint(flow, state, times, rtol=tolerance, atol=tolerance, method="dopri5")
-    prior = log_normal(x_T[-1], torch.zeros_like(x_0), torch.full_like(x_0, schedule.prior_std)).flatten(1).sum(1)
-    return prior - change[-1]
+    start, end = (float(angle(schedule, time)) for time in (t, schedule.end))
+    r_start, r_end = radius(schedule, t).to(x_0), radius(schedule, schedule.end).to(x_0)
+    state = torch.cat([(x_0 / r_start).flatten(1), x_0.new_zeros(B, 1)], dim=1)
+    y_T, change = solve(slope, state, start, end, tolerance).split([D, 1], dim=1)
+    prior = log_normal(r_end * y_T, torch.zeros_like(y_T), torch.full_like(y_T, schedule.prior_std)).sum(1)
+    return prior + D * (r_end / r_start).log() - change[:, 0]
 
 
 def bits_per_dim(log_likelihood: Tensor, dims: int) -> Tensor:
     """−log p in nats -> bits per dimension, for pixels on 256 levels: a density on [−1, 1] counts 127.5 to the unit."""
     return -log_likelihood / (dims * math.log(2)) + math.log2(127.5)
-
-
-def _noised(denoiser: Denoiser, x_0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
-    eps = torch.randn(x_0.shape, dtype=x_0.dtype, generator=generator).to(x_0.device)
-    return marginal(x_0, eps, denoiser.schedule.alpha(t), denoiser.schedule.sigma(t))
-
-
-def _with_slope(f: object, t: Tensor) -> tuple[Tensor, Tensor]:
-    value, slope = torch.func.jvp(f, (t,), (torch.ones_like(t),))  # type: ignore[arg-type, misc]
-    return value, slope
 
 
 def log_normal(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:

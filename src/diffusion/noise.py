@@ -1,10 +1,12 @@
 """Randomness as a function of what it is for: never of batch size, device count or what ran before."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+Noise = Callable[[], Tensor]  # each call draws fresh standard normal noise of a batch's shape
 
 _MASK = 0xFFFFFFFF
 

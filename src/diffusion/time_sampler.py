@@ -38,7 +38,7 @@ class TimeSampler(nn.Module, ABC):
             u = torch.rand(count, device=device)
         return Times(self.quantile(u, schedule), u, torch.ones_like(u))
 
-    def observe(self, times: Times, losses: Tensor) -> None:  # noqa: B027 - most distributions do not learn
+    def observe(self, times: Times, losses: Tensor) -> None:
         """Hears what each time's loss was, (B,), without gradient."""
 
     @abstractmethod

@@ -1,5 +1,7 @@
 """Data whose answers are known: a correlated Gaussian and a mixture, as 1×1 images of D channels, in float64."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from scipy.integrate import solve_ivp
@@ -29,6 +31,12 @@ def mixture(schedule: NoiseSchedule) -> GaussianMixture:
 
 def points(count: int, dim: int, seed: int = 0) -> Tensor:
     return torch.randn(count, dim, dtype=F64, generator=torch.Generator().manual_seed(seed))
+
+
+def normal_like(x: Tensor, seed: int = 0) -> Callable[[], Tensor]:
+    """Draws of standard normal noise like x."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda: torch.randn(x.shape, dtype=x.dtype, generator=generator)
 
 
 def probability_flow(denoiser: Denoiser, x: Tensor, times: Tensor) -> list[Tensor]:

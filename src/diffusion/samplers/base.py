@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from src.diffusion.denoiser import Conditioned, Denoiser
-from src.diffusion.noise import IndexedNoise
+from src.diffusion.noise import IndexedNoise, Noise
 from src.diffusion.schedule import NoiseSchedule
 from src.diffusion.time_grid import TimeGrid
-
-Noise = Callable[[], Tensor]  # each call draws fresh standard normal noise of x's shape
 
 
 class Sampler(ABC):

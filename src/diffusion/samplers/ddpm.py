@@ -3,8 +3,9 @@
 from torch import Tensor
 
 from src.diffusion.denoiser import Denoiser, no_variance
+from src.diffusion.noise import Noise
 from src.diffusion.reverse import Variance, reverse
-from src.diffusion.samplers.base import Noise, Sampler
+from src.diffusion.samplers.base import Sampler
 from src.diffusion.time_grid import TimeGrid
 
 

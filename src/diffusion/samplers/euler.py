@@ -3,8 +3,9 @@
 from torch import Tensor
 
 from src.diffusion.denoiser import Denoiser, to_eps
+from src.diffusion.noise import Noise
 from src.diffusion.process import expand
-from src.diffusion.samplers.base import Noise, Sampler
+from src.diffusion.samplers.base import Sampler
 from src.diffusion.schedule import NoiseSchedule
 
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from src.diffusion.denoiser import Denoiser
+from src.diffusion.noise import Noise
 from src.diffusion.process import expand
-from src.diffusion.samplers.base import Noise, Sampler
+from src.diffusion.samplers.base import Sampler
 from src.diffusion.samplers.dpm_solver import Point, advance, half_logsnr
 from src.diffusion.schedule import NoiseSchedule
 from src.diffusion.time_grid import TimeGrid
