@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import imageio.v3 as imageio
 import torch
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+from torchvision.transforms import functional as F
 
 
 class Batch(NamedTuple):
@@ -55,6 +56,22 @@ def grid(images: Tensor, columns: int | None = None, least_side: int = 512) -> T
         picture[:, y : y + H, x : x + W] = image
     factor = math.ceil(least_side / picture.shape[-1])
     return picture.repeat_interleave(factor, dim=-1).repeat_interleave(factor, dim=-2)
+
+
+def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
+    """One file -> uint8 (C, H, W): upright by its EXIF tag, shorter side resized (bicubic), centre crop.
+
+    Raises:
+        ValueError: a file that cannot be read as an image.
+    """
+    channels, height, width = shape
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file).convert("L" if channels == 1 else "RGB")
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: not a readable image ({error}); repair or remove it") from error
+    image = F.resize(image, min(height, width), F.InterpolationMode.BICUBIC)
+    return F.pil_to_tensor(F.center_crop(image, [height, width]))
 
 
 def write_png(path: Path, picture: Tensor) -> None:

@@ -8,8 +8,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 
+from src import sample
 from src.cli import CONF
 from src.config import check
+from src.diffusion.editing.base import Editing
 from src.train import KEYS
 
 OPTIONS = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.glob("*/*.yaml"))]
@@ -34,6 +36,10 @@ def build(node):
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
 def test_option_composes_and_builds(option):
     group, name = option.parts
+    if group == "edit":  # of sampling alone
+        plain = check(compose("ckpt_path=x", f"edit={name}", program="sample"), sample.KEYS)
+        assert isinstance(build(plain["edit"]), Editing)
+        return
     plain = check(compose(f"{group}={name}", *REQUIRED.get(name, [])), KEYS)
     for key in ("data", "module", "sampler", "callbacks", "logger"):
         assert build(plain[key]) is not None

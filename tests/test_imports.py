@@ -15,7 +15,7 @@ ALLOWED = {
         "src.training", "src.diffusion", "src.metrics", IMAGES,
         "torch", "lightning", "wandb", "rich", "omegaconf",
     },
-    "images.py": {"torch", "imageio", "PIL"},
+    "images.py": {"torch", "torchvision", "imageio", "PIL"},
 }  # fmt: skip
 STANDARD = set(__import__("sys").stdlib_module_names)
 

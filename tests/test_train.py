@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import signal
 import time
@@ -19,6 +20,7 @@ from src.train import main as train
 from tests.command import in_process, run, start
 from tests.files import FASHION_MNIST, write_cifar10, write_mnist
 from tests.runs import TINY
+from tests.test_mistakes import check_one_line
 
 
 @pytest.fixture(scope="module")
@@ -273,3 +275,67 @@ def test_a_sweep_makes_a_folder_for_each_job(tmp_path):
         ("linear", 20), ("linear", 50), ("cosine", 20), ("cosine", 50),
     ]  # fmt: skip
     assert all((tmp_path / "sweep" / str(job) / "metrics.json").exists() for job in range(4))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Three pictures of digits, one of them large and in colour."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for i, size in enumerate((8, 8, 50)):
+        pixels = np.random.default_rng(i).integers(0, 256, (size, size, 3), dtype=np.uint8)
+        Image.fromarray(pixels if size == 50 else pixels[..., 0]).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "columns", "results"),
+    [
+        ("edit=inpaint mask=left edit.num_steps=4 edit.jump=1 edit.resamples=2 edit.num_variants=3", 3, 5, 9),
+        ("edit=image_to_image edit.strength=0.7 edit.num_variants=2", 3, 4, 6),
+        ("edit=invert edit.num_iterations=1", 3, 3, 3),
+        ("edit=interpolate edit.num_frames=3 edit.num_iterations=1", 2, 5, 6),
+    ],
+)
+def test_pictures_are_edited_from_files_into_a_strip(finished, pictures, tmp_path, options, rows, columns, results):
+    files = ",".join(str(path) for path in sorted(pictures.iterdir()))
+    common = [f"ckpt_path={finished[0]}/checkpoints/last.ckpt", f"images=[{files}]", "label=3", "sampler.num_steps=4"]
+    status, out, err = in_process(sample, *common, *options.split(), f"output_dir={tmp_path}/out", cwd=tmp_path)
+    assert status == 0, err
+    width, height = Image.open(tmp_path / "out" / "strip.png").size
+    factor = math.ceil(512 / (9 * columns - 1))
+    assert (width, height) == (factor * (9 * columns - 1), factor * (9 * rows - 1))
+    with np.load(tmp_path / "out" / "samples.npz") as arrays:
+        assert arrays["images"].shape == (results, 8, 8, 1)
+        assert arrays["labels"].tolist() == [3] * results
+        if "inpaint" in options:  # the right half is the pictures' own
+            for v in range(3):
+                for i in range(2):
+                    given = np.asarray(Image.open(pictures / f"{i}.png"))
+                    assert (arrays["images"][3 * v + i, :, 4:, 0] == given[:, 4:]).all()
+            assert (arrays["images"][0] != arrays["images"][3]).any()  # variants differ
+    assert "strip.png" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("images=[a.png]", "images: say what to do with them; give edit="),
+        ("edit=inpaint mask=left label=1", "images: missing; give picture files"),
+        ("edit=inpaint images=[nowhere.png] mask=left label=1", "images=nowhere.png: no such file"),
+        ("edit=inpaint images=[PICTURE] label=1", "mask: missing; give a picture, white where to fill in"),
+        ("edit=inpaint images=[PICTURE] mask=side label=1", "mask=side: no such file"),
+        ("edit=invert images=[PICTURE] mask=left label=1", "mask: only edit=inpaint takes one"),
+        ("edit=invert images=[PICTURE]", "label: this model knows images by their class alone"),
+        ("edit=invert images=[PICTURE] label=10", "label=10: choose a whole number from 0 to 9"),
+        ("edit=invert images=[PICTURE] label=1 sampler=ddpm", "edit: a latent stands for one picture"),
+        ("edit=interpolate images=[PICTURE] label=1", "images: give at least 2"),
+        ("edit=image_to_image images=[PICTURE] label=1 edit.strength=2", "edit.strength=2"),
+        ("edit=paint images=[PICTURE]", "edit=paint: no such option; did you mean inpaint?"),
+        ("guidance=cfg", "guidance: this model was trained with denoiser.label_dropout=0"),
+    ],
+)
+def test_what_cannot_be_edited_is_said_in_one_line(finished, pictures, tmp_path, options, says):
+    arguments = options.replace("PICTURE", str(pictures / "0.png")).split()
+    checkpoint = f"ckpt_path={finished[0]}/checkpoints/last.ckpt"
+    status, _, err = in_process(sample, checkpoint, *arguments, cwd=tmp_path)
+    check_one_line(status, err, says, tmp_path)

@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms import functional as F
 
 from src.data.dataset import ImageDataset
 from src.data.module import ImageDataModule, Split
+from src.images import read_image
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
@@ -71,19 +70,3 @@ class Files(ImageDataset):
     def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         images = torch.stack([read_image(self.paths[i], self.shape) for i in indices.tolist()])
         return images, None if self.labels is None else self.labels[indices]
-
-
-def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
-    """One file -> uint8 (C, H, W): upright by its EXIF tag, shorter side resized (bicubic), centre crop.
-
-    Raises:
-        ValueError: a file that cannot be read as an image.
-    """
-    channels, height, width = shape
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert("L" if channels == 1 else "RGB")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not a readable image ({error}); repair or remove it") from error
-    image = F.resize(image, min(height, width), F.InterpolationMode.BICUBIC)
-    return F.pil_to_tensor(F.center_crop(image, [height, width]))

@@ -14,8 +14,9 @@ from PIL import Image
 from src.data.cifar10 import CIFAR10
 from src.data.dataset import InMemory, Mirrored
 from src.data.digits import Digits
-from src.data.image_folder import ImageFolder, read_image
+from src.data.image_folder import ImageFolder
 from src.data.mnist import MNIST
+from src.images import read_image
 from tests.files import FASHION_MNIST, idx, write_cifar10, write_mnist
 
 GREY = {"channels": 1, "image_size": 28, "num_classes": 10, "batch_size": 4}

@@ -58,11 +58,24 @@ class Sampler(ABC):
         """Raises ValueError where the sampler cannot walk this denoiser's reverse process."""
         self.times(denoiser.schedule)
 
-    def walk(self, denoiser: Denoiser, noise: Noise, cond: Tensor | None = None) -> Iterator[Tensor]:
-        """Yields x_{t_N} ~ N(0, prior_std² I), …, x_{t_0} = the sample; N + 1 batches (B, C, H, W)."""
+    def walk(
+        self,
+        denoiser: Denoiser,
+        noise: Noise,
+        cond: Tensor | None = None,
+        start: Tensor | None = None,
+        times: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """Yields x_{t_N}, …, x_{t_0} = the sample; N + 1 batches (B, C, H, W).
+
+        Args:
+            noise: draws of standard normal noise, (B, C, H, W).
+            start: x_{t_N}; a draw of N(0, prior_std² I) if None.
+            times: t_N > … > t_0; those of the time grid if None.
+        """
         denoiser = Conditioned(denoiser, cond)
-        times = self.times(denoiser.schedule)
-        x, state = denoiser.schedule.prior_std * noise(), None
+        times = self.times(denoiser.schedule) if times is None else times
+        x, state = denoiser.schedule.prior_std * noise() if start is None else start, None
         yield x
         for t, s in zip(times[:-1], times[1:], strict=True):
             x, state = self.step(denoiser, x, t, s, noise, state)

@@ -1,0 +1,92 @@
+"""Pictures that a person gives, and the strip that shows what came of them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from src.config import Mistake
+from src.diffusion.editing.base import Editing, Given
+from src.diffusion.noise import IndexedNoise
+from src.images import grid, read_image, to_model, to_uint8
+
+HALVES = ("left", "right", "top", "bottom", "middle")
+
+
+def read_given(plain: dict[str, Any], editing: Editing, trained: dict[str, Any], device: torch.device) -> Given:
+    """What an edit works on, repeated for each of its variants.
+
+    Raises:
+        Mistake: pictures, a mask or a label that are missing, unreadable or of no use here.
+    """
+    data = trained["data"]
+    shape = (data["channels"], data["image_size"], data["image_size"])
+    files = plain["images"]
+    if not isinstance(files, list) or not files:
+        raise Mistake("images: missing; give picture files, images=[a.png,b.png]")
+    x_0 = torch.stack([to_model(_read("images", file, shape)) for file in files]).repeat(editing.num_variants, 1, 1, 1)
+    if plain["label"] is not None:
+        cond = one_class(plain["label"], len(x_0), data["num_classes"])
+    elif data["num_classes"] is None or trained["denoiser"].get("label_dropout", 0) > 0:
+        cond = None
+    else:
+        raise Mistake(f"label: this model knows images by their class alone; give label=0 … {data['num_classes'] - 1}")
+    mask = None
+    if editing.needs_mask:
+        mask = _mask(plain["mask"], shape).to(device)
+    elif plain["mask"] is not None:
+        raise Mistake("mask: only edit=inpaint takes one; leave it out")
+    return Given(
+        x_0.to(device),
+        None if cond is None else cond.to(device),
+        mask,
+        IndexedNoise(plain["seed"], range(len(x_0)), shape, device),
+    )
+
+
+def one_class(label: Any, count: int, num_classes: int | None) -> Tensor:
+    """The same label for all, (count,)."""
+    if num_classes is None:
+        raise Mistake(f"label={label}: this model was trained without classes; leave label out")
+    if not isinstance(label, int) or not 0 <= label < num_classes:
+        raise Mistake(f"label={label}: choose a whole number from 0 to {num_classes - 1}")
+    return torch.full((count,), label)
+
+
+def strip(columns: dict[str, Tensor], editing: Editing) -> Tensor:
+    """One row for each picture: what was given once, then the results of all its variants. uint8 (C, H', W')."""
+    V = editing.num_variants
+    cells: list[Tensor] = []
+    for name, column in columns.items():
+        variants = column.chunk(V)
+        cells.extend(variants[:1] if name in editing.inputs else variants)
+    images = torch.stack(cells, dim=1)  # (rows, columns, C, H, W)
+    return grid(to_uint8(images.flatten(0, 1)).cpu(), columns=len(cells))
+
+
+def _read(key: str, file: str, shape: tuple[int, int, int]) -> Tensor:
+    if not Path(file).is_file():
+        raise Mistake(f"{key}={file}: no such file")
+    return read_image(Path(file), shape)
+
+
+def _mask(name: str | None, shape: tuple[int, int, int]) -> Tensor:
+    """(H, W), 1 where to fill in: where a picture is white, or one of the halves by name."""
+    _, H, W = shape
+    if name is None:
+        raise Mistake(f"mask: missing; give a picture, white where to fill in, or one of {', '.join(HALVES)}")
+    if name not in HALVES:
+        return (_read("mask", name, (1, H, W))[0] >= 128).float()
+    rows, columns = torch.arange(H)[:, None], torch.arange(W)[None, :]
+    return (
+        {
+            "left": columns < W / 2,
+            "right": columns >= W / 2,
+            "top": rows < H / 2,
+            "bottom": rows >= H / 2,
+            "middle": (rows >= H // 4) & (rows < H - H // 4) & (columns >= W // 4) & (columns < W - W // 4),
+        }[name]
+        .expand(H, W)
+        .float()
+    )
