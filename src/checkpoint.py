@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 
+from src.data.dataset import ImageDataset
+from src.data.module import ImageDataModule, Split
 from src.diffusion.denoiser import NetworkDenoiser
 
 OWN = "src."
@@ -30,6 +32,24 @@ def load_denoiser(path: str | Path) -> tuple[NetworkDenoiser, dict[str, Any]]:
     except RuntimeError as error:
         raise ValueError(f"ckpt_path={path}: its averaged weights do not fit its own configuration") from error
     return denoiser.eval().requires_grad_(False), config
+
+
+def load_data(config: dict[str, Any], root: str | None = None) -> dict[Split, ImageDataset]:
+    """The splits of the data that a model was trained on.
+
+    Args:
+        config: the configuration that it was trained with.
+        root: where the data lies now, if not where it lay then.
+
+    Raises:
+        ValueError, FileNotFoundError: data that is missing or damaged, or that calls anything outside this project.
+    """
+    node = config["data"] | ({} if root is None else {"root": root})
+    _refuse_foreign(node, "the checkpoint")
+    datamodule: ImageDataModule = instantiate(node, _convert_="all")
+    datamodule.prepare_data()
+    datamodule.setup()
+    return datamodule.splits
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from src.checkpoint import load_denoiser
 from src.cli import entry, mistakes
 from src.config import Mistake, check
+from src.device import usable
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.editing.base import Editing, Given
 from src.diffusion.samplers.base import Sampler, class_labels
@@ -108,16 +109,6 @@ def _write(output_dir: Path, name: str, picture: Tensor, images: Tensor, labels:
 
 def _tell(text: str) -> None:
     Console(highlight=False).print(text, soft_wrap=True)
-
-
-def usable(name: str) -> torch.device:
-    """The device of that name; auto takes a GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise Mistake(f"device={name}: not usable here ({str(error).splitlines()[0]}); choose auto or cpu") from error
 
 
 def _labels(plain: dict[str, Any], data: dict[str, Any]) -> Tensor | None:

@@ -8,13 +8,13 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 
-from src import sample
+from src import evaluate, sample
 from src.cli import CONF
 from src.config import check
-from src.diffusion.editing.base import Editing
 from src.train import KEYS
 
 OPTIONS = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.glob("*/*.yaml"))]
+OTHER_PROGRAMS = {"edit": sample, "metrics": evaluate}  # groups that training has no use for
 REQUIRED = {"image_folder": ["data.root=nowhere"], "custom": ["schedule.betas=[0.1,0.2]"]}
 
 
@@ -36,9 +36,10 @@ def build(node):
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
 def test_option_composes_and_builds(option):
     group, name = option.parts
-    if group == "edit":  # of sampling alone
-        plain = check(compose("ckpt_path=x", f"edit={name}", program="sample"), sample.KEYS)
-        assert isinstance(build(plain["edit"]), Editing)
+    if group in OTHER_PROGRAMS:
+        program = OTHER_PROGRAMS[group]
+        plain = check(compose("ckpt_path=x", f"{group}={name}", program=program.__name__.split(".")[-1]), program.KEYS)
+        assert build(plain[group]) is not None
         return
     plain = check(compose(f"{group}={name}", *REQUIRED.get(name, [])), KEYS)
     for key in ("data", "module", "sampler", "callbacks", "logger"):
@@ -64,7 +65,7 @@ def test_experiment_takes_a_training_and_a_sampling_step(name):
 
 def test_programs_compose():
     for program in CONF.glob("*.yaml"):
-        overrides = ["ckpt_path=x"] if program.stem == "sample" else []
+        overrides = [] if program.stem == "train" else ["ckpt_path=x"]
         assert OmegaConf.to_container(compose(*overrides, program=program.stem), resolve=True)
 
 

@@ -1,0 +1,16 @@
+import pytest
+
+from src.train import main as train
+from tests.command import in_process
+from tests.runs import TINY
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A finished run: (its folder, its standard output)."""
+    folder = tmp_path_factory.mktemp("finished")
+    options = ["schedule.T=100", "trainer.max_steps=40", "trainer.val_check_interval=20", "trainer.log_every_n_steps=5"]
+    status, out, err = in_process(train, *TINY, *options, cwd=folder)
+    assert status == 0, err
+    (run_dir,) = (folder / "runs" / "digits").iterdir()
+    return run_dir, out
