@@ -14,23 +14,26 @@ OWN = "src."
 AVERAGED = "ema.model."
 
 
-def load_denoiser(path: str | Path) -> tuple[NetworkDenoiser, dict[str, Any]]:
+def load_denoiser(path: str | Path, key: str = "ckpt_path") -> tuple[NetworkDenoiser, dict[str, Any]]:
     """The denoiser with its averaged weights, in evaluation mode, and the configuration that it was trained with.
+
+    Args:
+        key: of the configuration, for messages.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a checkpoint of this project, one that lacks the averaged weights, or one whose configuration
             calls anything outside this project.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, key)
     config, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
-    _refuse_foreign(config["denoiser"], path)
+    _refuse_foreign(config["denoiser"], f"{key}={path}")
     denoiser = instantiate(config["denoiser"], _convert_="all")
     weights = {key.removeprefix(AVERAGED): value for key, value in state.items() if key.startswith(AVERAGED)}
     try:
         denoiser.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        raise ValueError(f"ckpt_path={path}: its averaged weights do not fit its own configuration") from error
+        raise ValueError(f"{key}={path}: its averaged weights do not fit its own configuration") from error
     return denoiser.eval().requires_grad_(False), config
 
 
@@ -45,39 +48,42 @@ def load_data(config: dict[str, Any], root: str | None = None) -> dict[Split, Im
         ValueError, FileNotFoundError: data that is missing or damaged, or that calls anything outside this project.
     """
     node = config["data"] | ({} if root is None else {"root": root})
-    _refuse_foreign(node, "the checkpoint")
+    _refuse_foreign(node, "ckpt_path")
     datamodule: ImageDataModule = instantiate(node, _convert_="all")
     datamodule.prepare_data()
     datamodule.setup()
     return datamodule.splits
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def weaker(ckpt_path: str) -> NetworkDenoiser:
+    """The denoiser that autoguidance leads away from: an earlier checkpoint of the run, or one of a smaller network."""
+    return load_denoiser(ckpt_path, "guidance.weak.ckpt_path")[0]
+
+
+def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
     """The file's content, weights and plain containers alone: nothing in it is executed.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or not a checkpoint of this project.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"ckpt_path={path}: no such file; give a run's checkpoints/last.ckpt")
+        raise FileNotFoundError(f"{key}={path}: no such file; give a run's checkpoints/last.ckpt")
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         checkpoint["hyper_parameters"]["denoiser"], checkpoint["state_dict"]
     except Exception as error:
-        raise ValueError(
-            f"ckpt_path={path}: not a readable checkpoint of this project ({type(error).__name__})"
-        ) from error
+        raise ValueError(f"{key}={path}: not a readable checkpoint of this project ({type(error).__name__})") from error
     return checkpoint
 
 
-def _refuse_foreign(node: Any, path: str | Path) -> None:
+def _refuse_foreign(node: Any, source: str) -> None:
     """A configuration that comes out of a file may call this project's own classes and nothing else."""
     if isinstance(node, dict):
         target = node.get("_target_", OWN)
         if not str(target).startswith(OWN):
-            raise ValueError(f"ckpt_path={path}: its configuration calls {target}, which is not part of this project")
+            raise ValueError(f"{source}: its configuration calls {target}, which is not part of this project")
         for value in node.values():
-            _refuse_foreign(value, path)
+            _refuse_foreign(value, source)
     elif isinstance(node, list):
         for value in node:
-            _refuse_foreign(value, path)
+            _refuse_foreign(value, source)

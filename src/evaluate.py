@@ -61,7 +61,7 @@ def main(config: DictConfig) -> None:
 
 
 def _report(scores: dict[str, Tensor], plain: dict[str, Any], trained: dict[str, Any], seconds: float) -> None:
-    N, output_dir = plain["num_images"], Path(plain["output_dir"])
+    N, output_dir = plain["num_images"], Path(str(plain["output_dir"]))
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in (f"{N} images ({plain['split']})", "bits/dim", "± s.e."):
         table.add_column(column)

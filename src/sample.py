@@ -56,7 +56,7 @@ def main(config: DictConfig) -> None:
             labels = _labels(plain, trained["data"])
 
     if "edit" in plain:
-        _edit(denoiser, sampler, editing, given, Path(plain["output_dir"]))
+        _edit(denoiser, sampler, editing, given, Path(str(plain["output_dir"])))
     else:
         _draw(denoiser, sampler, labels, plain, trained["data"], device)
 
@@ -69,7 +69,7 @@ def _draw(
     data: dict[str, Any],
     device: torch.device,
 ) -> None:
-    N, output_dir = plain["num_samples"], Path(plain["output_dir"])
+    N, output_dir = plain["num_samples"], Path(str(plain["output_dir"]))
     shape = (data["channels"], data["image_size"], data["image_size"])
     with Progress() as progress:
         steps = len(sampler.times(denoiser.schedule))

@@ -15,7 +15,12 @@ from src.train import KEYS
 
 OPTIONS = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.glob("*/*.yaml"))]
 OTHER_PROGRAMS = {"edit": sample, "metrics": evaluate}  # groups that training has no use for
-REQUIRED = {"image_folder": ["data.root=nowhere"], "custom": ["schedule.betas=[0.1,0.2]"]}
+REQUIRED = {
+    "image_folder": ["data.root=nowhere"],
+    "custom": ["schedule.betas=[0.1,0.2]"],
+    "autoguidance": ["guidance.weak.ckpt_path=CHECKPOINT"],
+    "classifier": ["guidance.classifier._target_=torch.nn.Identity"],
+}
 
 
 def compose(*overrides, program="train"):
@@ -34,14 +39,16 @@ def build(node):
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
-def test_option_composes_and_builds(option):
+def test_option_composes_and_builds(option, finished):
     group, name = option.parts
+    checkpoint = str(finished[0] / "checkpoints" / "last.ckpt")
+    required = [override.replace("CHECKPOINT", checkpoint) for override in REQUIRED.get(name, [])]
     if group in OTHER_PROGRAMS:
         program = OTHER_PROGRAMS[group]
         plain = check(compose("ckpt_path=x", f"{group}={name}", program=program.__name__.split(".")[-1]), program.KEYS)
         assert build(plain[group]) is not None
         return
-    plain = check(compose(f"{group}={name}", *REQUIRED.get(name, [])), KEYS)
+    plain = check(compose(f"{group}={name}", *required), KEYS)
     for key in ("data", "module", "sampler", "callbacks", "logger"):
         assert build(plain[key]) is not None
     build(plain["trainer"] | {"accelerator": "cpu", "logger": False, "enable_checkpointing": False})

@@ -132,6 +132,17 @@ def test_one_class_on_request_and_other_samplers(finished, tmp_path):
     assert (status, err.strip()) == (2, "error: label=10: choose a whole number from 0 to 9")
 
 
+def test_a_model_that_is_its_own_weaker_one_is_not_guided(finished, tmp_path):
+    checkpoint, images = f"{finished[0]}/checkpoints/last.ckpt", {}
+    for name in ("none", f"autoguidance guidance.weak.ckpt_path={checkpoint}"):
+        options = [*f"guidance={name}".split(), "num_samples=3", "sampler.num_steps=2", f"output_dir={len(images)}"]
+        status, _, err = in_process(sample, f"ckpt_path={checkpoint}", *options, cwd=tmp_path)
+        assert status == 0, err
+        images[name] = np.load(tmp_path / str(len(images)) / "samples.npz")["images"].astype(int)
+    plain, guided = images.values()
+    assert abs(plain - guided).max() <= 1
+
+
 def test_without_classes(tmp_path):
     options = ["data.num_classes=null", "trainer.max_steps=3", "hydra.run.dir=run"]
     status, _, err = in_process(train, *TINY, *options, cwd=tmp_path)
@@ -321,6 +332,9 @@ def test_pictures_are_edited_from_files_into_a_strip(finished, pictures, tmp_pat
         ("edit=image_to_image images=[PICTURE] label=1 edit.strength=2", "edit.strength=2"),
         ("edit=paint images=[PICTURE]", "edit=paint: no such option; did you mean inpaint?"),
         ("guidance=cfg", "guidance: this model was trained with denoiser.label_dropout=0"),
+        ("guidance=autoguidance", "guidance.weak.ckpt_path: missing; give guidance.weak.ckpt_path=…"),
+        ("guidance=autoguidance guidance.weak.ckpt_path=a.ckpt", "guidance.weak.ckpt_path=a.ckpt: no such file"),
+        ("guidance=classifier", "guidance.classifier._target_: missing"),
     ],
 )
 def test_what_cannot_be_edited_is_said_in_one_line(finished, pictures, tmp_path, options, says):

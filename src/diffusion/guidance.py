@@ -111,11 +111,19 @@ class Autoguidance(Around):
         weak: a denoiser of the same data on the same schedule, trained less or smaller.
         scale: w.
 
+    Raises:
+        ValueError: schedules that differ.
+
     Ref: Guiding a Diffusion Model with a Bad Version of Itself Eq. 2
     """
 
     def __init__(self, denoiser: Denoiser, weak: Denoiser, scale: float = 2.0) -> None:
         super().__init__(denoiser)
+        if not denoiser.schedule.equals(weak.schedule):
+            raise ValueError(
+                "guidance.weak and schedule: both models must have been trained on the same schedule; "
+                "give a checkpoint of the same run, or of one with the same schedule"
+            )
         self.weak, self.scale = weak, scale
 
     def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
@@ -127,7 +135,7 @@ class Classifier(Around):
     """x̂_0 + w σ²/α ∇ log p(c | x_t): the score of p(x_t) p(c | x_t)^w, as an estimate of x_0.
 
     Args:
-        classifier: log-probabilities (B, K) of noised images, called as classifier(x_t, t).
+        classifier: log-probabilities (B, K) of noised images (B, C, H, W), called as classifier(x_t, t) with t ().
         scale: w ≥ 0.
 
     Ref: Diffusion Models Beat GANs Eq. 10, Alg. 2, through Tweedie's formula
@@ -146,3 +154,14 @@ class Classifier(Around):
             log_p = self.classifier(x, t).gather(1, cond[:, None].clone()).sum()
             (slope,) = torch.autograd.grad(log_p, x)
         return x_0 + expand(self.scale * self.schedule.sigma(t) ** 2 / self.schedule.alpha(t), x_t) * slope
+
+
+def chain(denoiser: Denoiser, **parts: Callable[[Denoiser], Denoiser]) -> Denoiser:
+    """One guidance around the other, the first innermost.
+
+    Args:
+        parts: each a function of the denoiser that it goes around; their names are for the configuration.
+    """
+    for part in parts.values():
+        denoiser = part(denoiser)
+    return denoiser

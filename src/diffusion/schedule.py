@@ -50,6 +50,14 @@ class NoiseSchedule(ABC):
         """The uniform time distribution's quantile function: u in [0, 1) -> t in (0, T]."""
         return (1 - u) * self.T
 
+    def equals(self, other: "NoiseSchedule") -> bool:
+        """Whether the other has the same clock and, at every tenth of it, the same α and σ to 1e-6."""
+        if (self.T, self.discrete, self.prior_std) != (other.T, other.discrete, other.prior_std):
+            return False
+        t = self.end * torch.linspace(0.1, 1, 10, dtype=torch.float64)
+        pairs = ((self.alpha(t), other.alpha(t)), (self.sigma(t), other.sigma(t)))
+        return all(torch.allclose(a, b, rtol=1e-6, atol=1e-9) for a, b in pairs)
+
     @property
     def end(self) -> Tensor:
         """T as a float64 scalar."""

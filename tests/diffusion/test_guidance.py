@@ -1,10 +1,13 @@
+import functools
+
 import pytest
 import torch
 
 from src.diffusion import beta as schedules
 from src.diffusion.analytic import GaussianMixture
+from src.diffusion.continuous import VP
 from src.diffusion.denoiser import Denoiser
-from src.diffusion.guidance import Autoguidance, Classifier, ClassifierFree, Clip, DynamicThreshold, Unguided
+from src.diffusion.guidance import Autoguidance, Classifier, ClassifierFree, Clip, DynamicThreshold, Unguided, chain
 from tests.diffusion.truth import F64, mixture, points
 
 
@@ -113,6 +116,13 @@ def test_clipping_and_thresholding():
     assert torch.equal(Unguided(Fixed(x_0))(x_0, t), x_0)
 
 
+def test_chain_puts_the_later_around_the_earlier(setting):
+    denoiser, x, t, cond = setting
+    parts = {"cfg": functools.partial(ClassifierFree, scale=5.0), "clip": functools.partial(Clip, bound=0.5)}
+    expected = ClassifierFree(denoiser, scale=5.0)(x, t, cond).clamp(-0.5, 0.5)
+    torch.testing.assert_close(chain(denoiser, **parts)(x, t, cond), expected)
+
+
 def test_refusals(setting):
     denoiser, x, t, cond = setting
     with pytest.raises(ValueError, match="guidance.level_min=2"):
@@ -121,3 +131,11 @@ def test_refusals(setting):
         DynamicThreshold(denoiser, percentile=0.0)
     with pytest.raises(ValueError, match="trained without classes"):
         ClassifierFree(denoiser.whole, scale=2.0)(x, t, cond)
+
+
+def test_autoguidance_needs_one_schedule():
+    strong = mixture(schedules.cosine())
+    Autoguidance(strong, mixture(schedules.cosine()))
+    for other in (schedules.cosine(T=500), schedules.cosine(s=0.02), schedules.linear(), VP()):
+        with pytest.raises(ValueError, match="guidance.weak and schedule"):
+            Autoguidance(strong, mixture(other))

@@ -73,6 +73,8 @@ def test_sampling(name, sampler_name):
     schedule = SCHEDULES[name]
     sampler = option.__wrapped__("sampler", sampler_name)
     sampler.num_steps = STEPS
+    if sampler_name == "ode":
+        sampler.num_steps, sampler.tolerance = 1, 0.1
     for prediction in ("v", "eps"):  # a sampler sees x̂_0 alone: one that is bounded, and one that divides by α
         model = denoiser(schedule, option("parameterization", prediction))
         if model is None:
@@ -102,3 +104,17 @@ def test_a_chain_cannot_be_walked_where_there_is_none():
                 sampler.times(schedule)
         else:
             assert len(sampler.times(schedule)) == schedule.T + 1, name
+
+
+@pytest.mark.parametrize("sampler_name", options("sampler"))
+def test_a_sampler_that_calls_itself_deterministic_draws_no_noise(sampler_name):
+    sampler, draws = option.__wrapped__("sampler", sampler_name), []
+    sampler.num_steps = STEPS
+
+    def noise():
+        draws.append(1)
+        return torch.zeros(1, 1, 4, 4)
+
+    for _ in sampler.walk(denoiser(SCHEDULES["cosine"], option("parameterization", "v")), noise):
+        pass
+    assert (len(draws) > 1) == sampler.stochastic
