@@ -28,8 +28,8 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Makes a program of a function of the configuration: `conf/<config_name>.yaml` composed with the command line.
 
-    A mistake of the user's is one line on stderr and exit status 2, with a traceback only under HYDRA_FULL_ERROR=1;
-    it leaves no empty run folder behind. Anything else that is raised is a bug and shows its traceback.
+    A mistake of the user's is one line on stderr and exit status 2, with a traceback only under HYDRA_FULL_ERROR=1.
+    A run folder into which nothing was written is removed. Anything else that is raised is a bug: its traceback shows.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -50,8 +50,9 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
             try:
                 return task(config)
             except (Mistake, OmegaConfBaseException) as error:
-                _remove_empty(Path(HydraConfig.get().runtime.output_dir), since=started)
                 fail(error)
+            finally:
+                _remove_empty(Path(HydraConfig.get().runtime.output_dir), since=started)
 
         def fail(error: Exception) -> None:
             if with_traceback:

@@ -19,6 +19,9 @@ REQUIRED = {
     "image_folder": ["data.root=nowhere"],
     "custom": ["schedule.betas=[0.1,0.2]"],
     "autoguidance": ["guidance.weak.ckpt_path=CHECKPOINT"],
+    "unet_28": ["data.image_size=28"],
+    "unet_64": ["data.image_size=64"],
+    "unet_cifar10": ["data.image_size=32"],
     "classifier": ["guidance.classifier._target_=torch.nn.Identity"],
 }
 
@@ -80,3 +83,10 @@ def test_every_option_is_one_short_file():
     for option in OPTIONS:
         assert len((CONF / option).with_suffix(".yaml").read_text().splitlines()) <= 40
     assert Path(CONF / "train.yaml").is_file()
+
+
+@pytest.mark.parametrize("name", [option.name for option in OPTIONS if option.parts[0] == "experiment"])
+@pytest.mark.parametrize("backbone", ["adm", "dit", "uvit", "unet_lecture"])
+def test_every_experiment_takes_every_backbone(name, backbone):
+    """An experiment names its network as an option, so that another option leaves no key of the first behind."""
+    check(compose(f"experiment={name}", f"backbone={backbone}", *REQUIRED.get(name, [])), KEYS)

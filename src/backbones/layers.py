@@ -1,10 +1,12 @@
 """Pieces that backbones share."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 def sinusoidal_embedding(time: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
@@ -25,14 +27,38 @@ def zero(module: nn.Module) -> nn.Module:
     return module
 
 
-def group_norm(channels: int, max_groups: int = 32, least_width: int = 4) -> nn.GroupNorm:
-    """GroupNorm with as many groups as divide the channels, up to 32, of at least four channels each.
+def maybe_checkpoint(wanted: bool, module: nn.Module, *inputs: Tensor) -> Tensor:
+    """module(*inputs); if wanted, computed anew in the backward pass, which keeps nothing but the inputs."""
+    if wanted and torch.is_grad_enabled():
+        return checkpoint(module, *inputs, use_reentrant=False)
+    return module(*inputs)
 
-    DDPM's 32 groups assume 128 channels or more: a group of one channel would subtract whatever constant the embedding
-    has just added to that channel, and the network would be blind to time and class.
+
+@dataclass(frozen=True)
+class Style:
+    """How the pieces of a U-Net are built.
+
+    Args:
+        embedding_dim: of the time and class embedding.
+        norm_groups, norm_eps: of every GroupNorm.
+        dropout: in the residual blocks.
+        num_heads, head_dim: of attention; head_dim, where given, makes channels/head_dim heads.
+        scale_shift: the embedding scales and shifts the second norm's output, instead of being added before it.
     """
-    groups = next(g for g in range(max(1, min(max_groups, channels // least_width)), 0, -1) if channels % g == 0)
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+
+    embedding_dim: int
+    norm_groups: int = 32
+    norm_eps: float = 1e-6
+    dropout: float = 0.0
+    num_heads: int = 1
+    head_dim: int | None = None
+    scale_shift: bool = False
+
+    def norm(self, channels: int) -> nn.GroupNorm:
+        return nn.GroupNorm(self.norm_groups, channels, eps=self.norm_eps)
+
+    def heads(self, channels: int) -> int:
+        return self.num_heads if self.head_dim is None else channels // self.head_dim
 
 
 class ConditionEmbedding(nn.Module):
@@ -63,19 +89,15 @@ class ConditionEmbedding(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """x + proj(softmax(QKᵀ/√d) V) over all positions. Ref: DDPM App. B
+    """x + proj(softmax(QKᵀ/√d) V) over all positions. Ref: DDPM App. B"""
 
-    Args:
-        channels: C.
-        num_heads: divides C.
-    """
-
-    def __init__(self, channels: int, num_heads: int = 1) -> None:
+    def __init__(self, channels: int, style: Style) -> None:
         super().__init__()
-        if channels % num_heads:
-            raise ValueError(f"backbone.num_heads={num_heads} does not divide the {channels} channels where it attends")
-        self.num_heads = num_heads
-        self.norm = group_norm(channels)
+        self.num_heads = style.heads(channels)
+        if self.num_heads < 1 or channels % self.num_heads:
+            keys = f"num_heads={style.num_heads}" if style.head_dim is None else f"head_dim={style.head_dim}"
+            raise ValueError(f"backbone.{keys} does not divide the {channels} channels where it attends")
+        self.norm = style.norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zero(nn.Conv2d(channels, channels, 1))
 
@@ -88,34 +110,70 @@ class SelfAttention(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """GroupNorm, SiLU, 3×3 conv, + embedding, GroupNorm, SiLU, dropout, 3×3 conv, + skip. Ref: DDPM App. B"""
+    """GroupNorm, SiLU, 3×3 conv, + embedding, GroupNorm, SiLU, dropout, 3×3 conv, + skip. Ref: DDPM App. B
 
-    def __init__(self, in_channels: int, out_channels: int, embedding_dim: int, dropout: float) -> None:
+    Args:
+        resample: None, or a change of resolution between the first SiLU and the first convolution, on the skip too.
+            Ref: BigGAN Fig. 15
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, style: Style, resample: "Halve | Resize | None" = None
+    ) -> None:
         super().__init__()
-        self.norm_1 = group_norm(in_channels)
+        self.scale_shift, self.resample = style.scale_shift, resample
+        self.norm_1 = style.norm(in_channels)
         self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.embedding = nn.Linear(embedding_dim, out_channels)
-        self.norm_2 = group_norm(out_channels)
-        self.dropout = nn.Dropout(dropout)
+        self.embedding = nn.Linear(style.embedding_dim, out_channels * (2 if style.scale_shift else 1))
+        self.norm_2 = style.norm(out_channels)
+        self.dropout = nn.Dropout(style.dropout)
         self.conv_2 = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.conv_1(F.silu(self.norm_1(x)))
-        h = h + self.embedding(F.silu(embedding))[:, :, None, None]
-        h = self.conv_2(self.dropout(F.silu(self.norm_2(h))))
-        return self.skip(x) + h
+    def forward(self, x: Tensor, embedding: Tensor, size: torch.Size | None = None) -> Tensor:
+        """x (B, C, H, W), embedding (B, embedding_dim); size (H', W') where a `Resize` is to bring it."""
+        h = F.silu(self.norm_1(x))
+        if self.resample is not None:
+            h, x = self.resample(h, size), self.resample(x, size)
+        h, steering = self.conv_1(h), self.embedding(F.silu(embedding))[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = steering.chunk(2, dim=1)
+            h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
+        else:
+            h = self.norm_2(h + steering)
+        return self.skip(x) + self.conv_2(self.dropout(F.silu(h)))
+
+
+class Halve(nn.Module):
+    """The mean of 2×2 pixels, n -> ⌈n/2⌉."""
+
+    def forward(self, x: Tensor, size: torch.Size | None = None) -> Tensor:
+        return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+
+
+class Resize(nn.Module):
+    """Nearest neighbour to a size."""
+
+    def forward(self, x: Tensor, size: torch.Size | None) -> Tensor:
+        return F.interpolate(x, size=size, mode="nearest")
 
 
 class Downsample(nn.Module):
-    """3×3 conv with stride 2, n -> ⌈n/2⌉, padded as TensorFlow's SAME (so also as DDPM's published weights need)."""
+    """3×3 conv with stride 2, n -> ⌈n/2⌉.
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        symmetric: pads both ends by 1; otherwise as TensorFlow's SAME, which DDPM's published weights need.
+    """
+
+    def __init__(self, channels: int, symmetric: bool = False) -> None:
         super().__init__()
+        self.symmetric = symmetric
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[-2:]
+        if self.symmetric:
+            return self.conv(F.pad(x, (1, 1, 1, 1)))
         return self.conv(F.pad(x, (W % 2, 1, H % 2, 1)))  # an even side is padded by (0, 1), an odd one by (1, 1)
 
 

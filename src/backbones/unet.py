@@ -1,6 +1,7 @@
-"""The U-Net of DDPM."""
+"""The U-Net of DDPM, and by its options those of Improved DDPM and ADM."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,36 +10,33 @@ from torch.nn import functional as F
 from src.backbones.layers import (
     ConditionEmbedding,
     Downsample,
+    Halve,
     ResidualBlock,
+    Resize,
     SelfAttention,
+    Style,
     Upsample,
-    group_norm,
+    maybe_checkpoint,
     zero,
 )
+
+Resampling = Literal["conv", "symmetric_conv", "residual"]
 
 
 class Stage(nn.Module):
     """A residual block, and self-attention after it where asked."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        embedding_dim: int,
-        dropout: float,
-        attention: bool,
-        num_heads: int,
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, style: Style, attention: bool) -> None:
         super().__init__()
-        self.block = ResidualBlock(in_channels, out_channels, embedding_dim, dropout)
-        self.attention = SelfAttention(out_channels, num_heads) if attention else nn.Identity()
+        self.block = ResidualBlock(in_channels, out_channels, style)
+        self.attention = SelfAttention(out_channels, style) if attention else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         return self.attention(self.block(x, embedding))
 
 
 class UNet(nn.Module):
-    """U-Net with residual blocks, self-attention and a time (and class) embedding. Ref: DDPM App. B
+    """U-Net with residual blocks, self-attention and a time (and class) embedding.
 
     Args:
         image_size: side of the image in pixels; any size, odd ones too: a level halves n to ⌈n/2⌉.
@@ -48,12 +46,22 @@ class UNet(nn.Module):
         num_blocks: residual blocks on each level.
         attention_resolutions: sides, in pixels, at which to attend (beside the middle).
         num_heads: attention heads.
+        head_dim: channels of a head, in place of their number.
         dropout: in the residual blocks, in [0, 1).
         num_classes: None for an unconditional network.
         outputs: images that the network puts out, stacked along the channels; 2 adds the reverse step's variance.
+        scale_shift: the embedding scales and shifts (ADM) instead of being added (DDPM).
+        resampling: "conv" (strided convolution; nearest neighbour and convolution), "symmetric_conv" (padded on both
+            ends alike), or "residual" (BigGAN's residual blocks, ADM).
+        norm_groups: None takes 32, or fewer so that each has at least four channels at the first level: a group of one
+            channel would subtract what the embedding has just added, and be blind to time and class.
+        norm_eps: of the normalization.
+        checkpointing: computes each stage anew in the backward pass instead of keeping its activations.
 
     Raises:
         ValueError: a size out of range, or an attention resolution that no level has.
+
+    Ref: DDPM App. B; Improved DDPM §3; Diffusion Models Beat GANs §3
     """
 
     def __init__(
@@ -65,21 +73,26 @@ class UNet(nn.Module):
         num_blocks: int = 2,
         attention_resolutions: Sequence[int] = (16,),
         num_heads: int = 1,
+        head_dim: int | None = None,
         dropout: float = 0.0,
         num_classes: int | None = None,
         outputs: int = 1,
+        scale_shift: bool = False,
+        resampling: Resampling = "conv",
+        norm_groups: int | None = None,
+        norm_eps: float = 1e-6,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.num_classes, self.outputs = num_classes, outputs
+        self.num_classes, self.outputs, self.checkpointing = num_classes, outputs, checkpointing
         sides = _sides(image_size, len(channel_mults))
-        _check(sides, channels, channel_mults, num_blocks, attention_resolutions, num_heads, dropout, outputs)
+        _check_sizes(sides, channels, channel_mults, num_blocks, attention_resolutions, outputs)
+        groups = norm_groups or max(g for g in range(1, min(32, channels // 4) + 1) if channels % g == 0)
+        _check_style(channels, num_heads, head_dim, dropout, groups)
+        style = Style(4 * channels, groups, norm_eps, dropout, num_heads, head_dim, scale_shift)
         widths = [channels * mult for mult in channel_mults]
-        embedding_dim = 4 * channels
 
-        def stage(in_channels: int, out_channels: int, attention: bool) -> Stage:
-            return Stage(in_channels, out_channels, embedding_dim, dropout, attention, num_heads)
-
-        self.embedding = ConditionEmbedding(channels, embedding_dim, num_classes)
+        self.embedding = ConditionEmbedding(channels, style.embedding_dim, num_classes)
         self.stem = nn.Conv2d(in_channels, channels, 3, padding=1)
         skips, width = [channels], channels
 
@@ -87,27 +100,28 @@ class UNet(nn.Module):
         for level, (side, out) in enumerate(zip(sides, widths, strict=True)):
             stages = nn.ModuleList()
             for _ in range(num_blocks):
-                stages.append(stage(width, out, side in attention_resolutions))
+                stages.append(Stage(width, out, style, side in attention_resolutions))
                 width = out
                 skips.append(width)
             self.down.append(stages)
             if level < len(widths) - 1:
-                self.downsample.append(Downsample(width))
+                self.downsample.append(_downsampling(resampling, width, style))
                 skips.append(width)
 
-        self.middle = nn.ModuleList([stage(width, width, attention=True), stage(width, width, attention=False)])
+        self.middle = nn.ModuleList(Stage(width, width, style, attention) for attention in (True, False))
 
         self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
         for level, (side, out) in enumerate(zip(reversed(sides), reversed(widths), strict=True)):
             stages = nn.ModuleList()
             for _ in range(num_blocks + 1):
-                stages.append(stage(width + skips.pop(), out, side in attention_resolutions))
+                stages.append(Stage(width + skips.pop(), out, style, side in attention_resolutions))
                 width = out
             self.up.append(stages)
             if level < len(widths) - 1:
-                self.upsample.append(Upsample(width))
+                residual = resampling == "residual"
+                self.upsample.append(ResidualBlock(width, width, style, Resize()) if residual else Upsample(width))
 
-        self.norm = group_norm(width)
+        self.norm = style.norm(width)
         self.head = zero(nn.Conv2d(width, outputs * in_channels, 3, padding=1))
 
     def forward(self, x: Tensor, time: Tensor, cond: Tensor | None = None) -> Tensor:
@@ -117,19 +131,31 @@ class UNet(nn.Module):
         skips = [x]
         for level, stages in enumerate(self.down):
             for stage in stages.children():
-                x = stage(x, embedding)
+                x = maybe_checkpoint(self.checkpointing, stage, x, embedding)
                 skips.append(x)
             if level < len(self.downsample):
-                x = self.downsample[level](x)
+                x = _resampled(self.downsample[level], x, embedding)
                 skips.append(x)
         for stage in self.middle:
-            x = stage(x, embedding)
+            x = maybe_checkpoint(self.checkpointing, stage, x, embedding)
         for level, stages in enumerate(self.up):
             for stage in stages.children():
-                x = stage(torch.cat([x, skips.pop()], dim=1), embedding)
+                x = maybe_checkpoint(self.checkpointing, stage, torch.cat([x, skips.pop()], dim=1), embedding)
             if level < len(self.upsample):
-                x = self.upsample[level](x, skips[-1].shape[-2:])
+                x = _resampled(self.upsample[level], x, embedding, skips[-1].shape[-2:])
         return self.head(F.silu(self.norm(x)))
+
+
+def _downsampling(resampling: Resampling, channels: int, style: Style) -> nn.Module:
+    if resampling == "residual":
+        return ResidualBlock(channels, channels, style, Halve())
+    return Downsample(channels, symmetric=resampling == "symmetric_conv")
+
+
+def _resampled(module: nn.Module, x: Tensor, embedding: Tensor, size: torch.Size | None = None) -> Tensor:
+    if isinstance(module, ResidualBlock):
+        return module(x, embedding, size)
+    return module(x) if size is None else module(x, size)
 
 
 def _sides(image_size: int, num_levels: int) -> list[int]:
@@ -139,26 +165,22 @@ def _sides(image_size: int, num_levels: int) -> list[int]:
     return sides
 
 
-def _check(
+def _check_sizes(
     sides: list[int],
     channels: int,
     channel_mults: Sequence[int],
     num_blocks: int,
     attention_resolutions: Sequence[int],
-    num_heads: int,
-    dropout: float,
     outputs: int,
 ) -> None:
     if channels < 4 or channels % 2:
         raise ValueError(f"backbone.channels={channels}: choose an even number >= 4")
     if not channel_mults or min(channel_mults) < 1:
         raise ValueError(f"backbone.channel_mults={list(channel_mults)}: give one multiple >= 1 for each level")
-    if num_blocks < 1 or num_heads < 1:
-        raise ValueError(f"backbone.num_blocks={num_blocks}, backbone.num_heads={num_heads}: both must be >= 1")
+    if num_blocks < 1:
+        raise ValueError(f"backbone.num_blocks={num_blocks}: must be >= 1")
     if outputs not in (1, 2):
         raise ValueError(f"backbone.outputs={outputs}: choose 1, or 2 for a prediction and the variance")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"backbone.dropout={dropout}: choose 0 <= dropout < 1")
     if sides[-1] < 2:
         raise ValueError(
             f"backbone.channel_mults={list(channel_mults)} and data.image_size={sides[0]}: the levels shrink to "
@@ -170,3 +192,12 @@ def _check(
             f"backbone.attention_resolutions={list(attention_resolutions)}: no level is {unreached[0]} pixels wide; "
             f"with data.image_size={sides[0]} choose among {sides}"
         )
+
+
+def _check_style(channels: int, num_heads: int, head_dim: int | None, dropout: float, groups: int) -> None:
+    if num_heads < 1 or (head_dim is not None and head_dim < 1):
+        raise ValueError(f"backbone.num_heads={num_heads}, head_dim={head_dim}: must be >= 1")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"backbone.dropout={dropout}: choose 0 <= dropout < 1")
+    if groups < 1 or channels % groups:
+        raise ValueError(f"backbone.norm_groups={groups} and backbone.channels={channels}: the groups must divide them")

@@ -2,7 +2,7 @@ import diffusers
 import pytest
 import torch
 
-from src.backbones.layers import Downsample, ResidualBlock, SelfAttention, sinusoidal_embedding
+from src.backbones.layers import Downsample, ResidualBlock, SelfAttention, Style, sinusoidal_embedding
 from src.backbones.unet import UNet
 
 
@@ -91,9 +91,9 @@ def test_time_and_class_matter_and_no_class_is_a_class_of_its_own():
 @pytest.mark.parametrize("channels", [8, 16, 32, 48, 64, 128])
 def test_normalization_does_not_undo_the_embedding(channels):
     """With one channel a group, GroupNorm would subtract the constant that the embedding adds to a channel."""
-    block = randomized(ResidualBlock(channels, channels, 8, dropout=0.0)).eval()
-    x = torch.randn(1, channels, 8, 8)
-    first, second = block(x, torch.ones(1, 8)), block(x, -torch.ones(1, 8))
+    block = randomized(tiny(channels=channels).down[0][0].block).eval()
+    x, embedding = torch.randn(1, channels, 8, 8), torch.ones(1, 4 * channels)
+    first, second = block(x, embedding), block(x, -embedding)
     assert ((first - second).abs().mean((0, 2, 3)) > 1e-3 * first.abs().mean()).all()
 
 
@@ -138,5 +138,5 @@ def test_downsampling_is_aligned_as_in_the_published_weights(size):
 
 def test_branches_start_as_the_identity():
     x = torch.randn(2, 16, 4, 4)
-    assert torch.equal(SelfAttention(16)(x), x)
-    assert torch.equal(ResidualBlock(16, 16, 8, dropout=0.0)(x, torch.randn(2, 8)), x)
+    assert torch.equal(SelfAttention(16, Style(8, norm_groups=4))(x), x)
+    assert torch.equal(ResidualBlock(16, 16, Style(8, norm_groups=4))(x, torch.randn(2, 8)), x)
