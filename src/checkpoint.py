@@ -27,7 +27,7 @@ def load_denoiser(path: str | Path, key: str = "ckpt_path") -> tuple[NetworkDeno
     """
     checkpoint = read_checkpoint(path, key)
     config, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
-    _refuse_foreign(config["denoiser"], f"{key}={path}")
+    refuse_foreign(config["denoiser"], f"{key}={path}")
     denoiser = instantiate(config["denoiser"], _convert_="all")
     weights = {key.removeprefix(AVERAGED): value for key, value in state.items() if key.startswith(AVERAGED)}
     try:
@@ -37,22 +37,35 @@ def load_denoiser(path: str | Path, key: str = "ckpt_path") -> tuple[NetworkDeno
     return denoiser.eval().requires_grad_(False), config
 
 
-def load_data(config: dict[str, Any], root: str | None = None) -> dict[Split, ImageDataset]:
-    """The splits of the data that a model was trained on.
+def load_data(trained: dict[str, Any], other: dict[str, Any] | None = None) -> dict[Split, ImageDataset]:
+    """The splits of the data that a model was trained on, or of other data of the same shape and classes.
 
     Args:
-        config: the configuration that it was trained with.
-        root: where the data lies now, if not where it lay then.
+        trained: the data's node in the configuration that it was trained with.
+        other: the node of other data, or of the same in another place.
 
     Raises:
-        ValueError, FileNotFoundError: data that is missing or damaged, or that calls anything outside this project.
+        ValueError, FileNotFoundError: data that is missing, damaged or of another shape, or a node that calls anything
+            outside this project.
     """
-    node = config["data"] | ({} if root is None else {"root": root})
-    _refuse_foreign(node, "ckpt_path")
+    if other is not None:
+        check_data(other, trained)
+    node = other or trained
+    if "_target_" not in node:
+        raise ValueError("data: missing; a pretrained model does not say what it was trained on, give data=NAME")
+    refuse_foreign(node, "ckpt_path")
     datamodule: ImageDataModule = instantiate(node, _convert_="all")
     datamodule.prepare_data()
     datamodule.setup()
     return datamodule.splits
+
+
+def check_data(data: dict[str, Any], made_for: dict[str, Any]) -> None:
+    """Raises ValueError where data differ in shape or classes from those that a model was made for."""
+    for key in ("channels", "image_size", "num_classes"):
+        if data[key] != made_for[key]:
+            wanted = "null" if made_for[key] is None else made_for[key]
+            raise ValueError(f"data.{key}={data[key]}: this model was made for {wanted}; set data.{key}={wanted}")
 
 
 def weaker(ckpt_path: str) -> NetworkDenoiser:
@@ -76,14 +89,14 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
     return checkpoint
 
 
-def _refuse_foreign(node: Any, source: str) -> None:
+def refuse_foreign(node: Any, source: str) -> None:
     """A configuration that comes out of a file may call this project's own classes and nothing else."""
     if isinstance(node, dict):
         target = node.get("_target_", OWN)
         if not str(target).startswith(OWN):
             raise ValueError(f"{source}: its configuration calls {target}, which is not part of this project")
         for value in node.values():
-            _refuse_foreign(value, source)
+            refuse_foreign(value, source)
     elif isinstance(node, list):
         for value in node:
-            _refuse_foreign(value, source)
+            refuse_foreign(value, source)

@@ -13,14 +13,15 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from src.checkpoint import load_data, load_denoiser
+from src.checkpoint import load_data
 from src.cli import entry, mistakes
 from src.config import Mistake, check
 from src.device import usable
 from src.metrics.likelihood import Likelihood
+from src.pretrained import load_either
 
 KEYS = (
-    "ckpt_path", "split", "num_images", "batch_size", "seed", "device", "output_dir", "data_root", "metrics",
+    "ckpt_path", "pretrained", "split", "num_images", "batch_size", "seed", "device", "output_dir", "data", "metrics",
 )  # fmt: skip
 
 
@@ -36,9 +37,9 @@ def main(config: DictConfig) -> None:
             raise Mistake(f"split={plain['split']}: choose train or val")
         device = usable(plain["device"])
         metric: Likelihood = instantiate(plain["metrics"], _convert_="all")
-        denoiser, trained = load_denoiser(plain["ckpt_path"])
+        denoiser, trained = load_either(plain)
         metric.check(denoiser)
-        dataset = load_data(trained, plain["data_root"])[plain["split"]]
+        dataset = load_data(trained["data"], plain.get("data"))[plain["split"]]
         if plain["num_images"] > len(dataset):
             raise Mistake(f"num_images={plain['num_images']}: the {plain['split']} split has {len(dataset)}")
         denoiser = denoiser.to(device)
@@ -71,7 +72,7 @@ def _report(scores: dict[str, Tensor], plain: dict[str, Any], trained: dict[str,
         results[name] = {"mean": mean, "standard_error": error}
         table.add_row(name, f"{mean:.4f}", "–" if error is None else f"{error:.4f}")
     output_dir.mkdir(parents=True, exist_ok=True)
-    told = {key: plain[key] for key in ("ckpt_path", "split", "num_images", "seed", "metrics")}
+    told = {key: plain[key] for key in ("ckpt_path", "pretrained", "split", "num_images", "seed", "metrics")}
     told |= {"schedule": trained["schedule"], "seconds": seconds, "unit": "bits/dim"}
     (output_dir / "metrics.json").write_text(json.dumps(results | {"how": told}, indent=2) + "\n")
     console = Console(highlight=False)

@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from src.checkpoint import load_denoiser
 from src.cli import entry, mistakes
 from src.config import Mistake, check
 from src.device import usable
@@ -24,9 +23,10 @@ from src.diffusion.editing.base import Editing, Given
 from src.diffusion.samplers.base import Sampler, class_labels
 from src.images import grid, square_columns, to_uint8, write_png
 from src.pictures import one_class, read_given, strip
+from src.pretrained import load_either
 
 KEYS = (
-    "ckpt_path", "num_samples", "seed", "label", "batch_size", "device", "output_dir",
+    "ckpt_path", "pretrained", "num_samples", "seed", "label", "batch_size", "device", "output_dir",
     "time_grid", "sampler", "guidance", "edit", "images", "mask",
 )  # fmt: skip
 
@@ -42,7 +42,7 @@ def main(config: DictConfig) -> None:
         if not isinstance(plain["seed"], int):
             raise Mistake(f"seed={plain['seed']}: choose a whole number")
         device = usable(plain["device"])
-        denoiser, trained = load_denoiser(plain["ckpt_path"])
+        denoiser, trained = load_either(plain)
         sampler: Sampler = instantiate(plain["sampler"], _convert_="all")
         denoiser = instantiate(plain["guidance"], _convert_="all")(denoiser).to(device)
         sampler.check(denoiser)

@@ -8,11 +8,12 @@ from src.checkpoint import read_checkpoint
 from src.cli import entry, mistakes
 from src.config import check
 from src.data.module import ImageDataModule
+from src.pretrained import adopt, load_weights
 from src.training.module import DiffusionModule
 from src.training.results import Results, quiet
 
 KEYS = (
-    "name", "seed", "ckpt_path", "run_dir",
+    "name", "seed", "ckpt_path", "pretrained", "run_dir",
     "data", "backbone", "schedule", "parameterization", "time_sampler", "weighting", "objective", "denoiser", "module",
     "time_grid", "sampler", "guidance", "optimizer", "lr_scheduler", "trainer", "callbacks", "logger",
 )  # fmt: skip
@@ -23,10 +24,14 @@ def main(config: DictConfig) -> float:
     """Returns the final validation loss, for sweeps to compare."""
     quiet()
     with mistakes():
+        weights = adopt(config) if config.get("pretrained") is not None else None
         plain = check(config, KEYS)
         L.seed_everything(plain["seed"], verbose=False)
         datamodule: ImageDataModule = instantiate(plain["data"], _convert_="all")
         module: DiffusionModule = instantiate(plain["module"], _convert_="all")
+        if weights is not None:
+            for denoiser in (module.denoiser, module.ema.model):
+                load_weights(denoiser, weights, plain["pretrained"])
         callbacks: dict[str, L.Callback] = instantiate(plain["callbacks"], _convert_="all")
         logger = instantiate(plain["logger"], _convert_="all")
         with mistakes("trainer"):

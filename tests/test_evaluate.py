@@ -32,7 +32,7 @@ def test_likelihood_of_each_image_does_not_depend_on_the_batch(finished, tmp_pat
     assert whole["how"]["schedule"]["T"] == 100
 
     denoiser, trained = load_denoiser(finished[0] / "checkpoints" / "last.ckpt")
-    images, labels = load_data(trained)["val"][torch.arange(6)]
+    images, labels = load_data(trained["data"])["val"][torch.arange(6)]
     again = Likelihood()(denoiser, images, labels, start=0, seed=0)
     assert float(again["flow"].mean()) == pytest.approx(whole["flow"]["mean"], rel=1e-4)
 
@@ -40,7 +40,7 @@ def test_likelihood_of_each_image_does_not_depend_on_the_batch(finished, tmp_pat
 def test_a_better_model_needs_fewer_bits(finished, tmp_path):
     """Forty steps of training are enough to beat the untrained network, which knows nothing."""
     denoiser, trained = load_denoiser(finished[0] / "checkpoints" / "last.ckpt")
-    images, labels = load_data(trained)["val"][torch.arange(6)]
+    images, labels = load_data(trained["data"])["val"][torch.arange(6)]
     metric = Likelihood()
     after = metric(denoiser, images, labels, start=0, seed=0)
     for parameter in denoiser.backbone.head.parameters():

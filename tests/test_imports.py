@@ -15,6 +15,7 @@ ALLOWED = {
         "src.training", "src.diffusion", "src.metrics", IMAGES,
         "torch", "lightning", "wandb", "rich", "omegaconf",
     },
+    "exchange": {"src.exchange", "src.diffusion", "src.backbones", "torch", "safetensors"},
     "metrics": {"src.metrics", "src.diffusion", IMAGES, "torch", "torchmetrics", "torch_fidelity"},
     "images.py": {"torch", "torchvision", "imageio", "PIL"},
 }  # fmt: skip
@@ -44,7 +45,16 @@ def test_rooms_keep_to_themselves(room):
 
 def test_hydra_lives_in_the_entry_points():
     users = {path.relative_to(SRC).as_posix() for path in SRC.rglob("*.py") if "hydra" in "".join(imports(path))}
-    assert users == {"cli.py", "config.py", "checkpoint.py", "train.py", "sample.py", "evaluate.py", "summary.py"}
+    assert users == {
+        "cli.py",
+        "config.py",
+        "checkpoint.py",
+        "train.py",
+        "sample.py",
+        "evaluate.py",
+        "summary.py",
+        "pretrained.py",
+    }
 
 
 def test_training_knows_no_noise_level():
@@ -52,3 +62,8 @@ def test_training_knows_no_noise_level():
     for path in (SRC / "training").rglob("*.py"):
         names = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
         assert not names & {"alpha", "sigma", "logsnr", "beta", "alpha_bar", "quantile"}, path
+
+
+def test_diffusers_is_known_to_the_tests_alone():
+    for path in SRC.rglob("*.py"):
+        assert not any(name.split(".")[0] == "diffusers" for name in imports(path)), path

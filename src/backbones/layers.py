@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
-def sinusoidal_embedding(time: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
-    """[sin(ω_k t), cos(ω_k t)], ω_k = max_period^(−k/(dim/2 − 1)), k = 0 … dim/2 − 1: time (B,) -> (B, dim), float32.
+def sinusoidal_embedding(time: Tensor, dim: int, frequency_shift: int = 1) -> Tensor:
+    """[sin(ω_k t), cos(ω_k t)], ω_k = 10⁴^(−k/(dim/2 − shift)), k = 0 … dim/2 − 1: time (B,) -> (B, dim), float32.
 
-    Ref: DDPM App. B and its published code
+    Ref: DDPM App. B and its published code (shift 1); Attention Is All You Need §3.5 (shift 0)
     """
     half = dim // 2
-    omega = torch.exp(-math.log(max_period) / (half - 1) * torch.arange(half, device=time.device))
+    omega = torch.exp(-math.log(10_000) / (half - frequency_shift) * torch.arange(half, device=time.device))
     angle = time.float()[:, None] * omega  # (B, dim/2)
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
@@ -70,17 +70,19 @@ class ConditionEmbedding(nn.Module):
         dim: sinusoidal width, even, ≥ 4.
         out_dim: width of the result.
         num_classes: None for an unconditional network.
+        frequency_shift: see `sinusoidal_embedding`.
     """
 
-    def __init__(self, dim: int, out_dim: int, num_classes: int | None) -> None:
+    def __init__(self, dim: int, out_dim: int, num_classes: int | None, frequency_shift: int = 1) -> None:
         super().__init__()
-        self.dim, self.num_classes = dim, num_classes
+        self.dim, self.num_classes, self.frequency_shift = dim, num_classes, frequency_shift
         self.mlp = nn.Sequential(nn.Linear(dim, out_dim), nn.SiLU(), nn.Linear(out_dim, out_dim))
         self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, out_dim)
 
     def forward(self, time: Tensor, cond: Tensor | None) -> Tensor:
         """time (B,), cond (B,) in 0 … num_classes or None -> (B, out_dim)."""
-        embedding = self.mlp(sinusoidal_embedding(time, self.dim).to(next(self.mlp.parameters()).dtype))
+        features = sinusoidal_embedding(time, self.dim, self.frequency_shift)
+        embedding = self.mlp(features.to(next(self.mlp.parameters()).dtype))
         if self.classes is not None and self.num_classes is not None:
             if cond is None:
                 cond = torch.full(time.shape, self.num_classes, device=time.device, dtype=torch.long)

@@ -56,6 +56,7 @@ class UNet(nn.Module):
         norm_groups: None takes 32, or fewer so that each has at least four channels at the first level: a group of one
             channel would subtract what the embedding has just added, and be blind to time and class.
         norm_eps: of the normalization.
+        frequency_shift: of the time embedding, 1 (DDPM) or 0.
         checkpointing: computes each stage anew in the backward pass instead of keeping its activations.
 
     Raises:
@@ -81,10 +82,12 @@ class UNet(nn.Module):
         resampling: Resampling = "conv",
         norm_groups: int | None = None,
         norm_eps: float = 1e-6,
+        frequency_shift: int = 1,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.num_classes, self.outputs, self.checkpointing = num_classes, outputs, checkpointing
+        self.scale_shift, self.resampling = scale_shift, resampling
         sides = _sides(image_size, len(channel_mults))
         _check_sizes(sides, channels, channel_mults, num_blocks, attention_resolutions, outputs)
         groups = norm_groups or max(g for g in range(1, min(32, channels // 4) + 1) if channels % g == 0)
@@ -92,7 +95,7 @@ class UNet(nn.Module):
         style = Style(4 * channels, groups, norm_eps, dropout, num_heads, head_dim, scale_shift)
         widths = [channels * mult for mult in channel_mults]
 
-        self.embedding = ConditionEmbedding(channels, style.embedding_dim, num_classes)
+        self.embedding = ConditionEmbedding(channels, style.embedding_dim, num_classes, frequency_shift)
         self.stem = nn.Conv2d(in_channels, channels, 3, padding=1)
         skips, width = [channels], channels
 

@@ -35,7 +35,7 @@ class NoiseSchedule(ABC):
         return 2 * (self.alpha(t).log() - self.sigma(t).log())
 
     def network_time(self, t: Tensor) -> Tensor:
-        """What the network is told of t: the DDPM clock 1000 t/T, whatever T, so that sweeps over T compare."""
+        """What the network is told of t: a clock up to 1000, whatever T, so that sweeps over T compare."""
         return t * (1000 / self.T)
 
     def nearest(self, t: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class DiscreteSchedule(NoiseSchedule):
                 "lower schedule.beta_1 and schedule.beta_T, or choose another schedule"
             )
         betas = _without_terminal_signal(betas) if zero_terminal_snr else betas
-        self.T = len(betas)
+        self.betas, self.T = betas, len(betas)
         # 1 − ᾱ by its own recurrence: 1 − ᾱ_t = (1 − ᾱ_{t−1})(1 − β_t) + β_t does not cancel at small t.
         one_minus = [0.0]
         for beta in betas.tolist():
@@ -121,6 +121,10 @@ class DiscreteSchedule(NoiseSchedule):
         into_noise = (k == self.T - 1) & (alphas[-1] == 0)
         t = torch.where(into_noise, self.T - torch.sigmoid(wanted).sqrt() / alphas[-2], t)
         return t.clamp(0, self.T).to(logsnr.dtype)
+
+    def network_time(self, t: Tensor) -> Tensor:
+        """(t − 1) 1000/T: for T = 1000 the 0 … 999 that DDPM's published networks are told."""
+        return (t - 1) * (1000 / self.T)
 
     def nearest(self, t: Tensor) -> Tensor:
         return t.round()

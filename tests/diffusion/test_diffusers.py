@@ -58,7 +58,7 @@ def differing_steps(sampler, scheduler, make, parameterization, evaluations=1, s
         y, level = x, t
         for k in range(1 if s == 0 else evaluations):
             alpha = expand(schedule.alpha(level), x)
-            output = network(y, torch.full((2,), float(level)), None)
+            output = network(y, torch.full((2,), float(level) - 1), None)
             extra = {"variance_noise": z} if noisy else {}
             before = y / alpha if scaled else y
             after = scheduler.step(output, next(calls), before, **extra).prev_sample

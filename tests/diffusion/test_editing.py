@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from src.diffusion.analytic import Gaussian
+from src.diffusion.denoiser import Denoiser
 from src.diffusion.editing.base import Given
 from src.diffusion.editing.image_to_image import ImageToImage
 from src.diffusion.editing.inpaint import Inpaint, RePaint
@@ -62,6 +63,44 @@ def test_path_of_repaint_goes_each_stretch_as_often_as_asked():
     assert set(rises) == {(1, 6), (6, 11), (11, 16)}
     plain = RePaint(Trailing(), 20, 5, 1, torch.zeros(1), torch.zeros(1)).times(SCHEDULES["linear"])
     assert torch.equal(plain, Trailing()(SCHEDULES["linear"], 20))
+
+
+def test_a_step_up_is_the_forward_process():
+    walker = RePaint(Trailing(), 20, 5, 3, torch.zeros(1), torch.ones(1))
+    denoiser = pair()
+    schedule, (t, s) = denoiser.schedule, torch.tensor([300.0, 550.0], dtype=F64)
+    x = torch.full((1, 1, 1, 2), 2.0, dtype=F64)
+    up, _ = walker.step(denoiser, x, t, s, lambda: torch.ones_like(x), None)
+    alpha = schedule.alpha(s) / schedule.alpha(t)
+    std = (schedule.sigma(s) ** 2 - (alpha * schedule.sigma(t)) ** 2).sqrt()
+    torch.testing.assert_close(up, torch.full_like(x, float(2 * alpha + std)))
+
+
+def test_strength_is_the_share_of_steps():
+    for strength, steps in ((0.02, 1), (0.5, 25), (1.0, 50)):
+        calls = []
+        ImageToImage(strength)(pair(), DDIM(Trailing(), 50), given(points(3, 2)), lambda calls=calls: calls.append(1))
+        assert len(calls) == steps
+
+
+class Conditional(Denoiser):
+    """Tells whether its labels fit the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = mixture(SCHEDULES["cosine"])
+        self.schedule = self.inner.schedule
+
+    def forward(self, x_t, t, cond=None):
+        assert cond.tolist() == [3] * len(x_t)
+        return self.inner(x_t, t)
+
+
+def test_labels_go_with_the_pictures():
+    x_0 = points(3, 2)
+    mask = torch.ones(2)
+    for edit in (ImageToImage(), Inpaint(Trailing(), 5, 1, 2), Invert(1), Interpolate(4, 1)):
+        edit(Conditional(), DDIM(Trailing(), 5), Given(x_0, torch.full((3,), 3), mask, normal_like(x_0)))
 
 
 def given(x_0):

@@ -98,6 +98,14 @@ def test_sampler_ends_where_the_flow_does_whatever_its_pieces(name):
         assert float((x_0 - exact).square().mean().sqrt()) < 5e-3  # the first time's noise is not undone by the flow
 
 
+def test_sampler_follows_the_flow_to_the_first_time_and_takes_the_estimate_there():
+    denoiser, x = gaussian(SCHEDULES["vp"]), points(8, 3)
+    first = torch.tensor(denoiser.schedule.t_min, dtype=F64)
+    expected = denoiser(denoiser.transport(x, denoiser.schedule.end, first), first)
+    *_, x_0 = ODE(Trailing(), 4, tolerance=1e-6).walk(denoiser, lambda: x)
+    torch.testing.assert_close(x_0, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_what_is_not_a_number_ends():
     y = solve(lambda y, theta, items: y * torch.nan, points(2, 3), 1.0, 0.0, 1e-4)
     assert torch.isnan(y).all()

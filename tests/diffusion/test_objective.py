@@ -27,9 +27,9 @@ def test_uniform_times_and_eps_is_l_simple():
     loss = Objective(Uniform(), Simple())(denoiser, torch.zeros(4000, 1, 4, 4))
     assert abs(float(loss) - 1.25) < 5 * (2 / 64_000) ** 0.5
     time = network.seen[0][1]
-    assert time.min() >= 1
-    assert time.max() <= 1000
-    assert abs(float(time.mean()) - 500.5) < 5 * 1000 / 12**0.5 / 4000**0.5
+    assert time.min() >= 0
+    assert time.max() <= 999
+    assert abs(float(time.mean()) - 499.5) < 5 * 1000 / 12**0.5 / 4000**0.5
 
 
 def test_at_gives_each_item_its_own_loss():
@@ -60,7 +60,9 @@ def test_network_time_is_ddpms_clock_at_any_T():
     network = Constant(0.0)
     denoiser = NetworkDenoiser(network, schedules.linear(T=50), Eps())
     denoiser(torch.zeros(2, 1, 2, 2), torch.tensor(50.0, dtype=torch.float64))
-    assert network.seen[0][1].tolist() == [1000.0, 1000.0]
+    assert network.seen[0][1].tolist() == [980.0, 980.0]
+    denoiser(torch.zeros(2, 1, 2, 2), torch.tensor(1.0, dtype=torch.float64))
+    assert network.seen[1][1].tolist() == [0.0, 0.0]
 
 
 def test_fixed_noise_is_spread_over_the_whole_clock_and_belongs_to_the_item():

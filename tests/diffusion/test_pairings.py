@@ -10,6 +10,9 @@ from src.cli import CONF
 from src.diffusion.denoiser import NetworkDenoiser
 from src.diffusion.guidance import Clip
 from src.diffusion.objective import Objective
+from src.diffusion.samplers.ddim import DDIM
+from src.diffusion.samplers.edm import EDM
+from src.diffusion.time_grid import Trailing
 from tests.diffusion.options import SCHEDULES
 from tests.test_configs import build, compose
 
@@ -118,3 +121,10 @@ def test_a_sampler_that_calls_itself_deterministic_draws_no_noise(sampler_name):
     for _ in sampler.walk(denoiser(SCHEDULES["cosine"], option("parameterization", "v")), noise):
         pass
     assert (len(draws) > 1) == sampler.stochastic
+
+
+def test_samplers_that_may_be_either_say_which_they_are():
+    assert not DDIM(Trailing(), eta=0.0).stochastic
+    assert DDIM(Trailing(), eta=0.1).stochastic
+    assert not EDM(Trailing(), churn=0.0).stochastic
+    assert EDM(Trailing(), churn=1.0).stochastic

@@ -62,7 +62,7 @@ def test_learned_variance_equals_diffusers_step_by_step(make, parameterization, 
         x_t = torch.randn(2, *SHAPE, generator=generator)
         z = torch.randn(x_t.shape, generator=torch.Generator().manual_seed(t))
         x_s, _ = sampler.step(denoiser, x_t, time(t), time(t - 1), lambda z=z: z, None)
-        output = network(x_t, torch.full((2,), float(t)), None)
+        output = network(x_t, torch.full((2,), t - 1.0), None)
         expected = theirs.step(output, t - 1, x_t, generator=torch.Generator().manual_seed(t)).prev_sample
         torch.testing.assert_close(x_s, expected, rtol=1e-5, atol=1e-5)
 

@@ -120,7 +120,7 @@ def test_ddpm_equals_diffusers_step_by_step(make, parameterization, prediction_t
             z = torch.randn(x_t.shape, generator=torch.Generator().manual_seed(t))
             times = torch.tensor([t, t - 1], dtype=torch.float64)
             x_s, _ = sampler.step(denoiser, x_t, times[0], times[1], lambda z=z: z, None)
-            output = network(x_t, torch.full((2,), float(t)), None)  # diffusers counts its steps from 0
+            output = network(x_t, torch.full((2,), t - 1.0), None)
             expected = theirs.step(output, t - 1, x_t, generator=torch.Generator().manual_seed(t)).prev_sample
             torch.testing.assert_close(x_s, expected, rtol=1e-5, atol=1e-5)
 
@@ -141,7 +141,7 @@ def test_ddim_equals_diffusers_step_by_step(make, parameterization, prediction_t
         x_t = torch.randn(2, *SHAPE, generator=generator)
         z = torch.randn(x_t.shape, generator=generator)
         x_s, _ = sampler.step(denoiser, x_t, t, s, lambda z=z: z, None)
-        output = network(x_t, torch.full((2,), float(t)), None)
+        output = network(x_t, torch.full((2,), float(t) - 1), None)
         expected = theirs.step(output, int(t) - 1, x_t, eta=eta, variance_noise=z).prev_sample
         torch.testing.assert_close(x_s, expected, rtol=1e-5, atol=1e-5)
 

@@ -80,12 +80,13 @@ class RePaint(Sampler):
     def times(self, schedule: NoiseSchedule) -> Tensor:
         grid = super().times(schedule).flip(0)  # t_0 = 0 first
         N = k = len(grid) - 1
-        left = dict.fromkeys(range(1, N - self.jump + 1, self.jump), self.resamples - 1)
-        path = [k]
+        jumps, path = dict.fromkeys(range(1, N - self.jump + 1, self.jump), self.resamples - 1), [k]
         while k > 0:
-            k = k + self.jump if left.get(k, 0) and len(path) > 1 else k - 1
-            if k == path[-1] + self.jump:
-                left[path[-1]] -= 1
+            if jumps.get(k):
+                jumps[k] -= 1
+                k += self.jump
+            else:
+                k -= 1
             path.append(k)
         return grid[torch.tensor(path)]
 
