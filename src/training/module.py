@@ -32,6 +32,7 @@ class DiffusionModule(L.LightningModule):
         ema_decay: of the weights' moving average, in [0, 1).
         seed: of the training noise.
         val_seed: of the validation noise, fixed so that runs with different seeds compare.
+        channels_last: keeps convolutions' weights, and with them the activations, in NHWC order.
     """
 
     def __init__(
@@ -43,9 +44,12 @@ class DiffusionModule(L.LightningModule):
         ema_decay: float = 0.999,
         seed: int = 0,
         val_seed: int = 0,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         objective.check(denoiser)
+        if channels_last:
+            denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.denoiser, self.objective = denoiser, objective
         self.ema = ExponentialMovingAverage(denoiser, ema_decay)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler

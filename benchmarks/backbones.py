@@ -1,0 +1,145 @@
+"""Networks side by side on the embedded digits: size, speed, and what each has learned after the same time.
+
+python benchmarks/backbones.py [seconds of training each, 60]      # prints the table of docs/backbones.md
+"""
+
+import functools
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from src.backbones.summary import summarize
+from src.cli import CONF
+from src.diffusion.guidance import Clip
+from src.diffusion.objective import Objective
+from src.diffusion.samplers.base import class_labels
+from src.diffusion.samplers.ddim import DDIM
+from src.diffusion.time_grid import Trailing
+from src.images import to_model, to_uint8
+from src.training.ema import ExponentialMovingAverage
+from tests.judge import judge
+
+BACKBONES = ("unet", "adm", "unet_lecture", "dit", "uvit")
+SHAPE, BATCH, SAMPLES, LR = (1, 8, 8), 64, 500, 1e-3
+
+
+def build(backbone: str) -> tuple[Any, Objective]:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose("train", overrides=[f"backbone={backbone}", "name=x", "run_dir=x"])
+    torch.manual_seed(0)
+    return instantiate(OmegaConf.to_container(config.denoiser, resolve=True)), instantiate(
+        OmegaConf.to_container(config.objective, resolve=True)
+    )
+
+
+def digits() -> tuple[Tensor, Tensor]:
+    from src.data.digits import Digits
+
+    data = Digits(channels=1, image_size=8, num_classes=10, batch_size=BATCH)
+    data.setup()
+    images, labels = data.splits["train"][torch.arange(len(data.splits["train"]))]
+    assert labels is not None
+    return to_model(images), labels
+
+
+def rate(step: Callable[[], object], rounds: int = 15) -> float:
+    """Images a second: the batch over the median time of a step, after three for warming up."""
+    times = []
+    for _ in range(rounds + 3):
+        started = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - started)
+    return BATCH / statistics.median(times[3:])
+
+
+def speeds(backbone: str, x_0: Tensor, labels: Tensor) -> dict[str, float]:
+    """Images a second, in either memory format, by what is done."""
+    result, y, t = {}, labels[:BATCH], torch.tensor(500.0, dtype=torch.float64)
+    for name, memory_format in (("NCHW", torch.contiguous_format), ("NHWC", torch.channels_last)):
+        denoiser, objective = build(backbone)
+        denoiser = denoiser.to(memory_format=memory_format)
+        batch = x_0[:BATCH].to(memory_format=memory_format)
+        optimizer = torch.optim.AdamW(denoiser.parameters(), lr=LR, fused=True)
+
+        def train(precise: bool, denoiser=denoiser, objective=objective, optimizer=optimizer, batch=batch) -> None:  # type: ignore[no-untyped-def]
+            with torch.autocast("cpu", torch.bfloat16, enabled=not precise):
+                loss = objective(denoiser, batch, y)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        @torch.inference_mode()
+        def sample(denoiser=denoiser, batch=batch) -> None:  # type: ignore[no-untyped-def]
+            denoiser(batch, t, y)
+
+        result[f"float32 {name}"] = rate(functools.partial(train, True))
+        result[f"bf16 {name}"] = rate(functools.partial(train, False))
+        result[f"sample {name}"] = rate(sample)
+    return result
+
+
+def learned(backbone: str, x_0: Tensor, labels: Tensor, seconds: float) -> tuple[int, Any]:
+    """(steps, the judge's verdict on samples of the averaged weights) after so many seconds of training."""
+    denoiser, objective = build(backbone)
+    average = ExponentialMovingAverage(denoiser, 0.995)
+    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=LR, fused=True)
+    started, step = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - started) < seconds:
+        for group in optimizer.param_groups:
+            group["lr"] = LR * min(1.0, (step + 1) / 50) * max(0.01, 1 - elapsed / seconds)
+        chosen = torch.randint(len(x_0), (BATCH,))
+        objective(denoiser, x_0[chosen], labels[chosen]).backward()
+        torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update(denoiser, step)
+        step += 1
+    asked = class_labels(SAMPLES, 10)
+    x = DDIM(Trailing(), 50).sample(Clip(average.model), range(SAMPLES), SHAPE, 0, asked, batch_size=100)
+    assert asked is not None
+    return step, judge(to_uint8(x).permute(0, 2, 3, 1).numpy(), asked.numpy())
+
+
+def main() -> None:
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
+    x_0, labels = digits()
+    columns = (
+        "backbone", "parameters", "MFLOPs", "train, images/s", "NHWC", "train bf16", "NHWC", "sample", "NHWC",
+        f"steps in {seconds:.0f} s", "confident", "read as asked",
+    )  # fmt: skip
+    print("| " + " | ".join(columns) + " |")
+    print("|" + "---|" * len(columns))
+    for backbone in BACKBONES:
+        summary = summarize(build(backbone)[0].backbone, SHAPE, 10)
+        speed = speeds(backbone, x_0, labels)
+        steps, verdict = learned(backbone, x_0, labels, seconds)
+        cells = [
+            f"`{backbone}`",
+            f"{summary.parameters:,}",
+            f"{summary.flops / 1e6:.1f}",
+            *(
+                cell
+                for kind in ("float32", "bf16", "sample")
+                for ratio in [speed[f"{kind} NHWC"] / speed[f"{kind} NCHW"]]
+                for cell in (f"{speed[f'{kind} NCHW']:,.0f}", f"×{ratio:.2f}")
+            ),
+            f"{steps:,}",
+            f"{verdict.confident:.3f}",
+            f"{verdict.as_asked:.1%}",
+        ]
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
