@@ -53,19 +53,21 @@ def digits() -> tuple[Tensor, Tensor]:
     return to_model(images), labels
 
 
-def rate(step: Callable[[], object], rounds: int = 15) -> float:
-    """Images a second: the batch over the median time of a step, after three for warming up."""
-    times = []
+def rates(steps: dict[str, Callable[[], object]], rounds: int = 15) -> dict[str, float]:
+    """Images a second of each step: the batch over its median time, in turns, after three rounds to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds + 3):
-        started = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - started)
-    return BATCH / statistics.median(times[3:])
+        for name, step in steps.items():
+            started = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - started)
+    return {name: BATCH / statistics.median(values[3:]) for name, values in times.items()}
 
 
 def speeds(backbone: str, x_0: Tensor, labels: Tensor) -> dict[str, float]:
     """Images a second, in either memory format, by what is done."""
-    result, y, t = {}, labels[:BATCH], torch.tensor(500.0, dtype=torch.float64)
+    steps: dict[str, Callable[[], object]] = {}
+    y, t = labels[:BATCH], torch.tensor(500.0, dtype=torch.float64)
     for name, memory_format in (("NCHW", torch.contiguous_format), ("NHWC", torch.channels_last)):
         denoiser, objective = build(backbone)
         denoiser = denoiser.to(memory_format=memory_format)
@@ -83,10 +85,10 @@ def speeds(backbone: str, x_0: Tensor, labels: Tensor) -> dict[str, float]:
         def sample(denoiser=denoiser, batch=batch) -> None:  # type: ignore[no-untyped-def]
             denoiser(batch, t, y)
 
-        result[f"float32 {name}"] = rate(functools.partial(train, True))
-        result[f"bf16 {name}"] = rate(functools.partial(train, False))
-        result[f"sample {name}"] = rate(sample)
-    return result
+        steps[f"float32 {name}"] = functools.partial(train, True)
+        steps[f"bf16 {name}"] = functools.partial(train, False)
+        steps[f"sample {name}"] = sample
+    return rates(steps)
 
 
 def learned(backbone: str, x_0: Tensor, labels: Tensor, seconds: float) -> tuple[int, Any]:

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
 from src.diffusion import beta as schedules
@@ -11,6 +12,7 @@ from src.diffusion.samplers.ddim import DDIM
 from src.diffusion.time_grid import Trailing
 
 ROOT = Path(__file__).parent.parent
+GROUPS = "experiment|schedule|parameterization|sampler|logger|backbone|edit|metrics|guidance|time_grid|time_sampler"
 
 
 def test_the_sampler_of_the_extension_guide_works_and_equals_ddim(tmp_path):
@@ -24,12 +26,13 @@ def test_the_sampler_of_the_extension_guide_works_and_equals_ddim(tmp_path):
     torch.testing.assert_close(euler, ddim, rtol=1e-4, atol=1e-4)
 
 
-def test_readme_names_only_files_and_options_that_exist():
-    text = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("page", ["README.md", "docs/mathematics.md", "docs/backbones.md"])
+def test_a_page_names_only_files_and_options_that_exist(page):
+    text = (ROOT / page).read_text()
     for link in re.findall(r"\]\(([^)#]+)\)", text):
-        assert (ROOT / link).exists(), link
-    for group, options in re.findall(r"\b(experiment|schedule|parameterization|sampler|logger)=([\w,]+)", text):
-        for option in options.split(","):
+        assert ((ROOT / page).parent / link).exists(), link
+    for group, options in re.findall(rf"\b({GROUPS})=([\w,]+)", text):
+        for option in options.strip(",").split(","):
             assert (ROOT / "conf" / group / f"{option}.yaml").exists(), f"{group}={option}"
     for module in re.findall(r"python -m (src\.\w+)", text):
         assert (ROOT / Path(*module.split("."))).with_suffix(".py").exists()

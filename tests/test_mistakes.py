@@ -151,6 +151,7 @@ def test_as_a_command_one_that_hydra_finds(tmp_path):
     check_one_line(status, err, "schedule.TT", tmp_path)
 
 
+@pytest.mark.slow
 def test_as_a_command_one_that_a_constructor_finds_with_a_traceback_on_request(tmp_path):
     status, _, err = run("src.train", "schedule.T=-5", cwd=tmp_path, HYDRA_FULL_ERROR="1")
     assert status == 2

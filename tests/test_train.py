@@ -242,6 +242,7 @@ def test_wandb_without_a_key_logs_offline_and_stays_in_the_run(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "run"]
 
 
+@pytest.mark.slow
 def test_wandb_with_a_key_but_no_server_falls_back_in_one_line(tmp_path):
     options = [option for option in TINY if option != "logger=csv"]
     began = time.monotonic()

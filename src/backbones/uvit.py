@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from src.backbones.layers import ConditionEmbedding, maybe_checkpoint, zero
+from src.backbones.layers import ConditionEmbedding, maybe_checkpoint
 from src.backbones.transformer import Patches, TokenAttention, check_patches, mlp
 
 
@@ -44,15 +44,18 @@ class UViT(nn.Module):
             raise ValueError(f"backbone.depth={depth}: choose an odd number, with a block between the two halves")
         self.num_classes, self.outputs, self.checkpointing = num_classes, outputs, checkpointing
         self.embedding = ConditionEmbedding(dim, dim, num_classes)
-        self.patches = Patches(image_size, in_channels, patch_size, dim, dim_of_image := outputs * in_channels)
+        out_channels = outputs * in_channels
+        self.patches = Patches(image_size, in_channels, patch_size, dim, out_channels)
         self.position = nn.Parameter(0.02 * torch.randn(1 + self.patches.side**2, dim))
         self.inward = nn.ModuleList(Block(dim, num_heads) for _ in range(depth // 2))
         self.middle = Block(dim, num_heads)
         self.joined = nn.ModuleList(nn.Linear(2 * dim, dim) for _ in range(depth // 2))
         self.outward = nn.ModuleList(Block(dim, num_heads) for _ in range(depth // 2))
         self.norm = nn.LayerNorm(dim)
-        nn.init.xavier_uniform_(self.patches.unembed.weight)  # the convolution after it starts at 0 instead
-        self.head = zero(nn.Conv2d(dim_of_image, dim_of_image, 3, padding=1))
+        # the identity at first: as zeros, its few weights would hold up the gradient of all that lies before it
+        self.head = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        nn.init.dirac_(self.head.weight)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, time: Tensor, cond: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), time (B,) on DDPM's clock 0 … 1000, cond (B,) labels or None -> (B, outputs·C, H, W)."""

@@ -49,7 +49,7 @@ class DiffusionModule(L.LightningModule):
         super().__init__()
         objective.check(denoiser)
         if channels_last:
-            denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            denoiser.to(memory_format=torch.channels_last)
         self.denoiser, self.objective = denoiser, objective
         self.ema = ExponentialMovingAverage(denoiser, ema_decay)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler

@@ -87,7 +87,7 @@ def one_rank(rank, store, results):
 
 
 def test_ranks_learn_from_each_other(tmp_path):
-    multiprocessing.spawn(one_rank, (f"{tmp_path}/store", str(tmp_path)), nprocs=2)
+    multiprocessing.start_processes(one_rank, (f"{tmp_path}/store", str(tmp_path)), nprocs=2, start_method="fork")
     for rank in range(2):
         state = torch.load(tmp_path / f"{rank}.pt")
         assert state["second_moment"].tolist() == [1.0, 10.0, 0.0, 25.0]

@@ -113,3 +113,16 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused():
     data.trainer = type("Two", (), {"world_size": 2})()
     with pytest.raises(ValueError, match="data.batch_size=15 does not divide over 2 devices"):
         data.train_dataloader()
+
+
+def test_channels_last_changes_the_order_in_memory_alone():
+    images, labels = digits_batch()
+    losses = []
+    for channels_last in (False, True):
+        model = module(dropout=0.0, channels_last=channels_last)
+        model.trainer = trainer(1)
+        for denoiser in (model.denoiser, model.ema.model):
+            weight = denoiser.backbone.down[0][0].block.conv_2.weight
+            assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+        losses.append(float(model.training_step(Batch(images, labels, 0))))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -91,7 +91,7 @@ class SampleGrid(L.Callback):
 
     def _denoiser(self, module: L.LightningModule) -> Denoiser:
         assert isinstance(module, DiffusionModule)
-        return self.guidance(module.ema.model)
+        return self.guidance(module.ema.model).to(module.device)  # a guidance may bring a network of its own
 
     def _log(self, trainer: L.Trainer, key: str, path: Path) -> None:
         for logger in trainer.loggers:
