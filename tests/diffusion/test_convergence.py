@@ -92,7 +92,12 @@ STOCHASTIC = {
 }
 
 
-@pytest.mark.parametrize("name", STOCHASTIC)
+LONG = {"predictor_corrector", "ddpm_transition", "ddim_eta_half", "edm_churn"}  # their variance is met by default too
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in STOCHASTIC]
+)
 def test_distribution_of_the_mixture_is_recovered(name):
     """Mean, covariance and component weights within five standard errors of 60,000 samples."""
     sampler, schedule = STOCHASTIC[name]
