@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from torch import Tensor
 
 from src.data.dataset import ImageDataset
 from src.data.module import ImageDataModule, Split
@@ -26,15 +27,20 @@ def load_denoiser(path: str | Path, key: str = "ckpt_path") -> tuple[NetworkDeno
             calls anything outside this project.
     """
     checkpoint = read_checkpoint(path, key)
-    config, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+    config = checkpoint["hyper_parameters"]
     refuse_foreign(config["denoiser"], f"{key}={path}")
     denoiser = instantiate(config["denoiser"], _convert_="all")
-    weights = {key.removeprefix(AVERAGED): value for key, value in state.items() if key.startswith(AVERAGED)}
     try:
-        denoiser.load_state_dict(weights, strict=True)
+        denoiser.load_state_dict(averaged_weights(checkpoint), strict=True)
     except RuntimeError as error:
         raise ValueError(f"{key}={path}: its averaged weights do not fit its own configuration") from error
     return denoiser.eval().requires_grad_(False), config
+
+
+def averaged_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The denoiser's state dict, as the moving average has it."""
+    state = checkpoint["state_dict"]
+    return {name.removeprefix(AVERAGED): value for name, value in state.items() if name.startswith(AVERAGED)}
 
 
 def load_data(trained: dict[str, Any], other: dict[str, Any] | None = None) -> dict[Split, ImageDataset]:

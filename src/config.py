@@ -41,6 +41,13 @@ def check(config: DictConfig, known: Sequence[str] = ()) -> dict[str, Any]:
     return plain
 
 
+def at_least_one(plain: Mapping[str, Any], *keys: str) -> None:
+    """Raises Mistake where a key's value is no whole number of at least 1."""
+    for key in keys:
+        if not isinstance(plain[key], int) or plain[key] < 1:
+            raise Mistake(f"{key}={plain[key]}: choose a whole number of at least 1")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The part of a message that names the nearest spelling, or all that there is to choose from."""
     known = list(known)

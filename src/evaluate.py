@@ -15,7 +15,7 @@ from torch import Tensor
 
 from src.checkpoint import load_data
 from src.cli import entry, mistakes
-from src.config import Mistake, check
+from src.config import Mistake, at_least_one, check
 from src.device import usable
 from src.metrics.likelihood import Likelihood
 from src.pretrained import load_either
@@ -30,9 +30,7 @@ def main(config: DictConfig) -> None:
     """Prints a table of means and standard errors, and writes them into output_dir/metrics.json."""
     with mistakes():
         plain = check(config, KEYS)
-        for key in ("num_images", "batch_size"):
-            if not isinstance(plain[key], int) or plain[key] < 1:
-                raise Mistake(f"{key}={plain[key]}: choose a whole number of at least 1")
+        at_least_one(plain, "num_images", "batch_size")
         if plain["split"] not in ("train", "val"):
             raise Mistake(f"split={plain['split']}: choose train or val")
         device = usable(plain["device"])

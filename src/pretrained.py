@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from src.checkpoint import AVERAGED, check_data, load_denoiser, read_checkpoint, refuse_foreign
+from src.checkpoint import averaged_weights, check_data, load_denoiser, read_checkpoint, refuse_foreign
 from src.diffusion.denoiser import NetworkDenoiser
 from src.exchange import folder
 
@@ -28,8 +28,7 @@ def read_pretrained(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         node, weights = _read_safetensors(path)
     else:
         checkpoint = read_checkpoint(path, "pretrained")
-        state, node = checkpoint["state_dict"], checkpoint["hyper_parameters"]["denoiser"]
-        weights = {key.removeprefix(AVERAGED): value for key, value in state.items() if key.startswith(AVERAGED)}
+        node, weights = checkpoint["hyper_parameters"]["denoiser"], averaged_weights(checkpoint)
     refuse_foreign(node, where)
     return node, weights
 

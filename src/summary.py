@@ -31,7 +31,7 @@ def _totals(name: str, shape: tuple[int, int, int], summary: Summary) -> Table:
     C, H, W = shape
     table.add_row("network", f"{name} on {H}×{W}×{C}")
     table.add_row("parameters", f"{summary.parameters:,}")
-    table.add_row("FLOPs", f"{summary.flops / 1e6:,.1f} M for one image, forward; about three times as many to train")
+    table.add_row("FLOPs", f"{summary.flops / 1e6:,.1f} M for one image, forward")
     table.add_row(
         "activations", f"{summary.activation_bytes / 2**20:,.2f} MiB kept for one image's backward pass, float32"
     )
