@@ -65,3 +65,20 @@ def test_mistakes(finished, tmp_path, options, says):
     checkpoint = f"ckpt_path={finished[0]}/checkpoints/last.ckpt"
     status, _, err = in_process(evaluate, checkpoint, *options.split(), cwd=tmp_path)
     check_one_line(status, err, says, tmp_path)
+
+
+def test_pixels_are_spread_evenly_over_their_own_level(finished, monkeypatch):
+    denoiser, trained = load_denoiser(finished[0] / "checkpoints" / "last.ckpt")
+    images, labels = load_data(trained["data"])["val"][torch.arange(20)]
+    seen = []
+
+    def flow(denoiser, x_0, *args):
+        seen.append(x_0)
+        return torch.zeros(len(x_0))
+
+    monkeypatch.setattr("src.metrics.likelihood.flow_log_likelihood", flow)
+    Likelihood()(denoiser, images, labels, start=0, seed=0)
+    offsets = (seen[0] + 1) * 127.5 - images.float()
+    assert offsets.abs().max() <= 0.5 + 1e-4
+    assert abs(float(offsets.mean())) < 5 / (12 * offsets.numel()) ** 0.5
+    assert float(offsets.var()) == pytest.approx(1 / 12, rel=0.1)
