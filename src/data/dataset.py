@@ -1,5 +1,6 @@
 """Images that answer a whole batch of indices at once, as uint8."""
 
+import hashlib
 from abc import ABC, abstractmethod
 
 import torch
@@ -18,6 +19,10 @@ class ImageDataset(ABC):
     @abstractmethod
     def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor | None]: ...
 
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of every image and label as `dataset[…]` gives them, in order; 64 hexadecimal digits."""
+
 
 class InMemory(ImageDataset):
     """Images held as one uint8 tensor (N, C, H, W), labels as int64 (N,) or None."""
@@ -35,6 +40,12 @@ class InMemory(ImageDataset):
     def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.images[indices], None if self.labels is None else self.labels[indices]
 
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
+        for tensor in (self.images,) if self.labels is None else (self.images, self.labels):
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
 
 class Mirrored(ImageDataset):
     """A data set and its mirror image, 2N images: horizontal flips without randomness."""
@@ -49,6 +60,9 @@ class Mirrored(ImageDataset):
         n = len(self.dataset)
         images, labels = self.dataset[indices % n]
         return torch.where((indices >= n)[:, None, None, None], images.flip(-1), images), labels
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"mirrored {self.dataset.fingerprint()}".encode()).hexdigest()
 
 
 class Batches(Dataset[Batch]):

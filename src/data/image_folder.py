@@ -1,5 +1,6 @@
 """Any folder of images, with or without class subfolders."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +71,10 @@ class Files(ImageDataset):
     def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         images = torch.stack([read_image(self.paths[i], self.shape) for i in indices.tolist()])
         return images, None if self.labels is None else self.labels[indices]
+
+    def fingerprint(self) -> str:
+        labels = None if self.labels is None else self.labels.tolist()
+        digest = hashlib.sha256(f"{self.shape} {labels}".encode())
+        for path in self.paths:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()

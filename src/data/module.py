@@ -25,7 +25,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         num_classes: classes to condition on; None leaves labels out.
         batch_size: images in one batch of all devices together; divisible by their number.
         num_workers: loader processes; 0 is fastest for data in memory.
-        horizontal_flip: adds every training image's mirror image.
+        horizontal_flip: trains on every training image's mirror image too.
         seed: of the order.
 
     Raises:
@@ -75,8 +75,6 @@ class ImageDataModule(L.LightningDataModule, ABC):
         if not self.splits:
             splits: tuple[Split, Split] = ("train", "val")
             self.splits = {split: self._checked(split, self.read(split)) for split in splits}
-            if self.horizontal_flip:
-                self.splits["train"] = Mirrored(self.splits["train"])
 
     def train_dataloader(self) -> DataLoader[Batch]:
         trainer = self.trainer
@@ -87,8 +85,9 @@ class ImageDataModule(L.LightningDataModule, ABC):
                 f"choose a multiple of {trainer.world_size}"
             )
         accumulate = trainer.accumulate_grad_batches
+        dataset = Mirrored(self.splits["train"]) if self.horizontal_flip else self.splits["train"]
         order = EndlessShuffle(
-            len(self.splits["train"]),
+            len(dataset),
             self.batch_size,
             num_batches=trainer.max_steps * accumulate,
             seed=self.seed,
@@ -96,18 +95,19 @@ class ImageDataModule(L.LightningDataModule, ABC):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
-        return self._loader("train", order)
+        return self._loader(dataset, order)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         trainer = self.trainer
         assert trainer is not None
-        size = len(self.splits["val"])
-        return self._loader("val", Sequential(size, self.batch_size, trainer.global_rank, trainer.world_size))
+        dataset = self.splits["val"]
+        order = Sequential(len(dataset), self.batch_size, trainer.global_rank, trainer.world_size)
+        return self._loader(dataset, order)
 
-    def _loader(self, split: Split, order: EndlessShuffle | Sequential) -> DataLoader[Batch]:
+    def _loader(self, dataset: ImageDataset, order: EndlessShuffle | Sequential) -> DataLoader[Batch]:
         assert self.trainer is not None
         return DataLoader(
-            Batches(self.splits[split], with_labels=self.num_classes is not None),
+            Batches(dataset, with_labels=self.num_classes is not None),
             sampler=order,
             batch_size=None,  # the order's keys are whole batches
             num_workers=self.num_workers,
