@@ -1,8 +1,19 @@
+import os
+
 import pytest
 
 from src.train import main as train
 from tests.command import in_process
 from tests.runs import TINY
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_dir(tmp_path_factory):
+    """Extractors, references and floors of this session alone; also of the programs that tests start."""
+    folder = str(tmp_path_factory.mktemp("cache"))
+    os.environ["LIGHTNING_DIFFUSION_CACHE"] = folder
+    yield folder
+    del os.environ["LIGHTNING_DIFFUSION_CACHE"]
 
 
 @pytest.fixture(scope="session")

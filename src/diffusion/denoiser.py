@@ -183,6 +183,18 @@ class Conditioned(Around):
         return denoise(x_t, t, self.cond)
 
 
+class Counted(Around):
+    """A denoiser that counts its evaluations: `items` images so far, each guided one as often as it was evaluated."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__(denoiser)
+        self.items = 0
+
+    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+        self.items += len(x_t)
+        return denoise(x_t, t, cond)
+
+
 def to_eps(x_0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """The noise that x̂_0 implies: ε̂ = (x_t − α x̂_0)/σ. Ref: DDPM Eq. 9"""
     return (x_t - expand(alpha, x_t) * x_0) / expand(sigma, x_t)

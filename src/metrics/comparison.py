@@ -1,0 +1,103 @@
+"""Samples against real images, in the space of one extractor."""
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from src.metrics.cache import cached
+from src.metrics.extractor import Extractor, Features, ImageSet
+from src.metrics.manifold import nearest
+from src.metrics.reference import Reference, reference
+from src.metrics.scores import LEAST, NAMES, Score, bias, scores
+
+NEAR = 0.01  # quantile of the held-out images' distances below which a sample counts as a near-copy
+
+
+class Neighbours(NamedTuple):
+    """distances and numbers (in the real images) of each sample's nearest ones, (N, k), the nearest first.
+
+    near_copies: the share of samples nearer to a real image than 99% of held-out images are; 0.01 for samples that are
+    as new as those. None without held-out images.
+    """
+
+    distances: Tensor
+    indices: Tensor
+    near_copies: float | None
+
+
+class Comparison:
+    """Scores samples against the images that they should look like, and held-out images by the same measure.
+
+    Args:
+        extractor: of features.
+        real: the images that samples should look like.
+        held_out: others of their kind, for the floor: what a perfect model would reach. None where there are none.
+        device: of the extractor.
+        on_image: called with numbers of real images whose features were made.
+
+    Raises:
+        ValueError: fewer than ten real images, or what the extractor's `check` raises.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        real: ImageSet,
+        held_out: ImageSet | None = None,
+        device: torch.device | str = "cpu",
+        on_image: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        self.extractor, self.held_out, self.device = extractor, held_out, device
+        extractor.prepare(real, held_out)
+        self.reference: Reference = reference(extractor, real, device, on_image)
+
+    def __call__(self, samples: Features) -> dict[str, Score]:
+        """The family of scores, under the names that they are reported by."""
+        return {self.extractor.label(name): score for name, score in scores(samples, self.reference).items()}
+
+    @property
+    def names(self) -> list[str]:
+        """Of the scores, the Fréchet distance first."""
+        return [self.extractor.label(name) for name in NAMES if name != "is" or self.extractor.classifies]
+
+    def floor(self, count: int) -> dict[str, Score]:
+        """The scores of `count` held-out images, or of all where there are fewer; empty where there are too few."""
+        if self.held_out is None or min(count, len(self.held_out)) < LEAST:
+            return {}
+        images, N = self.held_out, min(count, len(self.held_out))
+
+        def make() -> tuple[dict[str, Tensor], dict[str, str]]:
+            found = self(self.extractor.extract(images, N, device=self.device))
+            return {}, {"scores": json.dumps({name: list(score) for name, score in found.items()})}
+
+        key = f"{self.reference.hash} {images.fingerprint()} {N}"
+        _, words = cached(self.extractor.cache_dir, f"floor-{self.extractor.name}", key, make)
+        return {name: Score(*values) for name, values in json.loads(words["scores"]).items()}
+
+    def neighbours(self, samples: Features, k: int = 5) -> Neighbours:
+        """The real images next to each sample."""
+        distances, found = nearest(samples.vectors, self.reference.vectors, k)
+        near_copies = None
+        if self.held_out is not None:
+            others, _ = nearest(
+                self.extractor.extract(self.held_out, device=self.device).vectors, self.reference.vectors, 1
+            )
+            near_copies = float((distances[:, 0] < others[:, 0].quantile(NEAR)).double().mean())
+        return Neighbours(distances, self.reference.indices[found], near_copies)
+
+    def how(self) -> dict[str, Any]:
+        """What a score must be read with: extractor, its hash and resizing, the reference's hash and size."""
+        return {
+            "extractor": self.extractor.name,
+            "extractor_hash": self.extractor.identity[:16],
+            "resize": self.extractor.resize,
+            **self.extractor.note(),
+            "reference_hash": self.reference.hash[:16],
+            "num_real": self.reference.moments.number,
+        }
+
+    def bias(self, samples: Features) -> str | None:
+        return bias(samples, self.reference)

@@ -1,0 +1,61 @@
+"""The family of scores of samples against a reference."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from src.metrics.extractor import Features
+from src.metrics.frechet import frechet_distance, moments
+from src.metrics.inception_score import inception_score
+from src.metrics.kernel import kernel_distance
+from src.metrics.manifold import overlap
+from src.metrics.reference import Reference
+
+MOST_PAIRED = 10_000  # images of each set, where every one meets every other
+LEAST = 10  # samples: the parts of the Inception Score
+NAMES = ("fd", "kd", "is", "precision", "recall", "density", "coverage")
+
+
+class Score(NamedTuple):
+    """A number, its spread where one is defined, and over how many samples and real images it was taken."""
+
+    value: float
+    spread: float | None
+    num_samples: int
+    num_real: int
+
+
+def scores(samples: Features, real: Reference) -> dict[str, Score]:
+    """By name: fd (Fréchet distance), kd (kernel distance), is (Inception Score, where the extractor classifies),
+    precision, recall, density, coverage.
+
+    Raises:
+        ValueError: fewer than ten samples or reference images.
+    """
+    N, M = len(samples.vectors), real.moments.number
+    if min(N, M) < LEAST:
+        raise ValueError(f"{N} samples against {M} real images: at least {LEAST} of each are needed")
+    x, y = _some(samples.vectors), _some(real.vectors)
+    paired = (None, len(x), len(y))
+    found = {
+        "fd": Score(frechet_distance(moments(samples.vectors), real.moments), None, N, M),
+        "kd": Score(kernel_distance(x, y), *paired),
+    }
+    if samples.logits is not None:
+        found["is"] = Score(*inception_score(samples.logits), N, 0)
+    found |= {name: Score(value, *paired) for name, value in overlap(x, y)._asdict().items()}
+    return found
+
+
+def bias(samples: Features, real: Reference) -> str | None:
+    """What to say where there are too few images for the Fréchet distance to mean what it says."""
+    fewest, d = min(len(samples.vectors), real.moments.number), samples.vectors.shape[1]
+    if fewest > d:
+        return None
+    return f"{fewest} images in {d} dimensions: the Fréchet distance is biased upwards, compare at equal N alone"
+
+
+def _some(vectors: Tensor) -> Tensor:
+    """At most MOST_PAIRED rows, evenly spread."""
+    return vectors[torch.linspace(0, len(vectors) - 1, min(len(vectors), MOST_PAIRED), dtype=torch.float64).long()]
