@@ -41,11 +41,11 @@ def check(config: DictConfig, known: Sequence[str] = ()) -> dict[str, Any]:
     return plain
 
 
-def at_least_one(plain: Mapping[str, Any], *keys: str) -> None:
-    """Raises Mistake where a key's value is no whole number of at least 1."""
+def at_least(plain: Mapping[str, Any], least: int, *keys: str) -> None:
+    """Raises Mistake where a key's value is no whole number, or too small a one."""
     for key in keys:
-        if not isinstance(plain[key], int) or plain[key] < 1:
-            raise Mistake(f"{key}={plain[key]}: choose a whole number of at least 1")
+        if not isinstance(plain[key], int) or plain[key] < least:
+            raise Mistake(f"{key}={plain[key]}: choose a whole number of at least {least}")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

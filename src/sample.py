@@ -16,7 +16,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from src.cli import entry, mistakes
-from src.config import Mistake, at_least_one, check
+from src.config import Mistake, at_least, check
 from src.device import usable
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.editing.base import Editing, Given
@@ -36,7 +36,7 @@ def main(config: DictConfig) -> None:
     """Writes a picture (grid.png, or an edit's strip.png) and samples.npz into output_dir."""
     with mistakes():
         plain = check(config, KEYS)
-        at_least_one(plain, "num_samples", "batch_size")
+        at_least(plain, 1, "num_samples", "batch_size")
         if not isinstance(plain["seed"], int):
             raise Mistake(f"seed={plain['seed']}: choose a whole number")
         device = usable(plain["device"])

@@ -9,13 +9,14 @@ from src.cli import entry, mistakes
 from src.config import check
 from src.data.module import ImageDataModule
 from src.pretrained import adopt, load_weights
+from src.training.callbacks.scores import SampleScores
 from src.training.module import DiffusionModule
 from src.training.results import Results, quiet
 
 KEYS = (
     "name", "seed", "ckpt_path", "pretrained", "run_dir",
     "data", "backbone", "schedule", "parameterization", "time_sampler", "weighting", "objective", "denoiser", "module",
-    "time_grid", "sampler", "guidance", "optimizer", "lr_scheduler", "trainer", "callbacks", "logger",
+    "time_grid", "sampler", "guidance", "metrics", "optimizer", "lr_scheduler", "trainer", "callbacks", "logger",
 )  # fmt: skip
 
 
@@ -48,6 +49,9 @@ def main(config: DictConfig) -> float:
         if trainer.is_global_zero:
             datamodule.prepare_data()
             datamodule.setup("fit")
+            for callback in callbacks.values():
+                if isinstance(callback, SampleScores):
+                    callback.extractor.check(datamodule.splits["train"])
     module.save_hyperparameters(plain)
 
     with results:

@@ -27,6 +27,7 @@ TINY = [
     "callbacks.samples.num_samples=10",
     "sampler.num_steps=4",
     "logger=csv",
+    "callbacks=default",
 ]
 
 

@@ -22,7 +22,8 @@ REQUIRED = {
     "unet_28": ["data.image_size=28"],
     "unet_64": ["data.image_size=64"],
     "unet_cifar10": ["data.image_size=32"],
-    "classifier": ["guidance.classifier._target_=torch.nn.Identity"],
+    "metrics/module": ["metrics.network._target_=torch.nn.Flatten", "metrics.name=pixels"],
+    "guidance/classifier": ["guidance.classifier._target_=torch.nn.Identity"],
 }
 
 
@@ -41,14 +42,20 @@ def build(node):
     return instantiate(node, _convert_="all")
 
 
+def required_for(option):
+    return REQUIRED.get(option.as_posix(), REQUIRED.get(option.name, []))
+
+
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
 def test_option_composes_and_builds(option, finished):
     group, name = option.parts
     checkpoint = str(finished[0] / "checkpoints" / "last.ckpt")
-    required = [override.replace("CHECKPOINT", checkpoint) for override in REQUIRED.get(name, [])]
+    required = [override.replace("CHECKPOINT", checkpoint) for override in required_for(option)]
     if group in OTHER_PROGRAMS:
         program = OTHER_PROGRAMS[group]
-        plain = check(compose("ckpt_path=x", f"{group}={name}", program=program.__name__.split(".")[-1]), program.KEYS)
+        plain = check(
+            compose("ckpt_path=x", f"{group}={name}", *required, program=program.__name__.split(".")[-1]), program.KEYS
+        )
         assert build(plain[group]) is not None
         return
     plain = check(compose(f"{group}={name}", *required), KEYS)

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from src.training.callbacks.scores import SampleScores
 from src.training.callbacks.throughput import Throughput
 from src.training.module import DiffusionModule
 
@@ -87,11 +88,14 @@ class Results:
             "seconds": seconds,
             "terminal_snr": self._terminal_snr,
         }
+        scores = next((c.summary() for c in self.trainer.callbacks if isinstance(c, SampleScores)), {})  # type: ignore[attr-defined]
+        metrics |= scores
         (self.run_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         folder = _relative(self.run_dir)
         self._table(
             {
                 "val/loss": f"{loss:.4f} after {self.trainer.global_step:,} steps in {_clock(seconds)}",
+                **_first_score(scores),
                 "samples": f"{folder}/samples/final.png, trajectory.gif",
                 "metrics": f"{folder}/metrics.csv, metrics.json",
                 "checkpoint": f"{folder}/checkpoints/last.ckpt",
@@ -121,6 +125,14 @@ class Results:
         for name, value in rows.items():
             table.add_row(name, value)
         self._console.print(table)
+
+
+def _first_score(summary: dict[str, Any]) -> dict[str, str]:
+    """A row for the Fréchet distance, beside that of real images."""
+    for name, score in summary.get("scores", {}).items():
+        floor = f"; held-out images: {score['floor']['value']:.4g}" if "floor" in score else ""
+        return {name: f"{score['value']:.4g} of {score['num_samples']:,} samples{floor}"}
+    return {}
 
 
 def _short_target(node: dict[str, Any]) -> str:

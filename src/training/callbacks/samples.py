@@ -10,12 +10,14 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from src.diffusion.denoiser import Denoiser
-from src.diffusion.noise import IndexedNoise
-from src.diffusion.samplers.base import Sampler, class_labels
-from src.images import grid, square_columns, to_uint8, write_gif, write_png
+from src.diffusion.samplers.base import Sampler
+from src.images import grid, square_columns, write_gif, write_png
+from src.metrics.generate import Recipe, deal
 from src.training.module import DiffusionModule
+from src.training.ranks import Meeting
 
 NUM_FRAMES = 40
+BATCH = 64
 
 
 class SampleGrid(L.Callback):
@@ -50,48 +52,42 @@ class SampleGrid(L.Callback):
                 f"callbacks.samples.every_n_steps={every_n_steps}, num_samples={num_samples}: "
                 "choose every_n_steps >= 0 and num_samples >= 1"
             )
-        self.directory, self.sampler, self.guidance = Path(directory), sampler, guidance
-        self.shape, self.num_classes = tuple(shape), num_classes
-        self.every_n_steps, self.num_samples, self.seed = every_n_steps, num_samples, seed
+        self.directory, self.recipe = Path(directory), Recipe(sampler, guidance, shape, num_classes, seed)
+        self.every_n_steps, self.num_samples = every_n_steps, num_samples
+        self._meeting = Meeting("samples")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         step = trainer.global_step
         if self.every_n_steps and step % self.every_n_steps == 0 and step < trainer.max_steps:
             self._picture(trainer, pl_module, f"step_{step:07d}")
+            self._meeting(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._picture(trainer, pl_module, "final")
         self._film(trainer, pl_module)
+        self._meeting(trainer)
 
     @rank_zero_only
     def _picture(self, trainer: L.Trainer, module: L.LightningModule, name: str) -> None:
-        denoiser, labels = self._denoiser(module), class_labels(self.num_samples, self.num_classes)
+        assert isinstance(module, DiffusionModule)
         with trainer.precision_plugin.forward_context():
-            x = self.sampler.sample(
-                denoiser, range(self.num_samples), self.shape, self.seed, labels, device=module.device
-            )
-        write_png(self.directory / f"{name}.png", grid(to_uint8(x), square_columns(len(x), self.num_classes)))
+            made = [self.recipe.make(module.ema.model, batch, module.device) for batch in deal(self.num_samples, BATCH)]
+        images = torch.cat([batch for batch, _ in made])
+        columns = square_columns(len(images), self.recipe.num_classes)
+        write_png(self.directory / f"{name}.png", grid(images, columns))
         self._log(trainer, "samples", self.directory / f"{name}.png")
 
     @rank_zero_only
     @torch.inference_mode()
     def _film(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        count = min(self.num_samples, 2 * (self.num_classes or 8))
-        labels = class_labels(count, self.num_classes)
-        noise = IndexedNoise(self.seed, range(count), self.shape, module.device)
-        cond = None if labels is None else labels.to(module.device)
-        with trainer.precision_plugin.forward_context():
-            states = [x.cpu() for x in self.sampler.walk(self._denoiser(module), noise, cond)]
-        frames = [states[i] for i in torch.linspace(0, len(states) - 1, min(NUM_FRAMES, len(states))).long()]
-        write_gif(
-            self.directory / "trajectory.gif",
-            [grid(to_uint8(x), square_columns(len(x), self.num_classes)) for x in frames],
-        )
-        self._log(trainer, "trajectory", self.directory / "trajectory.gif")
-
-    def _denoiser(self, module: L.LightningModule) -> Denoiser:
         assert isinstance(module, DiffusionModule)
-        return self.guidance(module.ema.model).to(module.device)  # a guidance may bring a network of its own
+        K = self.recipe.num_classes
+        count = min(self.num_samples, 2 * (K or 8))
+        with trainer.precision_plugin.forward_context():
+            states = list(self.recipe.film(module.ema.model, range(count), module.device))
+        frames = [states[i] for i in torch.linspace(0, len(states) - 1, min(NUM_FRAMES, len(states))).long()]
+        write_gif(self.directory / "trajectory.gif", [grid(images, square_columns(count, K)) for images in frames])
+        self._log(trainer, "trajectory", self.directory / "trajectory.gif")
 
     def _log(self, trainer: L.Trainer, key: str, path: Path) -> None:
         for logger in trainer.loggers:

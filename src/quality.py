@@ -1,0 +1,143 @@
+"""Samples measured against real images, and what is told of the outcome."""
+
+import csv
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from src.data.dataset import ImageDataset, InMemory
+from src.diffusion.denoiser import Denoiser
+from src.images import grid, write_png
+from src.metrics.comparison import Comparison, Neighbours
+from src.metrics.extractor import Features, concatenate
+from src.metrics.generate import deal
+from src.metrics.scores import Score
+from src.plots import curve
+from src.sources import Walk
+
+ROWS, COLUMNS = 10, 6  # of the picture of neighbours
+
+
+class Measured(NamedTuple):
+    """Scores of samples and what they cost: evaluations of the denoiser for one (None for given images), seconds."""
+
+    scores: dict[str, Score]
+    features: Features
+    samples: ImageDataset
+    nfe: float | None
+    seconds: float
+
+
+def measure_walk(
+    comparison: Comparison, denoiser: Denoiser, walk: Walk, count: int, batch_size: int, on_step: Callable[[], None]
+) -> Measured:
+    """Draws `count` samples and scores them."""
+    started, evaluations = time.monotonic(), 0
+    images, features = [], []
+    for indices in deal(count, batch_size):
+        batch, cost = walk.recipe.make(denoiser, indices, comparison.device, on_step)
+        evaluations += cost
+        images.append(batch)
+        features.append(comparison.extractor(batch, comparison.device))
+    found = concatenate(features)
+    return Measured(
+        comparison(found), found, InMemory(torch.cat(images)), evaluations / count, time.monotonic() - started
+    )
+
+
+def measure_images(comparison: Comparison, samples: ImageDataset, on_image: Callable[[int], None]) -> Measured:
+    """Scores images that somebody else has made."""
+    started = time.monotonic()
+    found = comparison.extractor.extract(samples, device=comparison.device, on_image=on_image)
+    return Measured(comparison(found), found, samples, None, time.monotonic() - started)
+
+
+def tell(comparison: Comparison, measured: Measured, real: ImageDataset, how: dict[str, Any], output_dir: Path) -> None:
+    """A table, metrics.json with all that a score must be read with, and neighbours.png."""
+    N = len(measured.samples)
+    floor, near = comparison.floor(N), comparison.neighbours(measured.features, COLUMNS - 1)
+    held_out = next(iter(floor.values())).num_samples if floor else 0
+    results: dict[str, Any] = {}
+    table = _table(f"{N:,} samples", "", "± s.d.", *([f"{held_out:,} held out"] if floor else []))
+    for name, score in measured.scores.items():
+        results[name] = _plain(score) | ({"floor": _plain(floor[name])} if name in floor else {})
+        table.add_row(
+            name, _number(score.value), _number(score.spread), *([_number(floor[name].value)] if floor else [])
+        )
+    if near.near_copies is not None:
+        name = comparison.extractor.label("near_copies")
+        results[name] = {"value": near.near_copies, "num_samples": N, "floor": {"value": 0.01}}
+        table.add_row(name, _number(near.near_copies), "", *([_number(0.01)] if floor else []))
+    write_png(output_dir / "neighbours.png", neighbours_picture(measured.samples, real, near))
+    how |= {"num_samples": N, "nfe": measured.nfe, "seconds": measured.seconds, **comparison.how()}
+    (output_dir / "metrics.json").write_text(json.dumps(results | {"how": how}, indent=2) + "\n")
+    _print(table, comparison.bias(measured.features), f"{output_dir}/metrics.json, neighbours.png")
+
+
+def tell_curve(
+    comparison: Comparison, walks: Sequence[Walk], measured: Sequence[Measured], how: dict[str, Any], output_dir: Path
+) -> None:
+    """A table, curve.csv, curve.png and metrics.json: each score of each walk over what it cost."""
+    names = list(measured[0].scores)
+    rows: list[dict[str, Any]] = [
+        {"sampler": walk.name, "num_steps": walk.num_steps, "nfe": m.nfe, "seconds": round(m.seconds, 3)}
+        | {name: m.scores[name].value for name in names}
+        for walk, m in zip(walks, measured, strict=True)
+    ]
+    table = _table("sampler", "steps", "NFE", "seconds", *names)
+    for row in rows:
+        table.add_row(*(_number(value) for value in row.values()))
+    with (output_dir / "curve.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    N = len(measured[0].samples)
+    floor = comparison.floor(N)
+    curve(output_dir / "curve.png", rows, names[0], N, floor[names[0]].value if floor else None)
+    floors = {name: _plain(score) for name, score in floor.items()}
+    how |= {"num_samples": N, **comparison.how()}
+    (output_dir / "metrics.json").write_text(json.dumps({"walks": rows, "floor": floors, "how": how}, indent=2) + "\n")
+    _print(table, comparison.bias(measured[0].features), f"{output_dir}/curve.png, curve.csv, metrics.json")
+
+
+def neighbours_picture(samples: ImageDataset, real: ImageDataset, near: Neighbours) -> torch.Tensor:
+    """The samples that are nearest to a real image, one in a row, and beside each its nearest real images."""
+    closest = near.distances[:, 0].argsort()[:ROWS]
+    beside = near.indices[closest]  # (rows, k)
+    ours, theirs = samples[closest][0], real[beside.flatten()][0]
+    C, H, W = theirs.shape[1:]
+    if ours.shape[1:] != theirs.shape[1:]:
+        ours = torch.nn.functional.interpolate(ours.float(), (H, W)).to(torch.uint8).expand(-1, C, -1, -1)[:, :C]
+    cells = torch.cat([ours[:, None], theirs.reshape(*beside.shape, C, H, W)], dim=1)
+    return grid(cells.flatten(0, 1), columns=cells.shape[1], least_side=256)
+
+
+def _plain(score: Score) -> dict[str, Any]:
+    return score._asdict()
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    return table
+
+
+def _number(value: float | int | str | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _print(table: Table, note: str | None, files: str) -> None:
+    console = Console(highlight=False)
+    console.print(table)
+    if note:
+        console.print(note, soft_wrap=True)
+    console.print(files, soft_wrap=True)

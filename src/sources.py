@@ -1,0 +1,120 @@
+"""Where samples and the images that they should look like come from, as src.evaluate is told."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from src.checkpoint import load_data
+from src.cli import CONF
+from src.config import Mistake, at_least, check, did_you_mean
+from src.data.dataset import ImageDataset
+from src.data.given import read_images
+from src.diffusion.denoiser import Denoiser
+from src.diffusion.samplers.base import Sampler
+from src.metrics.extractor import Extractor
+from src.metrics.generate import Recipe
+from src.metrics.scores import LEAST
+
+DEFAULT_COUNT = 1000  # samples
+
+
+class Real(NamedTuple):
+    """What samples should look like, and others of that kind, or None."""
+
+    images: ImageDataset
+    held_out: ImageDataset | None
+
+
+class Walk(NamedTuple):
+    """A way from noise to image: the sampler's option, its number of steps, its node, and how samples are made."""
+
+    name: str
+    num_steps: int | None
+    node: dict[str, Any]
+    recipe: Recipe
+
+
+def read_real(plain: dict[str, Any], trained: dict[str, Any] | None) -> Real:
+    """reference=FOLDER|FILE.npz|NAME, else data=NAME, else the data that the model was trained on."""
+    given, node = plain["reference"], plain.get("data")
+    if given is not None and node is not None:
+        raise Mistake("reference: either reference=… or data=NAME; leave one out")
+    if given is not None:
+        names = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
+        if given not in names:
+            if not Path(given).expanduser().exists():
+                raise Mistake(f"reference={given}: no such folder or file, nor data{did_you_mean(given, names)}")
+            return Real(read_images(Path(given).expanduser(), "reference"), None)
+        node = _composed([f"data={given}"])["data"]
+    if node is None and trained is None:
+        raise Mistake("reference: missing; give reference=FOLDER, reference=FILE.npz or data=NAME")
+    splits = load_data(trained["data"], node) if trained else load_data(node or {})
+    return Real(splits["train"], splits["val"])
+
+
+def read_samples(plain: dict[str, Any], real: Real, extractor: Extractor) -> ImageDataset:
+    """All of images=FOLDER|FILE.npz."""
+    samples = read_images(Path(plain["images"]).expanduser(), "images")
+    if len(samples) < LEAST:
+        raise Mistake(f"images={plain['images']}: {len(samples)} images; at least {LEAST} are needed")
+    ours, theirs = (tuple(images[torch.arange(1)][0].shape[1:]) for images in (samples, real.images))
+    if ours != theirs and not extractor.any_size:
+        raise Mistake(
+            f"images={plain['images']}: C×H×W = {'×'.join(map(str, ours))}, but the reference has "
+            f"{'×'.join(map(str, theirs))}; metrics={extractor.name} compares equal shapes alone"
+        )
+    return samples
+
+
+def read_count(plain: dict[str, Any], real: Real) -> int:
+    """num_samples, or as many as there are held-out images and at most DEFAULT_COUNT: the floor is then at equal N."""
+    if plain["num_samples"] is None:
+        return min(DEFAULT_COUNT, len(real.held_out)) if real.held_out else DEFAULT_COUNT
+    at_least(plain, LEAST, "num_samples")
+    return int(plain["num_samples"])
+
+
+def read_walks(plain: dict[str, Any], trained: dict[str, Any], denoiser: Denoiser) -> list[Walk]:
+    """Every pair of `samplers` and `num_steps`; without them, the one sampler of the configuration."""
+    data = trained["data"]
+    shape = (data["channels"], data["image_size"], data["image_size"])
+    guidance = instantiate(plain["guidance"], _convert_="all")
+    chosen = HydraConfig.get().runtime.choices["sampler"]
+    nodes = {chosen: plain["sampler"]}
+    if plain["samplers"] is not None:
+        nodes = {name: _sampler_node(name) for name in _as_list(plain["samplers"])}
+    walks = []
+    for name, node in nodes.items():
+        for num_steps in _as_list(plain["num_steps"]):
+            whole = node if num_steps is None else node | {"num_steps": num_steps}
+            check(OmegaConf.create({"sampler": whole}))
+            sampler: Sampler = instantiate(whole, _convert_="all")
+            recipe = Recipe(sampler, guidance, shape, data["num_classes"], plain["seed"])
+            recipe.check(denoiser)
+            walks.append(Walk(name, sampler.num_steps, whole, recipe))
+    return walks
+
+
+def _sampler_node(name: str) -> dict[str, Any]:
+    """The node of conf/sampler/<name>.yaml under the rest of the command line."""
+    names = sorted(path.stem for path in (CONF / "sampler").glob("*.yaml"))
+    if name not in names:
+        raise Mistake(f"samplers={name}: no such sampler{did_you_mean(str(name), names)}")
+    node: dict[str, Any] = _composed([f"sampler={name}"], without="sampler")["sampler"]
+    return node
+
+
+def _composed(overrides: list[str], without: str | None = None) -> dict[str, Any]:
+    """src.evaluate's configuration as the command line says it, with other overrides for one group."""
+    task = [given for given in HydraConfig.get().overrides.task if without is None or not given.startswith(without)]
+    config = compose("evaluate", [*task, *overrides])
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
