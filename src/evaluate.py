@@ -75,9 +75,9 @@ def evaluate_samples(plain: dict[str, Any], extractor: Extractor) -> None:
         device = usable(plain["device"])
         denoiser, trained = load_either(plain)
         real = read_real(plain, trained)
+        N, batch_size = read_count(plain, real), plain["batch_size"]
         walks = read_walks(plain, trained, denoiser)
         comparison = _compare(extractor, real, device)
-        N, batch_size = read_count(plain, real), plain["batch_size"]
     measured = []
     with Progress() as bar:
         for walk in walks:

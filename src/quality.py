@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.nn import functional as F
 
 from src.data.dataset import ImageDataset, InMemory
 from src.diffusion.denoiser import Denoiser
 from src.images import grid, write_png
 from src.metrics.comparison import Comparison, Neighbours
-from src.metrics.extractor import Features, concatenate
+from src.metrics.extractor import Features, as_colour, concatenate
 from src.metrics.generate import deal
 from src.metrics.scores import Score
 from src.plots import curve
@@ -90,9 +91,10 @@ def tell_curve(
         | {name: m.scores[name].value for name in names}
         for walk, m in zip(walks, measured, strict=True)
     ]
-    table = _table("sampler", "steps", "NFE", "seconds", *names)
+    shown = [names[0], *(comparison.extractor.label(name) for name in ("precision", "recall"))]
+    table = _table("sampler", "steps", "NFE", "seconds", names[0], "precision", "recall")
     for row in rows:
-        table.add_row(*(_number(value) for value in row.values()))
+        table.add_row(*(_number(row[key]) for key in ("sampler", "num_steps", "nfe", "seconds", *shown)))
     with (output_dir / "curve.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -111,10 +113,10 @@ def neighbours_picture(samples: ImageDataset, real: ImageDataset, near: Neighbou
     closest = near.distances[:, 0].argsort()[:ROWS]
     beside = near.indices[closest]  # (rows, k)
     ours, theirs = samples[closest][0], real[beside.flatten()][0]
-    C, H, W = theirs.shape[1:]
     if ours.shape[1:] != theirs.shape[1:]:
-        ours = torch.nn.functional.interpolate(ours.float(), (H, W)).to(torch.uint8).expand(-1, C, -1, -1)[:, :C]
-    cells = torch.cat([ours[:, None], theirs.reshape(*beside.shape, C, H, W)], dim=1)
+        ours, theirs = as_colour(ours), as_colour(theirs)
+        ours = F.interpolate(ours.float(), theirs.shape[2:], mode="nearest").to(torch.uint8)
+    cells = torch.cat([ours[:, None], theirs.unflatten(0, beside.shape)], dim=1)
     return grid(cells.flatten(0, 1), columns=cells.shape[1], least_side=256)
 
 

@@ -52,10 +52,8 @@ def test_option_composes_and_builds(option, finished):
     checkpoint = str(finished[0] / "checkpoints" / "last.ckpt")
     required = [override.replace("CHECKPOINT", checkpoint) for override in required_for(option)]
     if group in OTHER_PROGRAMS:
-        program = OTHER_PROGRAMS[group]
-        plain = check(
-            compose("ckpt_path=x", f"{group}={name}", *required, program=program.__name__.split(".")[-1]), program.KEYS
-        )
+        program, overrides = OTHER_PROGRAMS[group], ["ckpt_path=x", f"{group}={name}", *required]
+        plain = check(compose(*overrides, program=program.__name__.split(".")[-1]), program.KEYS)
         assert build(plain[group]) is not None
         return
     plain = check(compose(f"{group}={name}", *required), KEYS)

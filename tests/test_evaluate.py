@@ -1,9 +1,12 @@
-"""Measuring a trained model from the command line."""
+"""Measuring a trained model, or images from anywhere, from the command line."""
 
+import csv
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from src.checkpoint import load_data, load_denoiser
 from src.evaluate import main as evaluate
@@ -20,8 +23,8 @@ def measured(finished, folder, *options):
 
 
 def test_likelihood_of_each_image_does_not_depend_on_the_batch(finished, tmp_path):
-    whole, out = measured(finished, tmp_path, "num_images=6", "batch_size=6")
-    parts, _ = measured(finished, tmp_path, "num_images=6", "batch_size=4")
+    whole, out = measured(finished, tmp_path, "metrics=likelihood", "num_images=6", "batch_size=6")
+    parts, _ = measured(finished, tmp_path, "metrics=likelihood", "num_images=6", "batch_size=4")
     for name in ("bound", "flow"):
         assert whole[name]["mean"] == pytest.approx(parts[name]["mean"], rel=1e-4)
         assert whole[name]["standard_error"] > 0
@@ -53,18 +56,134 @@ def test_a_better_model_needs_fewer_bits(finished, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ("num_images=0", "num_images=0: choose a whole number of at least 1"),
-        ("num_images=100000", "num_images=100000: the val split has 297"),
-        ("split=test", "split=test: choose train or val"),
+        ("metrics=likelihood num_images=0", "num_images=0: choose a whole number of at least 1"),
+        ("metrics=likelihood num_images=100000", "num_images=100000: the val split has 297"),
+        ("metrics=likelihood split=test", "split=test: choose train or val"),
         ("metrics=likelyhood", "metrics=likelyhood: no such option; did you mean likelihood?"),
-        ("metrics.variance=learned", "metrics.variance=learned: this model has learned no variance"),
-        ("metrics.tolerance=0", "tolerance=0"),
+        ("metrics=likelihood metrics.variance=learned", "metrics.variance=learned: this model has learned no variance"),
+        ("metrics=likelihood metrics.tolerance=0", "tolerance=0"),
+        ("num_samples=9", "num_samples=9: choose a whole number of at least 10"),
+        ("samplers=[ddim,hoin]", "samplers=hoin: no such sampler; did you mean heun?"),
+        ("num_steps=[5,0]", "sampler.num_steps=0: choose at least 1"),
+        ("num_steps=five", "sampler.num_steps='five': expected a whole number"),
+        ("reference=nowhere", "reference=nowhere: no such folder or file, nor data"),
+        ("reference=digits data=digits", "reference: either reference=… or data=NAME"),
+        ("data=digits data.image_size=16", "data.image_size=16: this model was made for 8"),
+        ("metrics.steps=0", "metrics.steps=0: choose at least 10"),
+        ("metrics=inception metrics.weights=nowhere.pth", "metrics.weights=nowhere.pth: no such file; put https"),
+        ("metrics=module", "metrics"),
+        ("images=x.npz", "images: either images=… or a model to draw them from"),
+        ("sampler=ddpm sampler.variance=learned", "sampler.variance=learned: this model has learned no variance"),
     ],
 )
 def test_mistakes(finished, tmp_path, options, says):
     checkpoint = f"ckpt_path={finished[0]}/checkpoints/last.ckpt"
     status, _, err = in_process(evaluate, checkpoint, *options.split(), cwd=tmp_path)
     check_one_line(status, err, says, tmp_path)
+
+
+def test_samples_are_scored_beside_real_images_with_all_that_a_score_needs(finished, tmp_path):
+    found, out = measured(finished, tmp_path, "num_samples=40", "num_steps=4", "metrics.steps=100")
+    assert list(found) == [
+        *(f"{n}_classifier" for n in ("fd", "kd", "is", "precision", "recall", "density", "coverage", "near_copies")),
+        "how",
+    ]
+    score = found["fd_classifier"]
+    assert score["num_samples"] == score["floor"]["num_samples"] == 40
+    assert score["num_real"] == 1500
+    assert score["value"] > 3 * score["floor"]["value"]  # forty steps of training teach little
+    assert f"{score['value']:.4g}" in out
+    assert "40 held out" in out
+    assert "40 images in 64 dimensions: the Fréchet distance is biased upwards" in out
+    how = found["how"]
+    assert how["nfe"] == 4
+    assert how["sampler"]["_target_"].endswith("DDIM")
+    assert how["sampler"]["num_steps"] == 4
+    assert {"extractor", "extractor_hash", "resize", "reference_hash", "seed", "seconds", "accuracy"} <= set(how)
+    assert Image.open(tmp_path / "out" / "neighbours.png").size[0] >= 256
+
+    again, _ = measured(finished, tmp_path, "num_samples=40", "num_steps=4", "metrics.steps=100", "batch_size=7")
+    assert again["fd_classifier"]["value"] == pytest.approx(score["value"], rel=1e-4)
+    other, _ = measured(finished, tmp_path, "num_samples=40", "num_steps=4", "metrics.steps=100", "seed=1")
+    assert other["fd_classifier"]["value"] != score["value"]
+
+
+def test_scores_over_evaluations_for_every_sampler_and_number_of_steps(finished, tmp_path):
+    options = ("num_samples=20", "metrics.steps=100", "samplers=[ddim,heun]", "num_steps=[2,5]", "time_grid=logsnr")
+    found, out = measured(finished, tmp_path, *options)
+    rows = list(csv.DictReader((tmp_path / "out" / "curve.csv").open()))
+    assert [(row["sampler"], row["num_steps"], float(row["nfe"])) for row in rows] == [
+        ("ddim", "2", 2), ("ddim", "5", 5), ("heun", "2", 3), ("heun", "5", 9),
+    ]  # fmt: skip
+    assert [row["fd_classifier"] for row in found["walks"]] == [float(row["fd_classifier"]) for row in rows]
+    assert found["floor"]["fd_classifier"]["num_samples"] == found["how"]["num_samples"] == 20
+    assert Image.open(tmp_path / "out" / "curve.png").size == (900, 600)
+    assert "heun" in out
+    alone, _ = measured(finished, tmp_path, *options[:2], "sampler=heun", "num_steps=5", "time_grid=logsnr")
+    assert alone["fd_classifier"]["value"] == found["walks"][3]["fd_classifier"]
+
+
+class TestImages:
+    @pytest.fixture(scope="class")
+    def sets(self, tmp_path_factory):
+        """The same grey images as files and as an array, others, and colour ones of another size."""
+        root = tmp_path_factory.mktemp("sets")
+        rng = np.random.default_rng(0)
+        for name, shape in (("a", (30, 8, 8)), ("b", (40, 8, 8)), ("colour", (30, 12, 10, 3))):
+            images = rng.integers(0, 256, shape, dtype=np.uint8)
+            np.savez(root / f"{name}.npz", images=images)
+            for i, image in enumerate(images):
+                (root / name / str(i % 2)).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image).save(root / name / str(i % 2) / f"{i:03}.png")
+        return root
+
+    def scored(self, folder, *options):
+        pixels = ("metrics=module", "metrics.network._target_=torch.nn.Flatten", "metrics.name=pixels")
+        status, out, err = in_process(evaluate, *pixels, *options, f"output_dir={folder}/out", cwd=folder)
+        assert status == 0, err
+        return json.loads((folder / "out" / "metrics.json").read_text()), out
+
+    def test_a_folder_is_what_its_array_is(self, sets, tmp_path):
+        as_files, _ = self.scored(tmp_path, f"images={sets}/a", f"reference={sets}/b")
+        as_array, out = self.scored(tmp_path, f"images={sets}/a.npz", f"reference={sets}/b.npz")
+        assert as_files["fd_pixels"]["value"] == pytest.approx(as_array["fd_pixels"]["value"])
+        assert as_array["fd_pixels"]["num_samples"] == 30
+        assert "floor" not in as_array["fd_pixels"]
+        assert as_array["how"]["nfe"] is None
+        assert "30 samples" in out
+
+    def test_against_data_by_name(self, sets, tmp_path):
+        by_name, _ = self.scored(tmp_path, f"images={sets}/a.npz", "reference=digits")
+        as_data, _ = self.scored(tmp_path, f"images={sets}/a.npz", "data=digits")
+        assert by_name["fd_pixels"] == as_data["fd_pixels"]
+        assert by_name["fd_pixels"]["num_real"] == 1500
+        assert by_name["fd_pixels"]["value"] > 5 * by_name["fd_pixels"]["floor"]["value"]
+
+    def test_classes_are_folders(self, sets, tmp_path):
+        arguments = (f"images={sets}/a", f"reference={sets}/b", "metrics.steps=10", f"output_dir={tmp_path}/out")
+        status, _, err = in_process(evaluate, *arguments, cwd=tmp_path)
+        assert status == 0, err
+        assert "fd_classifier" in json.loads((tmp_path / "out" / "metrics.json").read_text())
+
+    def test_colour_and_grey_of_any_size_compare_where_all_are_resized(self, sets, tmp_path):
+        resized = ("metrics.image_size=8", "metrics.colour=true")
+        found, _ = self.scored(tmp_path, *resized, f"images={sets}/colour", f"reference={sets}/b")
+        assert found["fd_pixels"]["value"] > 0
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            ("images=SETS/a.npz", "reference: missing; give reference=FOLDER"),
+            ("images=SETS/nothing reference=digits", "no such file or folder; give a folder of images or an .npz file"),
+            ("images=SETS reference=digits", "images that are compared must be of one size"),
+            ("images=SETS/colour reference=digits", "C×H×W = 3×12×10, but the reference has 1×8×8"),
+            ("images=SETS/a.npz reference=SETS/b.npz", "metrics=classifier: these images have no labels"),
+            ("images=SETS/a.npz reference=digitz", "nor data; did you mean digits?"),
+        ],
+    )
+    def test_mistakes(self, sets, tmp_path, options, says):
+        status, _, err = in_process(evaluate, *options.replace("SETS", str(sets)).split(), cwd=tmp_path)
+        check_one_line(status, err, says, tmp_path)
 
 
 def test_pixels_are_spread_evenly_over_their_own_level(finished, monkeypatch):

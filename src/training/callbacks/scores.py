@@ -95,9 +95,11 @@ class SampleScores(L.Callback):
                 return
             self.scores = self._measure(trainer, pl_module)
             self._measured_step = step
+            for logger in trainer.loggers:  # by themselves: what `log` below is told, no logger should see
+                logger.log_metrics({name: score.value for name, score in self.scores.items()}, step)
         self._fresh = True
         for name, score in self.scores.items():
-            pl_module.log(name, score.value, rank_zero_only=False)
+            pl_module.log(name, score.value, logger=False)
 
     def state_dict(self) -> dict[str, Any]:
         return {"num_samples": self.num_samples, "in_budget": self._in_budget, "measured_step": self._measured_step}

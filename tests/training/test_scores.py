@@ -1,0 +1,166 @@
+"""Scores of samples while training: fresh or absent, the same on any number of ranks, without a trace in the run."""
+
+import csv
+import functools
+import json
+import math
+import socket
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from src.data.dataset import InMemory
+from src.diffusion.guidance import Clip
+from src.diffusion.samplers.ddim import DDIM
+from src.diffusion.time_grid import Trailing
+from src.metrics.comparison import Comparison
+from src.metrics.likelihood import Likelihood
+from src.metrics.module import Module
+from src.training.callbacks.scores import SampleScores, _one_digit
+from src.training.loggers import CSVLogger
+from tests import runs
+from tests.command import start
+from tests.metrics.features import Net
+
+
+def callback(cache_dir, **options):
+    extractor = Module(str(cache_dir), Net(channels=1), name="random")
+    defaults = {"every_n_steps": 20, "num_samples": 20, "batch_size": 10}
+    return SampleScores(
+        extractor, DDIM(Trailing(), 3), functools.partial(Clip), [1, 8, 8], 10, **(defaults | options)
+    )  # fmt: skip
+
+
+def fit(callbacks, max_steps=60, module=None, **options):
+    module = module or runs.module()
+    trainer = runs.trainer(max_steps, callbacks, val_check_interval=10, **options)
+    trainer.fit(module, runs.digits())
+    return trainer, module
+
+
+def logged(path):
+    """step -> the score, where there is one."""
+    rows = csv.DictReader(path.open())
+    return {int(row["step"]): float(row["fd_random"]) for row in rows if row.get("fd_random")}
+
+
+@pytest.mark.parametrize("saving", [{}, {"every_n_train_steps": 5}, {"every_n_train_steps": 10}], ids=str)
+def test_a_model_checkpoint_never_raises_and_never_reads_an_old_score(tmp_path, saving):
+    """Measured at every second validation alone; what it takes for the best was measured at that very step."""
+    scores = callback(tmp_path)
+    best = ModelCheckpoint(str(tmp_path / "best"), "{step}", monitor="fd_random", mode="min", save_top_k=1, **saving)
+    seen, update = [], ModelCheckpoint._update_best_and_save
+
+    def note(self, current, trainer, candidates):
+        seen.append((trainer.global_step, float(current)))
+        return update(self, current, trainer, candidates)
+
+    best._update_best_and_save = note.__get__(best)
+    fit([scores, best], logger=CSVLogger(str(tmp_path / "metrics.csv")), enable_checkpointing=True)
+    measured = logged(tmp_path / "metrics.csv")
+    assert list(measured) == [20, 40, 60]
+    for step, value in seen:
+        assert math.isnan(value) or measured[step] == pytest.approx(value, rel=1e-6)
+    if not saving:  # saved at validations, where the score is fresh
+        assert float(best.best_model_score) == pytest.approx(min(measured.values()), rel=1e-6)
+        step = min(measured, key=measured.get)
+        assert best.best_model_path.endswith(f"step={step}.ckpt")
+
+
+def test_the_last_step_is_measured_once_and_logged_wherever_one_validates(tmp_path):
+    scores = callback(tmp_path, every_n_steps=0)
+    trainer, module = fit([scores], max_steps=15, logger=CSVLogger(str(tmp_path / "metrics.csv")))
+    assert scores.scores == {}
+    trainer.validate(module, runs.digits(), verbose=False)
+    first = scores.scores
+    trainer.validate(module, runs.digits(), verbose=False)
+    assert scores.scores is first
+    assert float(trainer.callback_metrics["fd_random"]) == pytest.approx(first["fd_random"].value)
+    assert scores.summary()["how"]["step"] == 15
+    assert scores.summary()["how"]["nfe"] == 3
+    assert scores.summary()["scores"]["fd_random"]["floor"]["num_samples"] == 20
+
+
+def test_the_run_does_not_notice(tmp_path):
+    """The same weights to the bit, nothing of the extractor among them, and a checkpoint that goes on."""
+    plain = fit([], max_steps=25)[1].state_dict()
+    scores = callback(tmp_path, every_n_steps=10)
+    trainer, module = fit([scores], max_steps=25)
+    assert all(torch.equal(value, plain[name]) for name, value in module.state_dict().items())
+    assert list(module.state_dict()) == list(plain)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]
+    (ours,) = (value for name, value in state.items() if "SampleScores" in name)
+    assert ours == {"num_samples": 20, "in_budget": True, "measured_step": 20}
+
+
+def test_scores_are_those_of_the_averaged_weights(tmp_path):
+    scores = callback(tmp_path, every_n_steps=0)
+    _, module = fit([scores], max_steps=20)
+    check_equal({name: score.value for name, score in scores.scores.items()}, tmp_path, module.ema.model, 20, 10)
+
+
+def check_equal(found, cache_dir, denoiser, count, batch_size):
+    """What was found is what one process finds of the same weights, step by step."""
+    made, data = callback(cache_dir), runs.digits()
+    data.setup()
+    comparison = Comparison(made.extractor, data.splits["train"])
+    batches = [range(start, start + batch_size) for start in range(0, count, batch_size)]
+    images = torch.cat([made.recipe.make(denoiser, batch)[0] for batch in batches])
+    expected = comparison(made.extractor.extract(InMemory(images)))
+    assert list(found) == list(expected)
+    for name, score in expected.items():
+        assert found[name] == pytest.approx(score.value, rel=1e-6, abs=1e-6), name
+
+
+def test_a_budget_of_time_makes_fewer_samples_and_says_so(tmp_path, capsys):
+    scores = callback(tmp_path, num_samples=5000, seconds=0.5, every_n_steps=10)
+    fit([scores], max_steps=20)
+    N = scores.num_samples
+    assert 10 <= N < 5000
+    assert scores.scores["fd_random"].num_samples == N
+    assert f"scores: {N:,} samples each time; 5,000 would take about" in capsys.readouterr().out
+    resumed = callback(tmp_path, num_samples=5000, seconds=0.5)
+    resumed.load_state_dict(scores.state_dict())
+    assert (resumed.num_samples, resumed._in_budget) == (N, True)
+
+
+def test_budgets_are_round_numbers():
+    assert [_one_digit(value) for value in (7.9, 10, 19.99, 743, 1000)] == [7, 10, 10, 700, 1000]
+
+
+@pytest.mark.parametrize("option", ["every_n_steps=-1", "num_samples=9", "seconds=0", "batch_size=0"])
+def test_refuses_values_out_of_range(tmp_path, option):
+    key, value = option.split("=")
+    with pytest.raises(ValueError, match=option):
+        callback(tmp_path, **{key: int(value)})
+
+
+def test_the_likelihood_is_no_score_of_samples():
+    with pytest.raises(ValueError, match="metrics: src.train scores samples; choose metrics=classifier"):
+        SampleScores(Likelihood(), DDIM(Trailing(), 3), Clip, [1, 8, 8], 10, every_n_steps=1)
+
+
+def test_two_ranks_score_as_one_and_nobody_waits_inside_a_collective(tmp_path):
+    """The second rank takes longer for its samples than a collective may last."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "1"}
+    ranks = [
+        start(
+            "tests.training.two_ranks", tmp_path, 6, cwd=tmp_path,
+            RANK=str(r), LOCAL_RANK=str(r), GROUP_RANK="0", LOCAL_WORLD_SIZE="2", OMP_NUM_THREADS="1", **common,
+        )
+        for r in (0, 1)
+    ]  # fmt: skip
+    for process in ranks:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err[-3000:]
+    first, second = (json.loads((tmp_path / f"{r}.json").read_text()) for r in (0, 1))
+    assert first == second
+    assert first["collectives"]
+    denoiser = runs.module().ema.model
+    denoiser.load_state_dict(torch.load(tmp_path / "averaged.pt"))
+    check_equal(first["scores"], tmp_path / "cache", denoiser, 50, 25)
