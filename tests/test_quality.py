@@ -1,9 +1,14 @@
-"""The embedded default, as a user runs it, judged by a classifier of real digits."""
+"""The embedded default, as a user runs it, judged by a classifier of real digits; and how long judging takes."""
+
+import json
+import time
 
 import numpy as np
 import pytest
 
+from src.data.mnist import MNIST
 from tests.command import run
+from tests.files import FASHION_MNIST
 from tests.judge import judge
 
 
@@ -21,3 +26,24 @@ def test_the_default_command_makes_digits_that_are_read_as_asked_and_are_no_copi
     assert verdict.confident >= 0.9 * verdict.confident_real
     assert verdict.near_copies < 0.05
     assert verdict.as_asked >= 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FASHION_MNIST.exists(), reason="Debian's dataset-fashion-mnist is not installed")
+def test_ten_thousand_images_are_scored_in_half_a_minute(tmp_path):
+    """Fashion-MNIST's held-out images, as if somebody had made them; classifier and reference are kept from before."""
+    data = MNIST(str(FASHION_MNIST), "FashionMNIST", channels=1, image_size=28, num_classes=10, batch_size=1)
+    data.setup()
+    np.savez(tmp_path / "images.npz", images=data.splits["val"].images.permute(0, 2, 3, 1).numpy())
+    arguments = ("images=images.npz", "data=fashion_mnist", f"data.root={FASHION_MNIST}", "output_dir=out")
+    seconds = []
+    for _ in range(2):
+        started = time.monotonic()
+        status, _, err = run("src.evaluate", *arguments, cwd=tmp_path, timeout=300)
+        seconds.append(time.monotonic() - started)
+        assert status == 0, err
+    print(f"first: {seconds[0]:.1f} s, with a cached reference: {seconds[1]:.1f} s")
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())["fd_classifier"]
+    assert found["num_samples"] == 10_000
+    assert found["value"] == found["floor"]["value"]  # they are the held-out images
+    assert seconds[1] < 30
