@@ -45,5 +45,5 @@ def test_ten_thousand_images_are_scored_in_half_a_minute(tmp_path):
     print(f"first: {seconds[0]:.1f} s, with a cached reference: {seconds[1]:.1f} s")
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())["fd_classifier"]
     assert found["num_samples"] == 10_000
-    assert found["value"] == found["floor"]["value"]  # they are the held-out images
+    assert found["value"] == pytest.approx(found["floor"]["value"], rel=1e-4)  # they are the held-out images
     assert seconds[1] < 30

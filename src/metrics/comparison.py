@@ -82,11 +82,19 @@ class Comparison:
         distances, found = nearest(samples.vectors, self.reference.vectors, k)
         near_copies = None
         if self.held_out is not None:
-            others, _ = nearest(
-                self.extractor.extract(self.held_out, device=self.device).vectors, self.reference.vectors, 1
-            )
-            near_copies = float((distances[:, 0] < others[:, 0].quantile(NEAR)).double().mean())
+            near_copies = float((distances[:, 0] < self._near(self.held_out)).double().mean())
         return Neighbours(distances, self.reference.indices[found], near_copies)
+
+    def _near(self, held_out: ImageSet) -> float:
+        """The distance from the real images that all but 1% of the held-out ones keep."""
+
+        def make() -> tuple[dict[str, Tensor], dict[str, str]]:
+            vectors = self.extractor.extract(held_out, device=self.device).vectors
+            distances, _ = nearest(vectors, self.reference.vectors, 1)
+            return {}, {"near": str(float(distances[:, 0].quantile(NEAR)))}
+
+        key = f"near {self.reference.hash} {held_out.fingerprint()}"
+        return float(cached(self.extractor.cache_dir, f"near-{self.extractor.name}", key, make)[1]["near"])
 
     def how(self) -> dict[str, Any]:
         """What a score must be read with: extractor, its hash and resizing, the reference's hash and size."""

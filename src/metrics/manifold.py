@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 1024
-RESOLUTION = 1e-12  # relative, of squared distances: nearer than float32 features can tell is the same place
+RESOLUTION = 1e-12  # of squared distances, relative to the longest vectors
 PR_NEIGHBOUR, DC_NEIGHBOUR = 3, 5  # as published
 
 
@@ -34,8 +34,9 @@ def overlap(fake: Tensor, real: Tensor) -> Overlap:
     Ref: Kynkäänniemi et al., Improved Precision and Recall, Eqs. 1, 2; Naeem et al., Reliable Fidelity and Diversity
     Metrics, Eqs. 3, 5
     """
-    reach_fake, _ = _radii(fake).unbind(1)
-    reach_real, wide_real = _radii(real).unbind(1)
+    slack = _slack(fake, real)
+    reach_fake, _ = _radii(fake, slack).unbind(1)
+    reach_real, wide_real = _radii(real, slack).unbind(1)
     precise, inside = 0, 0
     recalled = torch.zeros(len(real), dtype=torch.bool)
     covered = torch.zeros(len(real), dtype=torch.bool)
@@ -56,15 +57,16 @@ def overlap(fake: Tensor, real: Tensor) -> Overlap:
 def nearest(x: Tensor, among: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Distances (N, k) and numbers (N, k) of the k nearest of `among` (M, d) to each x (N, d), the nearest first."""
     found = [squared.topk(min(k, len(among)), largest=False) for squared in _blocks(x, among)]
-    return torch.cat([values for values, _ in found]).sqrt(), torch.cat([indices for _, indices in found])
+    squared, slack = torch.cat([values for values, _ in found]), _slack(x, among)
+    return squared.masked_fill(squared <= slack, 0).sqrt(), torch.cat([indices for _, indices in found])
 
 
-def _radii(x: Tensor) -> Tensor:
+def _radii(x: Tensor, slack: float) -> Tensor:
     """Each point's squared distances to its third and to its fifth nearest neighbour, (N, 2)."""
     if len(x) <= DC_NEIGHBOUR:
         raise ValueError(f"{len(x)} images: at least {DC_NEIGHBOUR + 1} are needed, for neighbours")
     smallest = [squared.topk(DC_NEIGHBOUR + 1, largest=False).values for squared in _blocks(x, x)]
-    return torch.cat(smallest)[:, [PR_NEIGHBOUR, DC_NEIGHBOUR]]  # number 0 is the point itself
+    return torch.cat(smallest)[:, [PR_NEIGHBOUR, DC_NEIGHBOUR]] + slack  # number 0 is the point itself
 
 
 def _blocks(x: Tensor, y: Tensor) -> Iterator[Tensor]:
@@ -72,6 +74,9 @@ def _blocks(x: Tensor, y: Tensor) -> Iterator[Tensor]:
     y = y.double()
     y_squared = y.square().sum(1)
     for block in x.double().split(BLOCK):
-        scale = block.square().sum(1, keepdim=True) + y_squared
-        squared = torch.addmm(scale, block, y.T, alpha=-2)
-        yield squared.masked_fill_(squared <= RESOLUTION * scale, 0)
+        yield torch.addmm(y_squared, block, y.T, alpha=-2).add_(block.square().sum(1, keepdim=True))
+
+
+def _slack(x: Tensor, y: Tensor) -> float:
+    """Squared distances up to this are none: float32 features, and the difference of large squares, tell no better."""
+    return RESOLUTION * float(x.double().square().sum(1).max() + y.double().square().sum(1).max())
