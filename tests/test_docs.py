@@ -12,7 +12,10 @@ from src.diffusion.samplers.ddim import DDIM
 from src.diffusion.time_grid import Trailing
 
 ROOT = Path(__file__).parent.parent
-GROUPS = "experiment|callbacks|schedule|parameterization|sampler|logger|backbone|edit|metrics|guidance|time_grid|time_sampler"
+GROUPS = (
+    "experiment|callbacks|schedule|parameterization|sampler|logger|backbone|edit|metrics|guidance"
+    "|time_grid|time_sampler"
+)
 
 
 def test_the_sampler_of_the_extension_guide_works_and_equals_ddim(tmp_path):
