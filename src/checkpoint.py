@@ -10,6 +10,7 @@ from torch import Tensor
 from src.data.dataset import ImageDataset
 from src.data.module import ImageDataModule, Split
 from src.diffusion.denoiser import NetworkDenoiser
+from src.training.durable import is_intact
 
 OWN = "src."
 AVERAGED = "ema.model."
@@ -87,6 +88,8 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{key}={path}: no such file; give a run's checkpoints/last.ckpt")
+    if not is_intact(Path(path)):
+        raise ValueError(f"{key}={path}: damaged, it is not what its SHA-256 says; take another checkpoint of the run")
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         checkpoint["hyper_parameters"]["denoiser"], checkpoint["state_dict"]

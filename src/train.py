@@ -1,20 +1,25 @@
 """Trains a diffusion model: python -m src.train [experiment=…] [key=value …]"""
 
+import contextlib
+from collections.abc import Iterator
+
 import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from src.checkpoint import read_checkpoint
 from src.cli import entry, mistakes
-from src.config import check
+from src.config import Mistake, check
 from src.data.module import ImageDataModule
 from src.pretrained import adopt, load_weights
+from src.resume import resumed, save_overrides
 from src.training.callbacks.scores import SampleScores
+from src.training.durable import DurableCheckpointIO, NotSaved
 from src.training.module import DiffusionModule
 from src.training.results import Results, quiet
 
 KEYS = (
-    "name", "seed", "ckpt_path", "pretrained", "run_dir",
+    "name", "seed", "resume", "ckpt_path", "pretrained", "run_dir",
     "data", "backbone", "schedule", "parameterization", "time_sampler", "weighting", "objective", "denoiser", "module",
     "time_grid", "sampler", "guidance", "metrics", "optimizer", "lr_scheduler", "trainer", "callbacks", "logger",
 )  # fmt: skip
@@ -25,6 +30,7 @@ def main(config: DictConfig) -> float:
     """Returns the final validation loss, for sweeps to compare."""
     quiet()
     with mistakes():
+        given, config = config, config if config.resume is None else resumed(config)
         weights = adopt(config) if config.get("pretrained") is not None else None
         plain = check(config, KEYS)
         L.seed_everything(plain["seed"], verbose=False)
@@ -36,7 +42,11 @@ def main(config: DictConfig) -> float:
         callbacks: dict[str, L.Callback] = instantiate(plain["callbacks"], _convert_="all")
         logger = instantiate(plain["logger"], _convert_="all")
         with mistakes("trainer"):
-            parts = {"callbacks": list(callbacks.values()), "logger": list(logger.values())}
+            parts = {
+                "callbacks": list(callbacks.values()),
+                "logger": list(logger.values()),
+                "plugins": [DurableCheckpointIO()],
+            }
             trainer: L.Trainer = instantiate(plain["trainer"], **parts, _convert_="all")
         results = Results(plain, trainer)
         # a walk that can be walked, and a guidance that fits the model
@@ -56,9 +66,21 @@ def main(config: DictConfig) -> float:
 
     with results:
         results.start(module, datamodule)
-        trainer.fit(module, datamodule, ckpt_path=plain["ckpt_path"], weights_only=True)
+        if trainer.is_global_zero:
+            save_overrides(results.run_dir, given)
+        with unsaved():
+            trainer.fit(module, datamodule, ckpt_path=plain["ckpt_path"], weights_only=True)
         trainer.validate(module, datamodule, verbose=False)
         return results.finish()
+
+
+@contextlib.contextmanager
+def unsaved() -> Iterator[None]:
+    """A checkpoint that could not be written ends the run in one line: what comes after would be lost too."""
+    try:
+        yield
+    except NotSaved as error:
+        raise Mistake(f"callbacks.checkpoint: {error}; make room and go on with resume=RUN_DIR") from error
 
 
 if __name__ == "__main__":

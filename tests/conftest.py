@@ -2,6 +2,9 @@ import os
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: no threads within, nor in what it starts
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from src.train import main as train
 from tests.command import in_process
 from tests.runs import TINY

@@ -27,7 +27,8 @@ def test_run_folder_holds_what_the_contract_says(finished):
     run_dir, _ = finished
     files = {path.relative_to(run_dir).as_posix() for path in run_dir.rglob("*") if path.is_file()}
     assert files == {
-        "config.yaml", "metrics.csv", "metrics.json", "checkpoints/last.ckpt",
+        "config.yaml", "overrides.yaml", "metrics.csv", "metrics.json", "checkpoints/last.ckpt",
+        *(f"checkpoints/step_{step:07d}.ckpt{suffix}" for step in (20, 40) for suffix in ("", ".sha256")),
         "samples/step_0000020.png", "samples/final.png", "samples/trajectory.gif",
     }  # fmt: skip
     config = OmegaConf.load(run_dir / "config.yaml")
@@ -201,13 +202,13 @@ def test_a_stopped_run_can_go_on(tmp_path, signum, expected):
     out, err = process.communicate(timeout=20)
     assert process.returncode == expected, err
     assert "Traceback" not in err
-    assert "go on with ckpt_path=run/checkpoints/last.ckpt" in out
+    assert "go on with resume=run" in out
     step = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"]
     assert step >= 5
-    more = [f"trainer.max_steps={step + 3}", "ckpt_path=run/checkpoints/last.ckpt", "hydra.run.dir=more"]
-    status, _, err = in_process(train, *TINY, *more, cwd=tmp_path)
+    status, _, err = in_process(train, "resume=run", f"trainer.max_steps={step + 3}", cwd=tmp_path)
     assert status == 0, err
-    assert torch.load(tmp_path / "more/checkpoints/last.ckpt", weights_only=True)["global_step"] == step + 3
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == step + 3
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_going_on_in_the_same_folder_keeps_one_curve(tmp_path):

@@ -106,13 +106,19 @@ class WandbLogger(LightningWandbLogger):
             name=name, save_dir=run_dir, project=project, group=group, tags=tags, settings=settings, mode=mode
         )
         del self._wandb_init["anonymous"]  # W&B warns of it
+        self._id_file = Path(run_dir) / "wandb" / "id.txt"
+        if self._id_file.is_file():  # the run goes on
+            self._id = self._wandb_init["id"] = self._id_file.read_text().strip()
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
         if self._experiment is None:
             try:
-                return LightningWandbLogger.experiment.fget(self)  # type: ignore[attr-defined]
+                run = LightningWandbLogger.experiment.fget(self)  # type: ignore[attr-defined]
+                self._id_file.parent.mkdir(parents=True, exist_ok=True)
+                self._id_file.write_text(run.id + "\n")
+                return run
             except wandb.errors.CommError as error:
                 reason = str(error).splitlines()[0]
                 print(f"W&B: no answer ({reason}); logging offline, upload later with `wandb sync`", file=sys.stderr)

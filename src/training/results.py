@@ -116,7 +116,7 @@ class Results:
             wandb.finish(exit_code=1 if error else 0)
         checkpoint = self.run_dir / "checkpoints" / "last.ckpt"
         if isinstance(error, SystemExit) and checkpoint.exists():
-            self._console.print(f"stopped; go on with ckpt_path={_relative(checkpoint)}", soft_wrap=True)
+            self._console.print(f"stopped; go on with resume={_relative(self.run_dir)}", soft_wrap=True)
 
     def _table(self, rows: dict[str, str]) -> None:
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))

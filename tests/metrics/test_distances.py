@@ -114,6 +114,11 @@ class TestInceptionScore:
         sure = torch.eye(5).repeat(20, 1) * 100
         assert inception_score(sure) == (pytest.approx(5), pytest.approx(0, abs=1e-9))
 
+    def test_is_the_mean_of_consecutive_parts_and_their_deviation(self):
+        logits = normal(40, 5, 3) * 4
+        parts = [inception_score(logits[start : start + 10], 1)[0] for start in (0, 10, 20, 30)]
+        assert inception_score(logits, 4) == (pytest.approx(np.mean(parts)), pytest.approx(np.std(parts)))
+
     def test_needs_an_image_for_each_part(self):
         with pytest.raises(ValueError, match="more are needed"):
             inception_score(torch.zeros(9, 5))

@@ -1,0 +1,102 @@
+"""A run that goes on where it stopped: python -m src.train resume=RUN_DIR"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from src.checkpoint import read_checkpoint
+from src.cli import CONF, explain
+from src.config import Mistake
+from src.training.durable import is_intact
+
+OVERRIDES = "overrides.yaml"
+
+
+def save_overrides(run_dir: Path, config: DictConfig) -> None:
+    """Writes what the command line said, for `resumed` to say it again; a resumed run adds its own words."""
+    if config.resume is None:
+        given = list(HydraConfig.get().overrides.task)
+        (run_dir / OVERRIDES).write_text(yaml.safe_dump({"name": config.name, "overrides": given}, allow_unicode=True))
+
+
+def resumed(config: DictConfig) -> DictConfig:
+    """The configuration of the run in config.resume, composed anew, from its newest intact checkpoint.
+
+    Words of the command line beside resume= change it: trainer.max_steps=2000 trains longer.
+
+    Raises:
+        Mistake: no run there, none of its checkpoints intact, or a configuration that calls what conf/ does not.
+    """
+    folder = Path(str(config.resume)).expanduser().resolve()
+    try:
+        saved = yaml.safe_load((folder / OVERRIDES).read_text())
+        name, overrides = str(saved["name"]), [str(word) for word in saved["overrides"]]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise Mistake(f"resume={config.resume}: no run to go on with ({OVERRIDES} is missing or unreadable)") from error
+    checkpoint = newest_intact(folder / "checkpoints", f"resume={config.resume}")
+    fixed = [
+        f"name={_quoted(name)}",
+        f"run_dir={_quoted(folder)}",
+        f"ckpt_path={_quoted(checkpoint)}",
+        "pretrained=null",
+    ]
+    try:
+        again: DictConfig = compose("train", [*overrides, *HydraConfig.get().overrides.task, *fixed])
+    except HydraException as error:
+        raise Mistake(explain(error, "train")) from error
+    _refuse_unknown(OmegaConf.to_container(again, resolve=False), f"resume={config.resume}")
+    return again
+
+
+def newest_intact(folder: Path, source: str) -> Path:
+    """The newest checkpoint that is as it was written; says so where that is not the last one."""
+    found = sorted(folder.glob("step_*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for path in found:
+        if not is_intact(path):
+            print(f"{source}: {path.name} is damaged", file=sys.stderr)
+            continue
+        read_checkpoint(path, "resume")
+        if path != found[0]:
+            print(f"{source}: going on from {path.name}", file=sys.stderr)
+        return path
+    raise Mistake(
+        f"{source}: {'none of its checkpoints is intact' if found else 'it has no checkpoint yet'}; start anew"
+    )
+
+
+def _refuse_unknown(node: Any, source: str) -> None:
+    """A run's folder may come from anywhere: its configuration may call what conf/ calls and this project's own."""
+    known = {
+        line.split("_target_:")[1].split("#")[0].strip()
+        for path in CONF.rglob("*.yaml")
+        for line in path.read_text().splitlines()
+        if "_target_:" in line
+    }
+
+    def walk(node: Any) -> None:
+        if isinstance(node, dict):
+            target = str(node.get("_target_", "src."))
+            if target not in known and not target.startswith("src."):
+                raise Mistake(
+                    f"{source}: its configuration calls {target}, which conf/ does not; if you trust it, give the "
+                    "run's own command with ckpt_path=RUN/checkpoints/last.ckpt"
+                )
+            for value in node.values():
+                walk(value)
+        elif isinstance(node, list):
+            for value in node:
+                walk(value)
+
+    walk(node)
+
+
+def _quoted(value: object) -> str:
+    """As Hydra's command line reads it literally."""
+    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"

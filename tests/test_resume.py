@@ -1,0 +1,132 @@
+"""resume=RUN_DIR: the run that was killed ends as if it never had been."""
+
+import csv
+import random
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+import yaml
+
+from src.resume import newest_intact
+from src.train import main as train
+from tests.command import in_process, start
+from tests.runs import TINY
+
+OPTIONS = [
+    *TINY, "trainer.log_every_n_steps=1", "trainer.val_check_interval=4", "callbacks.samples.every_n_steps=0",
+    "backbone.dropout=0.1", "time_sampler=importance",
+]  # fmt: skip
+
+
+def end_of(run_dir):
+    """Everything that the end of a run is made of: weights, averages, optimizer, time sampler, rate; and the curve."""
+    checkpoint = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    parts = {name: checkpoint[name] for name in ("state_dict", "optimizer_states", "lr_schedulers", "global_step")}
+    rows = list(csv.DictReader((run_dir / "metrics.csv").open()))
+    curve = [(row["step"], row["train/loss"], row["train/grad_norm"]) for row in rows if row["train/loss"]]
+    return parts, curve, [(row["step"], row["val/loss"]) for row in rows if row["val/loss"]]
+
+
+def assert_equal(a, b, where=""):
+    """Bit for bit, through containers."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_equal(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{where}[{i}]")
+    else:
+        assert a == b, where
+
+
+def kill_when(process, run_dir, steps):
+    """SIGKILL once that many rows are written."""
+    metrics, deadline = run_dir / "metrics.csv", time.monotonic() + 90
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) > steps):
+        if process.poll() is not None:
+            return
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("kills", "options"),
+    [
+        (1, []),
+        pytest.param(5, ["data.num_workers=2"], marks=pytest.mark.slow),
+        pytest.param(5, ["trainer.accumulate_grad_batches=2"], marks=pytest.mark.slow),
+        pytest.param(5, ["data.batch_size=500"], marks=pytest.mark.slow),  # three steps an epoch: kills on its edge
+        pytest.param(3, ["trainer.devices=2"], marks=pytest.mark.slow),
+    ],
+    ids=["short", "workers", "accumulation", "edges", "two ranks"],
+)
+def test_a_killed_run_ends_bit_for_bit_as_if_it_never_had_been(tmp_path, kills, options):
+    draw, steps = random.Random(0), ["trainer.max_steps=60"]
+    status, _, err = in_process(train, *OPTIONS, *options, *steps, "hydra.run.dir=whole", cwd=tmp_path)
+    assert status == 0, err
+    process = start("src.train", *OPTIONS, *options, *steps, "hydra.run.dir=run", cwd=tmp_path)
+    for kill in range(kills):
+        kill_when(process, tmp_path / "run", 6 + kill * 50 // kills + draw.randrange(6))
+        if kill < kills - 1:
+            process = start("src.train", "resume=run", cwd=tmp_path)
+    status, _, err = in_process(train, "resume=run", cwd=tmp_path)
+    assert status == 0, err
+    for got, expected in zip(end_of(tmp_path / "run"), end_of(tmp_path / "whole"), strict=True):
+        assert_equal(got, expected)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "whole"]
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_named(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run", symlinks=True)
+    newest = tmp_path / "run" / "checkpoints" / "step_0000040.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    status, out, err = in_process(train, "resume=run", "trainer.max_steps=42", cwd=tmp_path)
+    assert status == 0, err
+    assert err.splitlines()[:2] == [
+        "resume=run: step_0000040.ckpt is damaged",
+        "resume=run: going on from step_0000020.ckpt",
+    ]
+    assert "42 steps" in out
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").resolve().name == "step_0000042.ckpt"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_there_must_be_a_good_one(tmp_path):
+    with pytest.raises(Exception, match="it has no checkpoint yet"):
+        newest_intact(tmp_path, "resume=x")
+    (tmp_path / "step_0000001.ckpt").write_text("x")
+    (tmp_path / "step_0000001.ckpt.sha256").write_text("0  x")
+    with pytest.raises(Exception, match="none of its checkpoints is intact"):
+        newest_intact(tmp_path, "resume=x")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options", "says"),
+    [
+        (None, "resume=nowhere", "resume=nowhere: no run to go on with"),
+        (None, "resume=run schedule.Tee=5", "schedule.Tee: no such key"),
+        (["+callbacks.x._target_=os.system"], "resume=run", "calls os.system, which conf/ does not"),
+        (["optimizer._target_=torch.utils.collect_env.run"], "resume=run", "calls torch.utils.collect_env.run"),
+        (["trainer.max_steps=[broken"], "resume=run", ""),
+    ],
+)
+def test_mistakes(finished, tmp_path, overrides, options, says):
+    shutil.copytree(finished[0], tmp_path / "run", symlinks=True)
+    if overrides is not None:
+        (tmp_path / "run" / "overrides.yaml").write_text(yaml.safe_dump({"name": "digits", "overrides": overrides}))
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    status, _, err = in_process(train, *options.split(), cwd=tmp_path)
+    assert status == 2, err
+    assert says in err.splitlines()[-1]
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
