@@ -1,5 +1,6 @@
 """Where samples and the images that they should look like come from, as src.evaluate is told."""
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,6 +88,8 @@ def read_walks(plain: dict[str, Any], trained: dict[str, Any], denoiser: Denoise
     chosen = HydraConfig.get().runtime.choices["sampler"]
     nodes = {chosen: plain["sampler"]}
     if plain["samplers"] is not None:
+        if one := [word for word in HydraConfig.get().overrides.task if re.match(r"\+*sampler[=.]", word)]:
+            raise Mistake(f"samplers: each has its own options; leave out {' '.join(one)}, or give sampler=… alone")
         nodes = {name: _sampler_node(name) for name in _as_list(plain["samplers"])}
     walks = []
     for name, node in nodes.items():
@@ -105,14 +108,13 @@ def _sampler_node(name: str) -> dict[str, Any]:
     names = sorted(path.stem for path in (CONF / "sampler").glob("*.yaml"))
     if name not in names:
         raise Mistake(f"samplers={name}: no such sampler{did_you_mean(str(name), names)}")
-    node: dict[str, Any] = _composed([f"sampler={name}"], without="sampler")["sampler"]
+    node: dict[str, Any] = _composed([f"sampler={name}"])["sampler"]
     return node
 
 
-def _composed(overrides: list[str], without: str | None = None) -> dict[str, Any]:
-    """src.evaluate's configuration as the command line says it, with other overrides for one group."""
-    task = [given for given in HydraConfig.get().overrides.task if without is None or not given.startswith(without)]
-    config = compose("evaluate", [*task, *overrides])
+def _composed(overrides: list[str]) -> dict[str, Any]:
+    """src.evaluate's configuration as the command line says it, and with more overrides."""
+    config = compose("evaluate", [*HydraConfig.get().overrides.task, *overrides])
     return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 

@@ -15,7 +15,7 @@ from src.pretrained import adopt, load_weights
 from src.resume import resumed, save_overrides
 from src.training.callbacks.scores import SampleScores
 from src.training.durable import DurableCheckpointIO, NotSaved
-from src.training.module import DiffusionModule
+from src.training.module import DiffusionModule, Diverged
 from src.training.results import Results, quiet
 
 KEYS = (
@@ -68,19 +68,24 @@ def main(config: DictConfig) -> float:
         results.start(module, datamodule)
         if trainer.is_global_zero:
             save_overrides(results.run_dir, given)
-        with unsaved():
+        with ending(trainer):
             trainer.fit(module, datamodule, ckpt_path=plain["ckpt_path"], weights_only=True)
         trainer.validate(module, datamodule, verbose=False)
         return results.finish()
 
 
 @contextlib.contextmanager
-def unsaved() -> Iterator[None]:
-    """A checkpoint that could not be written ends the run in one line: what comes after would be lost too."""
+def ending(trainer: L.Trainer) -> Iterator[None]:
+    """A run that cannot go on ends in one line: what would come after would be lost."""
     try:
         yield
     except NotSaved as error:
         raise Mistake(f"callbacks.checkpoint: {error}; make room and go on with resume=RUN_DIR") from error
+    except Diverged as error:
+        raise Mistake(
+            f"step {trainer.global_step + 1}: {error}; the checkpoints are from before it: lower optimizer.lr, or "
+            "module.nonfinite=skip to leave such steps out"
+        ) from error
 
 
 if __name__ == "__main__":

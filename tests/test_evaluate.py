@@ -64,6 +64,7 @@ def test_a_better_model_needs_fewer_bits(finished, tmp_path):
         ("metrics=likelihood metrics.tolerance=0", "tolerance=0"),
         ("num_samples=9", "num_samples=9: choose a whole number of at least 10"),
         ("samplers=[ddim,hoin]", "samplers=hoin: no such sampler; did you mean heun?"),
+        ("samplers=[ddim,heun] sampler.eta=0.5", "samplers: each has its own options; leave out sampler.eta=0.5"),
         ("num_steps=[5,0]", "sampler.num_steps=0: choose at least 1"),
         ("num_steps=five", "sampler.num_steps='five': expected a whole number"),
         ("reference=nowhere", "reference=nowhere: no such folder or file, nor data"),

@@ -130,3 +130,14 @@ def test_mistakes(finished, tmp_path, overrides, options, says):
     assert says in err.splitlines()[-1]
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_it_is_one_run_for_wandb(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    options = [option for option in TINY if option != "logger=csv"]
+    for arguments in ([*options, "trainer.max_steps=2", "hydra.run.dir=run"], ["resume=run", "trainer.max_steps=4"]):
+        status, _, err = in_process(train, *arguments, cwd=tmp_path)
+        assert status == 0, err
+    folders = list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    assert len(folders) == 2
+    assert len({folder.name.rsplit("-", 1)[1] for folder in folders}) == 1

@@ -12,7 +12,7 @@ from src.diffusion.likelihood import bound_of_step
 from src.diffusion.noise import IndexedNoise
 from src.diffusion.process import marginal
 from src.diffusion.reverse import between
-from src.diffusion.time_sampler import TimeSampler
+from src.diffusion.time_sampler import Times, TimeSampler
 from src.diffusion.weighting import Weighting
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
@@ -60,6 +60,12 @@ class Objective(nn.Module):
 
     def forward(self, denoiser: NetworkDenoiser, x_0: Tensor, cond: Tensor | None = None) -> Tensor:
         """One draw of the loss for a batch x_0 (B, C, H, W) in [−1, 1] with labels cond (B,) or None -> ()."""
+        times, losses = self.draw(denoiser, x_0, cond)
+        self.time_sampler.observe(times, losses.detach().nan_to_num(0, 0, 0))  # a step that is left out
+        return (times.weight * losses).mean()
+
+    def draw(self, denoiser: NetworkDenoiser, x_0: Tensor, cond: Tensor | None = None) -> tuple[Times, Tensor]:
+        """Times drawn for the items of a batch, and their losses (B,) before the times' own weights."""
         times = self.time_sampler(len(x_0), denoiser.schedule, x_0.device)
         t = times.t
         eps = torch.randn_like(x_0)
@@ -69,8 +75,7 @@ class Objective(nn.Module):
         losses = weights * self._error(denoiser, prediction, x_0, eps, t)
         if self.vlb_weight > 0:
             losses = losses + self.vlb_weight * _bound(denoiser, prediction, x_0, x_t, t)
-        self.time_sampler.observe(times, losses.detach())
-        return (times.weight * losses).mean()
+        return times, losses
 
     def on_fixed_noise(
         self,

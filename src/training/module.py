@@ -1,7 +1,9 @@
 """The LightningModule: where a batch meets the objective."""
 
+import math
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -15,6 +17,10 @@ from src.diffusion.objective import Objective
 from src.images import Batch, to_model
 from src.training.ema import ExponentialMovingAverage
 from src.training.loggers import is_log_step
+
+
+class Diverged(RuntimeError):
+    """A step whose loss or gradient is inf or NaN, taken back before it reached the weights."""
 
 
 class DiffusionModule(L.LightningModule):
@@ -32,6 +38,7 @@ class DiffusionModule(L.LightningModule):
         ema_decay: of the weights' moving average, in [0, 1).
         seed: of the training noise.
         val_seed: of the validation noise, fixed so that runs with different seeds compare.
+        nonfinite: what to do where a loss or gradient is inf or NaN: `stop` the run, or `skip` the step.
         channels_last: keeps convolutions' weights, and with them the activations, in NHWC order.
     """
 
@@ -45,6 +52,7 @@ class DiffusionModule(L.LightningModule):
         seed: int = 0,
         val_seed: int = 0,
         channels_last: bool = False,
+        nonfinite: Literal["stop", "skip"] = "stop",
     ) -> None:
         super().__init__()
         objective.check(denoiser)
@@ -53,11 +61,15 @@ class DiffusionModule(L.LightningModule):
         self.denoiser, self.objective = denoiser, objective
         self.ema = ExponentialMovingAverage(denoiser, ema_decay)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.seed, self.val_seed = seed, val_seed
+        self.seed, self.val_seed, self.nonfinite = seed, val_seed, nonfinite
+        self._batch: Batch | None = None
+        self._loss = torch.zeros(())
 
     def training_step(self, batch: Batch) -> Tensor:
+        self._batch = batch
         torch.manual_seed(stream_seed("train", self.seed, batch.start))
         loss = self.objective(self.denoiser, to_model(batch.images), batch.labels)
+        self._loss = loss.detach()
         if is_log_step(self.trainer, self.global_step + 1):
             self.log("train/loss", loss, prog_bar=True)
         return loss
@@ -88,8 +100,27 @@ class DiffusionModule(L.LightningModule):
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), gradient_clip_val or float("inf"))
+        if not (norm + self._loss).isfinite():  # the norm is the same on every rank: gradients are averaged by now
+            if self.nonfinite == "stop":
+                raise Diverged(self._what_diverged())
+            optimizer.zero_grad()
+            print(f"step {self.global_step + 1}: {self._what_diverged()}; skipped", file=sys.stderr)
         if is_log_step(self.trainer, self.global_step + 1):
             self.log("train/grad_norm", norm)
+
+    @torch.no_grad()
+    def _what_diverged(self) -> str:
+        """The items of the last batch whose loss is not finite, drawn once more as they were."""
+        batch = self._batch
+        assert batch is not None
+        torch.manual_seed(stream_seed("train", self.seed, batch.start))
+        with self.trainer.precision_plugin.forward_context():
+            times, losses = self.objective.draw(self.denoiser, to_model(batch.images), batch.labels)
+        bad = [i for i, loss in enumerate(losses.tolist()) if not math.isfinite(loss)]
+        if not bad:
+            return f"a gradient is not finite, though every loss of images {batch.start} … of the order is"
+        told = ", ".join(f"image {batch.start + i} of the order at t = {float(times.t[i]):g}" for i in bad[:3])
+        return f"the loss of {told}{' …' if len(bad) > 3 else ''} is not finite"
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.denoiser.parameters())

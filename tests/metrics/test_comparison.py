@@ -9,7 +9,6 @@ from torchvision.transforms.functional import gaussian_blur
 from src.data.dataset import InMemory
 from src.metrics.classifier import Classifier
 from src.metrics.comparison import Comparison
-from src.metrics.generate import deal
 from src.metrics.scores import scores
 from tests.metrics.features import Images, digits, extractor, features
 
@@ -130,12 +129,3 @@ class TestOddSets:
         found = scores(features(made.extract(Images(40)).vectors), Comparison(made, Images(50, seed=1)).reference)
         assert (found["fd"].num_samples, found["fd"].num_real) == (40, 50)
         assert (found["kd"].num_samples, found["kd"].num_real) == (15, 15)
-
-
-@pytest.mark.parametrize(("count", "batch_size", "ranks"), [(10, 3, 1), (10, 3, 2), (10, 3, 5), (1, 4, 2), (12, 4, 3)])
-def test_ranks_make_every_sample_once_in_the_batches_of_one_rank(count, batch_size, ranks):
-    alone = deal(count, batch_size)
-    dealt = [deal(count, batch_size, rank, ranks) for rank in range(ranks)]
-    assert sorted((b for batches in dealt for b in batches), key=lambda b: b.start) == alone
-    assert [i for batch in alone for i in batch] == list(range(count))
-    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1

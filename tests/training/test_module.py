@@ -1,9 +1,14 @@
+import itertools
+import math
+
 import lightning as L
 import pytest
 import torch
 
 from src.diffusion.time_sampler import Importance
 from src.images import Batch
+from src.training.module import Diverged
+from tests import runs
 from tests.runs import digits, module, trainer
 
 
@@ -126,3 +131,53 @@ def test_channels_last_changes_the_order_in_memory_alone():
             assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
         losses.append(float(model.training_step(Batch(images, labels, 0))))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+class TestDiverging:
+    """inf or NaN in a loss, a gradient or a weight ends the run before it reaches the weights."""
+
+    def diverging(self, monkeypatch, place, value, at=5):
+        module, steps = runs.module(), itertools.count(1)
+        forward = module.objective.forward
+
+        def training_loss(denoiser, x_0, cond=None):
+            loss = forward(denoiser, x_0, cond)
+            if next(steps) != at:
+                return loss
+            if place == "gradient":
+                next(denoiser.parameters()).register_hook(lambda gradient: gradient * value)
+            if place == "loss":
+                error = module.objective._error
+
+                def broken(*args):
+                    losses = error(*args)
+                    losses[2] = value
+                    return losses
+
+                monkeypatch.setattr(module.objective, "_error", broken)
+                return forward(denoiser, x_0, cond)
+            return loss
+
+        monkeypatch.setattr(module.objective, "forward", training_loss)
+        return module
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    @pytest.mark.parametrize("place", ["loss", "gradient"])
+    def test_the_run_stops_with_finite_weights_and_says_where(self, monkeypatch, place, value):
+        module = self.diverging(monkeypatch, place, value)
+        with pytest.raises(Diverged) as error:
+            runs.trainer(20).fit(module, runs.digits())
+        assert module.trainer.global_step == 4
+        if place == "loss":  # batches of 16: the fifth begins with image 64
+            assert "the loss of image 66 of the order at t = " in str(error.value)
+        else:
+            assert "a gradient is not finite, though every loss of images 64" in str(error.value)
+        assert all(value.isfinite().all() for value in module.state_dict().values())
+
+    def test_or_leaves_the_step_out(self, monkeypatch, capsys):
+        module = self.diverging(monkeypatch, "gradient", math.nan, at=8)
+        module.nonfinite = "skip"
+        runs.trainer(9).fit(module, runs.digits())
+        assert module.trainer.global_step == 9
+        assert "step 8: a gradient is not finite" in capsys.readouterr().err
+        assert all(value.isfinite().all() for value in module.state_dict().values())

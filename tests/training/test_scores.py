@@ -121,6 +121,9 @@ def test_a_budget_of_time_makes_fewer_samples_and_says_so(tmp_path, capsys):
     assert 10 <= N < 5000
     assert scores.scores["fd_random"].num_samples == N
     assert f"scores: {N:,} samples each time; 5,000 would take about" in capsys.readouterr().out
+    least = callback(tmp_path, num_samples=5000, seconds=1e-6, every_n_steps=10, batch_size=50)
+    fit([least], max_steps=10)
+    assert least.num_samples == least.scores["fd_random"].num_samples == 10  # of a batch of fifty
     resumed = callback(tmp_path, num_samples=5000, seconds=0.5)
     resumed.load_state_dict(scores.state_dict())
     assert (resumed.num_samples, resumed._in_budget) == (N, True)

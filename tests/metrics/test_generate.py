@@ -1,0 +1,67 @@
+"""Samples by number: the same whoever makes them, at a cost that is counted."""
+
+import functools
+
+import pytest
+import torch
+
+from src.diffusion import beta
+from src.diffusion.denoiser import Denoiser
+from src.diffusion.guidance import ClassifierFree, Clip
+from src.diffusion.samplers.ddim import DDIM
+from src.diffusion.samplers.euler import Heun
+from src.diffusion.time_grid import LogSNR, Trailing
+from src.metrics.generate import Recipe, deal
+
+
+class ByClass(Denoiser):
+    """Sees nothing but the class: images of class c are grey at level c/10; without a class, black."""
+
+    no_class = 10
+
+    def __init__(self):
+        super().__init__()
+        self.schedule = beta.cosine()
+
+    def forward(self, x_t, t, cond=None):
+        level = torch.where(cond == self.no_class, -1.0, cond / 10)
+        return level.reshape(-1, 1, 1, 1).expand_as(x_t)
+
+
+def recipe(sampler=None, guidance=Clip):
+    return Recipe(sampler or DDIM(Trailing(), 3), guidance, (1, 4, 4), 10, seed=0)
+
+
+def test_a_sample_is_of_the_class_of_its_number():
+    images, _ = recipe().make(ByClass(), range(7, 25))
+    expected = [round((i % 10 / 10 + 1) * 127.5) for i in range(7, 25)]
+    assert images.dtype == torch.uint8
+    assert images.flatten(1).float().mean(1).tolist() == pytest.approx(expected, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "guidance", "nfe"),
+    [
+        (DDIM(Trailing(), 3), Clip, 3),
+        (Heun(4, LogSNR()), Clip, 7),  # the last step is Euler's
+        (DDIM(Trailing(), 3), functools.partial(ClassifierFree, scale=2.0), 6),
+    ],
+)
+def test_evaluations_are_counted_for_each_image(sampler, guidance, nfe):
+    _, evaluations = recipe(sampler, guidance).make(ByClass(), range(5))
+    assert evaluations == 5 * nfe
+
+
+def test_a_film_ends_with_the_sample():
+    states = list(recipe().film(ByClass(), range(3, 6)))
+    assert len(states) == 4
+    assert torch.equal(states[-1], recipe().make(ByClass(), range(3, 6))[0])
+
+
+@pytest.mark.parametrize(("count", "batch_size", "ranks"), [(10, 3, 1), (10, 3, 2), (10, 3, 5), (1, 4, 2), (12, 4, 3)])
+def test_ranks_make_every_sample_once_in_the_batches_of_one_rank(count, batch_size, ranks):
+    alone = deal(count, batch_size)
+    dealt = [deal(count, batch_size, rank, ranks) for rank in range(ranks)]
+    assert sorted((b for batches in dealt for b in batches), key=lambda b: b.start) == alone
+    assert [i for batch in alone for i in batch] == list(range(count))
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
