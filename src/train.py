@@ -61,7 +61,7 @@ def main(config: DictConfig) -> float:
             datamodule.setup("fit")
             for callback in callbacks.values():
                 if isinstance(callback, SampleScores):
-                    callback.extractor.check(datamodule.splits["train"])
+                    callback.check(datamodule.splits["train"])
     module.save_hyperparameters(plain)
 
     with results:

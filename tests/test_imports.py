@@ -57,6 +57,7 @@ def test_hydra_lives_in_the_entry_points():
         "evaluate.py",
         "summary.py",
         "pretrained.py",
+        "resume.py",
         "sources.py",
     }
 

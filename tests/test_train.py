@@ -169,11 +169,17 @@ def test_experiments_run_on_small_files(tmp_path, experiment, monkeypatch):
     options = [
         f"experiment={experiment}", f"data.root={root}", "hydra.run.dir=run", "trainer.max_steps=2",
         "backbone.channels=8", "data.batch_size=4", "data.num_workers=1", "sampler.num_steps=2",
-        "callbacks.samples.num_samples=4", "logger=csv", "trainer.accelerator=cpu",
+        "callbacks.samples.num_samples=4", "logger=csv", "trainer.accelerator=cpu", "metrics.steps=10",
     ]  # fmt: skip
-    status, _, err = in_process(train, *options, cwd=tmp_path)
+    if experiment == "cifar10":
+        options.append("callbacks=default")  # four images are too few for scores
+    status, out, err = in_process(train, *options, cwd=tmp_path)
     assert status == 0, err
     assert (tmp_path / "run" / "samples" / "final.png").exists()
+    if "mnist" in experiment:
+        assert "scores: fd_classifier … against 20 training images" in out
+        score = json.loads((tmp_path / "run" / "metrics.json").read_text())["scores"]["fd_classifier"]
+        assert score["num_samples"] == score["floor"]["num_samples"] == 20
 
 
 @pytest.mark.skipif(not FASHION_MNIST.exists(), reason="apt-get install dataset-fashion-mnist")
@@ -181,7 +187,7 @@ def test_real_fashion_mnist_trains_where_it_lies(tmp_path):
     options = [
         "experiment=fashion_mnist", f"data.root={FASHION_MNIST}", "hydra.run.dir=run", "trainer.max_steps=2",
         "backbone.channels=8", "data.batch_size=4", "sampler.num_steps=2", "callbacks.samples.num_samples=4",
-        "logger=csv", "trainer.accelerator=cpu",
+        "logger=csv", "trainer.accelerator=cpu", "callbacks=default",
     ]  # fmt: skip
     status, out, err = in_process(train, *options, cwd=tmp_path)
     assert status == 0, err

@@ -92,7 +92,13 @@ STOCHASTIC = {
 }
 
 
-LONG = {"predictor_corrector", "ddpm_transition", "ddim_eta_half", "edm_churn"}  # their variance is met by default too
+LONG = {
+    "ddpm_posterior",
+    "predictor_corrector",
+    "ddpm_transition",
+    "ddim_eta_half",
+    "edm_churn",
+}  # their variance is met by default too
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,15 @@ def test_copies_are_found_and_shown(on_digits):
     assert held_out.near_copies == pytest.approx(0.01, abs=0.005)
 
 
+def test_neighbours_are_numbers_of_images_where_a_share_is_kept_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("src.metrics.reference.MOST", 10)
+    real = Images(91, seed=1)
+    comparison = Comparison(made := extractor(tmp_path), real)
+    near = comparison.neighbours(made.extract(InMemory(real.images[::10])), k=1)
+    assert near.indices[:, 0].tolist() == list(range(0, 91, 10))
+    assert near.near_copies is None
+
+
 def everything_finite(found):
     assert all(math.isfinite(score.value) for score in found.values())
     return {name: score.value for name, score in found.items()}

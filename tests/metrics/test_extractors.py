@@ -190,6 +190,8 @@ class TestEfficientNet:
         found = made(flower)
         assert found.vectors.shape == (1, 1280)
         assert int(found.logits.argmax()) == 985  # daisy, ImageNet's nearest to a dahlia
+        exact = Images(2, (3, 224, 224)).images  # of its own size, normalized as it was trained
+        assert torch.allclose(made(exact).logits, made.network.efficientnet((exact.float() - 127) / 128), atol=1e-4)
         assert made.label("fd") == "fd_efficientnet_lite0"
         assert made(Images(2, (1, 28, 28)).images).vectors.shape == (2, 1280)
 

@@ -21,7 +21,7 @@ from src.training.callbacks.scores import SampleScores, _one_digit
 from src.training.loggers import CSVLogger
 from tests import runs
 from tests.command import start
-from tests.metrics.features import Net
+from tests.metrics.features import Images, Net
 
 
 def callback(cache_dir, **options):
@@ -138,6 +138,11 @@ def test_refuses_values_out_of_range(tmp_path, option):
     key, value = option.split("=")
     with pytest.raises(ValueError, match=option):
         callback(tmp_path, **{key: int(value)})
+
+
+def test_too_few_training_images_are_named_before_anything_starts(tmp_path):
+    with pytest.raises(ValueError, match="callbacks.scores: 9 training images, at least 10 are needed"):
+        callback(tmp_path).check(Images(9))
 
 
 def test_the_likelihood_is_no_score_of_samples():

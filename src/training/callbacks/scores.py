@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.samplers.base import Sampler
 from src.metrics.comparison import Comparison
-from src.metrics.extractor import Extractor, Features, concatenate
+from src.metrics.extractor import Extractor, Features, ImageSet, concatenate
 from src.metrics.generate import Recipe, deal
 from src.metrics.scores import LEAST, Score
 from src.training.module import DiffusionModule
@@ -73,6 +73,15 @@ class SampleScores(L.Callback):
         self._meeting, self._in_budget = Meeting("scores"), False
         self._measured_step, self._fresh = 0, False
         self._nfe, self._seconds_taken = 0.0, 0.0
+
+    def check(self, train: ImageSet) -> None:
+        """Raises ValueError or FileNotFoundError where these images cannot be scored against."""
+        if len(train) < LEAST:
+            raise ValueError(
+                f"callbacks.scores: {len(train)} training images, at least {LEAST} are needed; choose "
+                "callbacks=default to train without scores"
+            )
+        self.extractor.check(train)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         splits = trainer.datamodule.splits  # type: ignore[attr-defined]
