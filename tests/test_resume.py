@@ -12,11 +12,13 @@ import yaml
 
 from src.resume import newest_intact
 from src.train import main as train
-from tests.command import in_process, start
+from tests.command import in_process, run, start
 from tests.runs import TINY
 
 OPTIONS = [
-    *TINY, "trainer.log_every_n_steps=1", "trainer.val_check_interval=4", "callbacks.samples.every_n_steps=0",
+    *(option for option in TINY if option != "callbacks=default"), "callbacks=scores", "metrics.steps=10",
+    "callbacks.scores.num_samples=10", "callbacks.scores.every_n_steps=8",
+    "trainer.log_every_n_steps=1", "trainer.val_check_interval=4", "callbacks.samples.every_n_steps=0",
     "backbone.dropout=0.1", "time_sampler=importance",
 ]  # fmt: skip
 
@@ -27,7 +29,10 @@ def end_of(run_dir):
     parts = {name: checkpoint[name] for name in ("state_dict", "optimizer_states", "lr_schedulers", "global_step")}
     rows = list(csv.DictReader((run_dir / "metrics.csv").open()))
     curve = [(row["step"], row["train/loss"], row["train/grad_norm"]) for row in rows if row["train/loss"]]
-    return parts, curve, [(row["step"], row["val/loss"]) for row in rows if row["val/loss"]]
+    measured = [
+        (name, row["step"], row[name]) for name in ("val/loss", "fd_classifier") for row in rows if row.get(name)
+    ]
+    return parts, curve, measured
 
 
 def assert_equal(a, b, where=""):
@@ -59,6 +64,11 @@ def kill_when(process, run_dir, steps):
     process.communicate()
 
 
+def finish(*arguments, cwd):
+    status, _, err = run("src.train", *arguments, cwd=cwd, timeout=300)
+    assert status == 0, err
+
+
 @pytest.mark.parametrize(
     ("kills", "options"),
     [
@@ -72,18 +82,18 @@ def kill_when(process, run_dir, steps):
 )
 def test_a_killed_run_ends_bit_for_bit_as_if_it_never_had_been(tmp_path, kills, options):
     draw, steps = random.Random(0), ["trainer.max_steps=60"]
-    status, _, err = in_process(train, *OPTIONS, *options, *steps, "hydra.run.dir=whole", cwd=tmp_path)
-    assert status == 0, err
+    finish(*OPTIONS, *options, *steps, "hydra.run.dir=whole", cwd=tmp_path)
     process = start("src.train", *OPTIONS, *options, *steps, "hydra.run.dir=run", cwd=tmp_path)
     for kill in range(kills):
         kill_when(process, tmp_path / "run", 6 + kill * 50 // kills + draw.randrange(6))
         if kill < kills - 1:
             process = start("src.train", "resume=run", cwd=tmp_path)
-    status, _, err = in_process(train, "resume=run", cwd=tmp_path)
-    assert status == 0, err
+    finish("resume=run", cwd=tmp_path)
     for got, expected in zip(end_of(tmp_path / "run"), end_of(tmp_path / "whole"), strict=True):
         assert_equal(got, expected)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "whole"]
+    assert len(list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))) > 60
+    others = [path for path in tmp_path.rglob("*") if path.is_file() and path.relative_to(tmp_path).parts[0] == "runs"]
+    assert others == []  # a kill may leave Hydra's new folder behind, empty
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_named(finished, tmp_path):

@@ -40,9 +40,9 @@ def fit(callbacks, max_steps=60, module=None, **options):
 
 
 def logged(path):
-    """step -> the score, where there is one."""
+    """Steps taken -> the score, where there is one."""
     rows = csv.DictReader(path.open())
-    return {int(row["step"]): float(row["fd_random"]) for row in rows if row.get("fd_random")}
+    return {int(row["step"]) + 1: float(row["fd_random"]) for row in rows if row.get("fd_random")}
 
 
 @pytest.mark.parametrize("saving", [{}, {"every_n_train_steps": 5}, {"every_n_train_steps": 10}], ids=str)

@@ -104,8 +104,7 @@ class SampleScores(L.Callback):
                 return
             self.scores = self._measure(trainer, pl_module)
             self._measured_step = step
-            for logger in trainer.loggers:  # by themselves: what `log` below is told, no logger should see
-                logger.log_metrics({name: score.value for name, score in self.scores.items()}, step)
+            self._log(trainer)
         self._fresh = True
         for name, score in self.scores.items():
             pl_module.log(name, score.value, logger=False)
@@ -129,6 +128,12 @@ class SampleScores(L.Callback):
         sampler = type(self.recipe.sampler).__name__
         how = {"sampler": sampler, "nfe": self._nfe, "seed": self.recipe.seed, "seconds": self._seconds_taken}
         return {"scores": found, "how": how | {"step": self._measured_step, **self._comparison.how()}}
+
+    def _log(self, trainer: L.Trainer) -> None:
+        """To the loggers by themselves: what `log` is told, NaN too, is for callbacks alone."""
+        row = trainer.global_step - (trainer.state.fn == TrainerFn.FITTING)  # Lightning's, of the step just taken
+        for logger in trainer.loggers:
+            logger.log_metrics({name: score.value for name, score in self.scores.items()}, row)
 
     def _due(self, trainer: L.Trainer) -> bool:
         """Whether a multiple of every_n_steps has passed since the last measurement, or training is over."""
