@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from typing import ClassVar
 
+import lightning as L
 import pytest
 import torch
 
@@ -135,15 +137,34 @@ class TestLastCheckpoint:
         assert len(list(tmp_path.glob("*.sha256"))) == 3
 
     def test_going_on_from_an_earlier_one_keeps_what_it_saves(self, tmp_path):
-        def trained(max_steps, **options):
-            keeper = LastCheckpoint(str(tmp_path), every_n_steps=4)
+        def trained(max_steps, every_n_steps, **options):
+            keeper = LastCheckpoint(str(tmp_path), every_n_steps)
             trainer = runs.trainer(max_steps, [keeper], plugins=[DurableCheckpointIO()], enable_checkpointing=True)
             trainer.fit(runs.module(), runs.digits(), weights_only=True, **options)
 
-        trained(12)
-        trained(10, ckpt_path=tmp_path / "step_0000008.ckpt")
-        assert self.saved(tmp_path) == ["step_0000010.ckpt", "step_0000012.ckpt"]
-        assert (tmp_path / "last.ckpt").resolve().name == "step_0000010.ckpt"
+        trained(12, 4)
+        assert self.saved(tmp_path) == ["step_0000008.ckpt", "step_0000012.ckpt"]
+        written = (tmp_path / "step_0000008.ckpt").stat().st_mtime_ns
+        trained(9, 4, ckpt_path=tmp_path / "step_0000008.ckpt")
+        assert self.saved(tmp_path) == ["step_0000009.ckpt", "step_0000012.ckpt"]
+        assert written < (tmp_path / "step_0000012.ckpt").stat().st_mtime_ns  # it was not written once more
+        trained(11, 1, ckpt_path=tmp_path / "step_0000009.ckpt")
+        assert self.saved(tmp_path) == ["step_0000010.ckpt", "step_0000011.ckpt"]
+        assert (tmp_path / "last.ckpt").resolve().name == "step_0000011.ckpt"
+
+    def test_a_validation_belongs_to_the_checkpoint_of_its_step(self, tmp_path):
+        """Saved before it, a run that is killed during it would go on without its results."""
+
+        class Watch(L.Callback):
+            seen: ClassVar[list] = []
+
+            def on_validation_epoch_end(self, trainer, pl_module):
+                self.seen.append((trainer.global_step, [path.name for path in tmp_path.glob("step_*.ckpt")]))
+
+        keeper = LastCheckpoint(str(tmp_path), every_n_steps=4)
+        options = {"plugins": [DurableCheckpointIO()], "enable_checkpointing": True, "val_check_interval": 4}
+        runs.trainer(8, [keeper, Watch()], **options).fit(runs.module(), runs.digits())
+        assert Watch.seen == [(4, []), (8, ["step_0000004.ckpt"])]
 
     @pytest.mark.parametrize("options", [{"every_n_steps": 0}, {"every_n_steps": 1, "keep": 1}])
     def test_refuses_values_out_of_range(self, tmp_path, options):
