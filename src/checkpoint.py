@@ -1,5 +1,6 @@
 """A trained denoiser out of a checkpoint, which carries its own configuration."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +101,18 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
 
 def refuse_foreign(node: Any, source: str) -> None:
     """A configuration that comes out of a file may call this project's own classes and nothing else."""
-    if isinstance(node, dict):
-        target = node.get("_target_", OWN)
-        if not str(target).startswith(OWN):
+    for target in targets(node):
+        if not target.startswith(OWN):
             raise ValueError(f"{source}: its configuration calls {target}, which is not part of this project")
+
+
+def targets(node: Any) -> Iterator[str]:
+    """Everything that a configuration calls."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield str(node["_target_"])
         for value in node.values():
-            refuse_foreign(value, source)
+            yield from targets(value)
     elif isinstance(node, list):
         for value in node:
-            refuse_foreign(value, source)
+            yield from targets(value)

@@ -64,10 +64,9 @@ def tell(comparison: Comparison, measured: Measured, real: ImageDataset, how: di
     N = len(measured.samples)
     floor, near = comparison.floor(N), comparison.neighbours(measured.features, COLUMNS - 1)
     held_out = next(iter(floor.values())).num_samples if floor else 0
-    results: dict[str, Any] = {}
+    results = comparison.beside_floor(measured.scores, N)
     table = _table(f"{N:,} samples", "", "± s.d.", *([f"{held_out:,} held out"] if floor else []))
     for name, score in measured.scores.items():
-        results[name] = _plain(score) | ({"floor": _plain(floor[name])} if name in floor else {})
         table.add_row(
             name, _number(score.value), _number(score.spread), *([_number(floor[name].value)] if floor else [])
         )
@@ -102,7 +101,7 @@ def tell_curve(
     N = len(measured[0].samples)
     floor = comparison.floor(N)
     curve(output_dir / "curve.png", rows, names[0], N, floor[names[0]].value if floor else None)
-    floors = {name: _plain(score) for name, score in floor.items()}
+    floors = {name: score._asdict() for name, score in floor.items()}
     how |= {"num_samples": N, **comparison.how()}
     (output_dir / "metrics.json").write_text(json.dumps({"walks": rows, "floor": floors, "how": how}, indent=2) + "\n")
     _print(table, comparison.bias(measured[0].features), f"{output_dir}/curve.png, curve.csv, metrics.json")
@@ -118,10 +117,6 @@ def neighbours_picture(samples: ImageDataset, real: ImageDataset, near: Neighbou
         ours = F.interpolate(ours.float(), theirs.shape[2:], mode="nearest").to(torch.uint8)
     cells = torch.cat([ours[:, None], theirs.unflatten(0, beside.shape)], dim=1)
     return grid(cells.flatten(0, 1), columns=cells.shape[1], least_side=256)
-
-
-def _plain(score: Score) -> dict[str, Any]:
-    return score._asdict()
 
 
 def _table(*columns: str) -> Table:

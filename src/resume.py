@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from src.checkpoint import read_checkpoint
+from src.checkpoint import OWN, read_checkpoint, targets
 from src.cli import CONF, explain
 from src.config import Mistake
 from src.training.durable import is_intact
@@ -79,21 +79,12 @@ def _refuse_unknown(node: Any, source: str) -> None:
         if "_target_:" in line
     }
 
-    def walk(node: Any) -> None:
-        if isinstance(node, dict):
-            target = str(node.get("_target_", "src."))
-            if target not in known and not target.startswith("src."):
-                raise Mistake(
-                    f"{source}: its configuration calls {target}, which conf/ does not; if you trust it, give the "
-                    "run's own command with ckpt_path=RUN/checkpoints/last.ckpt"
-                )
-            for value in node.values():
-                walk(value)
-        elif isinstance(node, list):
-            for value in node:
-                walk(value)
-
-    walk(node)
+    for target in targets(node):
+        if target not in known and not target.startswith(OWN):
+            raise Mistake(
+                f"{source}: its configuration calls {target}, which conf/ does not; if you trust it, give the run's "
+                "own command with ckpt_path=RUN/checkpoints/last.ckpt"
+            )
 
 
 def _quoted(value: object) -> str:

@@ -9,7 +9,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from src.data.dataset import ImageDataset, InMemory
-from src.data.image_folder import SUFFIXES, Files
+from src.data.image_folder import SUFFIXES, Files, image_files
 
 ARRAYS = ("images", "arr_0")  # src.sample's name, and that of guided-diffusion's sample files
 GREY = {"1", "L", "LA", "I", "F"}  # Pillow's modes with one channel of light
@@ -34,7 +34,7 @@ def read_images(path: Path, key: str) -> ImageDataset:
 
 
 def _read_folder(folder: Path, key: str) -> ImageDataset:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    paths = image_files(folder)
     if not paths:
         raise FileNotFoundError(f"{key}={folder}: no file below it ends in {' '.join(sorted(SUFFIXES))}")
     first, colour = None, False

@@ -34,7 +34,7 @@ class ImageFolder(ImageDataModule):
     def read(self, split: Split) -> ImageDataset:
         if not self.root.is_dir():
             raise FileNotFoundError(f"data.root={self.root}: no such folder; name a folder of images")
-        paths = sorted(path for path in self.root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        paths = image_files(self.root)
         if len(paths) < 2:
             raise FileNotFoundError(
                 f"data.root={self.root}: {len(paths)} images below it; at least two files ending in "
@@ -57,6 +57,11 @@ class ImageFolder(ImageDataModule):
                 + "; set data.num_classes to the number of class folders, or to null"
             )
         return torch.tensor([classes.index(folder) for folder in folders])
+
+
+def image_files(folder: Path) -> list[Path]:
+    """All image files below a folder, by path."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 class Files(ImageDataset):

@@ -77,6 +77,14 @@ class Comparison:
         _, words = cached(self.extractor.cache_dir, f"floor-{self.extractor.name}", key, make)
         return {name: Score(*values) for name, values in json.loads(words["scores"]).items()}
 
+    def beside_floor(self, found: dict[str, Score], count: int) -> dict[str, dict[str, Any]]:
+        """Scores of `count` samples as plain containers, each with that of real images."""
+        floor = self.floor(count)
+        return {
+            name: score._asdict() | ({"floor": floor[name]._asdict()} if name in floor else {})
+            for name, score in found.items()
+        }
+
     def neighbours(self, samples: Features, k: int = 5) -> Neighbours:
         """The real images next to each sample."""
         distances, found = nearest(samples.vectors, self.reference.vectors, k)

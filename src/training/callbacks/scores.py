@@ -120,11 +120,7 @@ class SampleScores(L.Callback):
         """The last scores, each with what real images reach, and what they must be read with."""
         if self._comparison is None or not self.scores:
             return {}
-        floor = self._comparison.floor(self.num_samples or LEAST)
-        found = {
-            name: score._asdict() | ({"floor": floor[name]._asdict()} if name in floor else {})
-            for name, score in self.scores.items()
-        }
+        found = self._comparison.beside_floor(self.scores, self.num_samples or LEAST)
         sampler = type(self.recipe.sampler).__name__
         how = {"sampler": sampler, "nfe": self._nfe, "seed": self.recipe.seed, "seconds": self._seconds_taken}
         return {"scores": found, "how": how | {"step": self._measured_step, **self._comparison.how()}}
