@@ -1,8 +1,14 @@
 """Where a program computes."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from src.config import Mistake
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
+GPUS = ("gpu", "cuda")
 
 
 def usable(name: str) -> torch.device:
@@ -13,3 +19,38 @@ def usable(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise Mistake(f"device={name}: not usable here ({str(error).splitlines()[0]}); choose auto or cpu") from error
+
+
+def check_trainer(options: Mapping[str, Any]) -> str:
+    """The type of device that a trainer's options mean: cuda, mps or cpu.
+
+    Raises:
+        Mistake: an accelerator, a number of devices or a precision that cannot be had here.
+    """
+    accelerator, precision = options["accelerator"], options["precision"]
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    best = next(kind for kind, there in here.items() if there)
+    kind = {"auto": best, "gpu": best if best != "cpu" else "cuda"}.get(accelerator, accelerator)
+    if kind not in here:
+        raise Mistake(f"trainer.accelerator={accelerator}: choose auto, cpu, gpu or mps")
+    if not here[kind]:
+        raise Mistake(
+            f"trainer.accelerator={accelerator}: there is none here; choose trainer=cpu, or ddp_cpu for several"
+        )
+    _check_devices(options["devices"], kind)
+    if precision not in PRECISIONS:
+        raise Mistake(f"trainer.precision={precision}: choose {', '.join(PRECISIONS)}")
+    if precision == "16-mixed" and kind == "cpu":
+        raise Mistake("trainer.precision=16-mixed: float16 is for GPUs; choose bf16-mixed")
+    return kind
+
+
+def _check_devices(devices: Any, kind: str) -> None:
+    count = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind)
+    if devices == "auto" or (devices == -1 and kind != "cpu"):
+        return
+    wanted = len(devices) if isinstance(devices, list) and kind == "cuda" else devices
+    if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
+        raise Mistake(f"trainer.devices={devices}: choose a whole number of at least 1, or auto")
+    if count is not None and (wanted > count or (isinstance(devices, list) and max(devices) >= count)):
+        raise Mistake(f"trainer.devices={devices}: {count} here; choose trainer.devices={count} or less")

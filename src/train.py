@@ -2,24 +2,29 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import CheckpointIO, Precision
 from omegaconf import DictConfig
 
 from src.checkpoint import read_checkpoint
 from src.cli import entry, mistakes
 from src.config import Mistake, check
 from src.data.module import ImageDataModule
+from src.device import check_trainer
 from src.pretrained import adopt, load_weights
 from src.resume import resumed, save_overrides
 from src.training.callbacks.scores import SampleScores
 from src.training.durable import DurableCheckpointIO, NotSaved
 from src.training.module import DiffusionModule, Diverged
+from src.training.precision import TrueBFloat16
 from src.training.results import Results, quiet
 
 KEYS = (
-    "name", "seed", "resume", "ckpt_path", "pretrained", "run_dir",
+    "name", "seed", "resume", "ckpt_path", "compile", "pretrained", "run_dir",
     "data", "backbone", "schedule", "parameterization", "time_sampler", "weighting", "objective", "denoiser", "module",
     "time_grid", "sampler", "guidance", "metrics", "optimizer", "lr_scheduler", "trainer", "callbacks", "logger",
 )  # fmt: skip
@@ -41,13 +46,8 @@ def main(config: DictConfig) -> float:
                 load_weights(denoiser, weights, plain["pretrained"])
         callbacks: dict[str, L.Callback] = instantiate(plain["callbacks"], _convert_="all")
         logger = instantiate(plain["logger"], _convert_="all")
-        with mistakes("trainer"):
-            parts = {
-                "callbacks": list(callbacks.values()),
-                "logger": list(logger.values()),
-                "plugins": [DurableCheckpointIO()],
-            }
-            trainer: L.Trainer = instantiate(plain["trainer"], **parts, _convert_="all")
+        trainer = trainer_of(plain["trainer"], list(callbacks.values()), list(logger.values()))
+        datamodule.check_devices(trainer.world_size)
         results = Results(plain, trainer)
         # a walk that can be walked, and a guidance that fits the model
         instantiate(plain["sampler"], _convert_="all").check(module.denoiser)
@@ -72,6 +72,17 @@ def main(config: DictConfig) -> float:
             trainer.fit(module, datamodule, ckpt_path=plain["ckpt_path"], weights_only=True)
         trainer.validate(module, datamodule, verbose=False)
         return results.finish()
+
+
+def trainer_of(options: dict[str, Any], callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
+    """Lightning's trainer, with the project's own ways to save and to round."""
+    device_type = check_trainer(options)
+    plugins: list[CheckpointIO | Precision] = [DurableCheckpointIO()]
+    if options["precision"] == TrueBFloat16.precision:
+        options, plugins = {**options, "precision": None}, [*plugins, TrueBFloat16(device_type)]
+    with mistakes("trainer"):
+        trainer: L.Trainer = instantiate(options, callbacks=callbacks, logger=loggers, plugins=plugins, _convert_="all")
+    return trainer
 
 
 @contextlib.contextmanager

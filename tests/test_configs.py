@@ -59,7 +59,7 @@ def test_option_composes_and_builds(option, finished):
     plain = check(compose(f"{group}={name}", *required), KEYS)
     for key in ("data", "module", "sampler", "callbacks", "logger"):
         assert build(plain[key]) is not None
-    build(plain["trainer"] | {"accelerator": "cpu", "logger": False, "enable_checkpointing": False})
+    build(plain["trainer"] | {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False})
 
 
 @pytest.mark.parametrize("name", [option.name for option in OPTIONS if option.parts[0] == "experiment"])

@@ -76,14 +76,17 @@ class ImageDataModule(L.LightningDataModule, ABC):
             splits: tuple[Split, Split] = ("train", "val")
             self.splits = {split: self._checked(split, self.read(split)) for split in splits}
 
+    def check_devices(self, count: int) -> None:
+        """Raises ValueError where a batch does not divide over so many devices."""
+        if self.batch_size % count:
+            raise ValueError(
+                f"data.batch_size={self.batch_size} does not divide over {count} devices; choose a multiple of {count}"
+            )
+
     def train_dataloader(self) -> DataLoader[Batch]:
         trainer = self.trainer
         assert trainer is not None
-        if self.batch_size % trainer.world_size:
-            raise ValueError(
-                f"data.batch_size={self.batch_size} does not divide over {trainer.world_size} devices; "
-                f"choose a multiple of {trainer.world_size}"
-            )
+        self.check_devices(trainer.world_size)
         accumulate = trainer.accumulate_grad_batches
         dataset = Mirrored(self.splits["train"]) if self.horizontal_flip else self.splits["train"]
         order = EndlessShuffle(

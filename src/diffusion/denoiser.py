@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from src.diffusion.noise import Draws
 from src.diffusion.parameterization import Parameterization
 from src.diffusion.process import expand
 from src.diffusion.schedule import NoiseSchedule
@@ -118,14 +119,17 @@ class NetworkDenoiser(Denoiser):
             return super().with_share(x_t, t, cond)
         return self.parameterization.to_x0(self.schedule, output, x_t, t), share
 
+    def drop_labels(self, cond: Tensor | None, draws: Draws) -> Tensor | None:
+        """Labels (B,) as training shows them: a share of them, label_dropout, is taken away."""
+        if cond is None or not self.training or self.label_dropout == 0:
+            return cond
+        return torch.where(draws.uniform(len(cond)) < self.label_dropout, self.no_class, cond)
+
     def predict(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
-        """The network's own words, in float32: reduced precision lives inside the network alone."""
-        if cond is not None and self.training and self.label_dropout > 0:
-            dropped = torch.rand(len(cond), device=cond.device) < self.label_dropout
-            cond = torch.where(dropped, self.no_class, cond)
-        time = self.schedule.network_time(t).to(x_t.device, torch.float32).expand(len(x_t))
+        """The network's own words, in the precision of x_t: a reduced one lives inside the network alone."""
+        time = self.schedule.network_time(t).to(x_t).expand(len(x_t))
         scale = expand(self.parameterization.input_scale(self.schedule, t), x_t)
-        output = self.backbone(scale * x_t, time, cond).float()
+        output = self.backbone(scale * x_t, time, cond).to(x_t)
         if not self.learns_variance:
             return Prediction(output, None)
         output, raw = output.chunk(2, dim=1)

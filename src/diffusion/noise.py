@@ -26,6 +26,41 @@ def stream_seed(stream: str, seed: int, index: int) -> int:
     return h ^ (h >> 16)
 
 
+class Draws:
+    """What chance decides for a training batch. Each rank draws for the whole batch of all ranks, and takes its rows:
+    what an image meets does not depend on the number of ranks.
+
+    Args:
+        seed: of the whole batch, the same on every rank; None follows torch's own generator.
+        device: where the draws are made.
+        rank, world_size: this process among all.
+    """
+
+    def __init__(
+        self, seed: int | None = None, device: torch.device | str = "cpu", rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.device, self.rank, self.world_size = device, rank, world_size
+        self._generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+
+    def normal(self, like: Tensor) -> Tensor:
+        """ε ~ N(0, I) of the shape and type of this rank's images (B, …)."""
+        whole = (self.world_size * len(like), *like.shape[1:])
+        return self._mine(torch.randn(whole, generator=self._generator, device=self.device, dtype=like.dtype))
+
+    def uniform(self, count: int) -> Tensor:
+        """u ~ U[0, 1), (count,)."""
+        return self._mine(torch.rand(self.world_size * count, generator=self._generator, device=self.device))
+
+    def spread(self, count: int) -> Tensor:
+        """u_i = (u + i/B) mod 1 with one u ~ U[0, 1) for all B rows of the whole batch, (count,)."""
+        B = self.world_size * count
+        first = torch.rand(1, generator=self._generator, device=self.device)
+        return self._mine((first + torch.arange(B, device=self.device) / B) % 1)
+
+    def _mine(self, whole: Tensor) -> Tensor:
+        return whole.chunk(self.world_size)[self.rank]
+
+
 class IndexedNoise:
     """Standard normal noise whose row for item i is a function of (stream, seed, i) and of the count of draws alone.
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from src.diffusion.denoiser import NetworkDenoiser, Prediction
 from src.diffusion.likelihood import bound_of_step
-from src.diffusion.noise import IndexedNoise
+from src.diffusion.noise import Draws, IndexedNoise
 from src.diffusion.process import marginal
 from src.diffusion.reverse import between
 from src.diffusion.time_sampler import Times, TimeSampler
@@ -58,17 +58,24 @@ class Objective(nn.Module):
                 "choose backbone.outputs=2, or objective.vlb_weight=0"
             )
 
-    def forward(self, denoiser: NetworkDenoiser, x_0: Tensor, cond: Tensor | None = None) -> Tensor:
-        """One draw of the loss for a batch x_0 (B, C, H, W) in [−1, 1] with labels cond (B,) or None -> ()."""
-        times, losses = self.draw(denoiser, x_0, cond)
+    def forward(
+        self, denoiser: NetworkDenoiser, x_0: Tensor, cond: Tensor | None = None, draws: Draws | None = None
+    ) -> Tensor:
+        """One draw of the loss for a batch x_0 (B, C, H, W) in [−1, 1] with labels cond (B,) or None -> ().
+
+        Args:
+            draws: of times, noise and dropped labels; None follows torch's own generator.
+        """
+        times, losses = self.draw(denoiser, x_0, cond, draws or Draws(device=x_0.device))
         self.time_sampler.observe(times, losses.detach().nan_to_num(0, 0, 0))  # a step that is left out
         return (times.weight * losses).mean()
 
-    def draw(self, denoiser: NetworkDenoiser, x_0: Tensor, cond: Tensor | None = None) -> tuple[Times, Tensor]:
+    def draw(self, denoiser: NetworkDenoiser, x_0: Tensor, cond: Tensor | None, draws: Draws) -> tuple[Times, Tensor]:
         """Times drawn for the items of a batch, and their losses (B,) before the times' own weights."""
-        times = self.time_sampler(len(x_0), denoiser.schedule, x_0.device)
+        times = self.time_sampler(len(x_0), denoiser.schedule, draws)
         t = times.t
-        eps = torch.randn_like(x_0)
+        eps = draws.normal(x_0)
+        cond = denoiser.drop_labels(cond, draws)
         x_t = _noised(denoiser, x_0, eps, t)
         prediction = denoiser.predict(x_t, t, cond)
         weights = self.weighting.of_output(denoiser.schedule, denoiser.parameterization, t)

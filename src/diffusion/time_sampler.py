@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, distributed, nn
 
+from src.diffusion.noise import Draws
 from src.diffusion.schedule import NoiseSchedule
 
 
@@ -30,12 +31,9 @@ class TimeSampler(nn.Module, ABC):
         super().__init__()
         self.stratified = stratified
 
-    def forward(self, count: int, schedule: NoiseSchedule, device: torch.device) -> Times:
+    def forward(self, count: int, schedule: NoiseSchedule, draws: Draws) -> Times:
         """`count` times, float32, each weighing 1: the distribution is part of the loss."""
-        if self.stratified:
-            u = (torch.rand(1, device=device) + torch.arange(count, device=device) / count) % 1
-        else:
-            u = torch.rand(count, device=device)
+        u = draws.spread(count) if self.stratified else draws.uniform(count)
         return Times(self.quantile(u, schedule), u, torch.ones_like(u))
 
     def observe(self, times: Times, losses: Tensor) -> None:
@@ -128,8 +126,8 @@ class Importance(TimeSampler):
     def quantile(self, u: Tensor, schedule: NoiseSchedule) -> Tensor:
         return schedule.quantile(u)
 
-    def forward(self, count: int, schedule: NoiseSchedule, device: torch.device) -> Times:
-        u = super().forward(count, schedule, device).u
+    def forward(self, count: int, schedule: NoiseSchedule, draws: Draws) -> Times:
+        u = super().forward(count, schedule, draws).u
         p, K = self.probabilities(), len(self.second_moment)
         ends = p.cumsum(0)
         k = torch.searchsorted(ends, u, right=True).clamp(max=K - 1)

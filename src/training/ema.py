@@ -4,7 +4,9 @@ import copy
 from typing import Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from src.training.sharding import whole
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -13,8 +15,9 @@ class ExponentialMovingAverage(nn.Module, Generic[Model]):
     """θ̄ ← d θ̄ + (1 − d) θ after every optimizer step, d = min(decay, (1 + n)/(10 + n)) at the n-th step, n = 0, 1, ….
 
     The average lives in a second copy of the model, beside the trained one: it is read without swapping weights, and
-    it is part of the state dict, so that a checkpoint without it does not load. Only parameters are averaged;
-    buffers are copied. The warm-up lets short runs forget their random start.
+    it is part of the state dict, so that a checkpoint without it does not load. It is whole on every device and in the
+    precision that the model had at first, whatever becomes of the trained one. Only parameters are averaged; buffers
+    are copied. The warm-up lets short runs forget their random start.
 
     Args:
         model: the trained model.
@@ -40,6 +43,8 @@ class ExponentialMovingAverage(nn.Module, Generic[Model]):
     def update(self, model: nn.Module, step: int) -> None:
         """Takes in the weights after optimizer step number `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
+        averages: list[Tensor] = list(self.model.parameters())
+        weights = [whole(w).to(average) for w, average in zip(model.parameters(), averages, strict=True)]
+        torch._foreach_lerp_(averages, weights, 1 - decay)
         for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)

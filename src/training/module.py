@@ -8,15 +8,17 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from src.diffusion.denoiser import NetworkDenoiser
-from src.diffusion.noise import stream_seed
+from src.diffusion.noise import Draws, stream_seed
 from src.diffusion.objective import Objective
 from src.images import Batch, to_model
 from src.training.ema import ExponentialMovingAverage
 from src.training.loggers import is_log_step
+from src.training.sharding import share_out, whole
 
 
 class Diverged(RuntimeError):
@@ -26,9 +28,10 @@ class Diverged(RuntimeError):
 class DiffusionModule(L.LightningModule):
     """Trains a denoiser on uint8 batches and keeps the moving average that validation, sampling and users see.
 
-    All randomness of a training step (times, noise, dropout) is a function of (seed, position of the rank's first
-    image in the endless order): it differs between ranks and steps, and a resumed run draws what it would have drawn.
-    In validation, image i always meets the same ε and t: losses compare between epochs and between runs.
+    Times, noise and dropped labels of a training step are a function of (seed, position of the batch in the endless
+    order), one for each image whatever the number of ranks; the network's dropout is one of (seed, position of the
+    rank's first image). A resumed run draws what it would have drawn. In validation, image i always meets the same ε
+    and t: losses compare between epochs and between runs.
 
     Args:
         denoiser: the network to train.
@@ -40,6 +43,7 @@ class DiffusionModule(L.LightningModule):
         val_seed: of the validation noise, fixed so that runs with different seeds compare.
         nonfinite: what to do where a loss or gradient is inf or NaN: `stop` the run, or `skip` the step.
         channels_last: keeps convolutions' weights, and with them the activations, in NHWC order.
+        compile: compiles the trained network, in place; validation and samples run the averaged one as it is.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class DiffusionModule(L.LightningModule):
         seed: int = 0,
         val_seed: int = 0,
         channels_last: bool = False,
+        compile: bool = False,
         nonfinite: Literal["stop", "skip"] = "stop",
     ) -> None:
         super().__init__()
@@ -61,17 +66,24 @@ class DiffusionModule(L.LightningModule):
         self.denoiser, self.objective = denoiser, objective
         self.ema = ExponentialMovingAverage(denoiser, ema_decay)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.seed, self.val_seed, self.nonfinite = seed, val_seed, nonfinite
+        self.seed, self.val_seed, self.nonfinite, self.compiled = seed, val_seed, nonfinite, compile
         self._batch: Batch | None = None
         self._loss = torch.zeros(())
 
+    def configure_model(self) -> None:
+        """Shares the trained network out over the devices of trainer=fsdp; compiles it."""
+        backbone = self.denoiser.backbone
+        if self.device_mesh is not None and not isinstance(backbone, FSDPModule):
+            share_out(backbone, self.device_mesh)
+        if self.compiled:
+            backbone.compile()
+
     def training_step(self, batch: Batch) -> Tensor:
         self._batch = batch
-        torch.manual_seed(stream_seed("train", self.seed, batch.start))
-        loss = self.objective(self.denoiser, to_model(batch.images), batch.labels)
+        loss = self.objective(self.denoiser, to_model(batch.images), batch.labels, self._draws(batch))
         self._loss = loss.detach()
         if is_log_step(self.trainer, self.global_step + 1):
-            self.log("train/loss", loss, prog_bar=True)
+            self.log("train/loss", loss, sync_dist=True, prog_bar=True)
         return loss
 
     def validation_step(self, batch: Batch) -> None:
@@ -91,31 +103,49 @@ class DiffusionModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips by the global norm, and logs it as it was before.
+        """Clips by the global norm, or each value, and logs the norm as it was before.
 
-        Lightning refuses to clip for a fused optimizer under any mixed precision; that is needed just where a
-        gradient scaler is in play (16-mixed), so there its own method stays in charge.
+        Lightning's own method refuses fused optimizers in 16-mixed; the scaler's `step` takes what is unscaled before.
         """
-        if self.trainer.precision == "16-mixed" or gradient_clip_algorithm == "value":
-            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            return
-        norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), gradient_clip_val or float("inf"))
-        if not (norm + self._loss).isfinite():  # the norm is the same on every rank: gradients are averaged by now
-            if self.nonfinite == "stop":
-                raise Diverged(self._what_diverged())
-            optimizer.zero_grad()
-            print(f"step {self.global_step + 1}: {self._what_diverged()}; skipped", file=sys.stderr)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)
+        parameters = list(self.denoiser.parameters())
+        total = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = whole(total)
+        self._leave_out_nonfinite(optimizer, norm, scaled=scaler is not None)
+        if gradient_clip_val and gradient_clip_algorithm == "value":
+            nn.utils.clip_grad_value_(parameters, gradient_clip_val)
+        elif gradient_clip_val:
+            nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, total)
         if is_log_step(self.trainer, self.global_step + 1):
             self.log("train/grad_norm", norm)
+
+    def _draws(self, batch: Batch) -> Draws:
+        """The chance of a training batch; torch's own generator is left to the network's dropout."""
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        first = batch.start - rank * len(batch.images)  # of the whole batch
+        torch.manual_seed(stream_seed("dropout", self.seed, batch.start))
+        return Draws(stream_seed("train", self.seed, first), self.device, rank, world_size)
+
+    def _leave_out_nonfinite(self, optimizer: Optimizer, norm: Tensor, scaled: bool) -> None:
+        """Raises Diverged, or drops the gradient: its norm is the same on every rank, averaged as it is by now."""
+        finite = bool(norm.isfinite())
+        if scaled and not finite:  # the scaler tries its luck, and leaves such steps out itself
+            finite = not self.trainer.strategy.reduce_boolean_decision(not self._loss.isfinite(), all=False)
+        if self.nonfinite == "stop" and not (finite and self._loss.isfinite()):
+            raise Diverged(self._what_diverged())
+        if not finite:
+            optimizer.zero_grad()
+            print(f"step {self.global_step + 1}: {self._what_diverged()}; skipped", file=sys.stderr)
 
     @torch.no_grad()
     def _what_diverged(self) -> str:
         """The items of the last batch whose loss is not finite, drawn once more as they were."""
         batch = self._batch
         assert batch is not None
-        torch.manual_seed(stream_seed("train", self.seed, batch.start))
         with self.trainer.precision_plugin.forward_context():
-            times, losses = self.objective.draw(self.denoiser, to_model(batch.images), batch.labels)
+            times, losses = self.objective.draw(self.denoiser, to_model(batch.images), batch.labels, self._draws(batch))
         bad = [i for i, loss in enumerate(losses.tolist()) if not math.isfinite(loss)]
         if not bad:
             return f"a gradient is not finite, though every loss of images {batch.start} … of the order is"

@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from src.diffusion.noise import IndexedNoise, stream_seed
+from src.diffusion.noise import Draws, IndexedNoise, stream_seed
 
 
 def test_noise_of_an_item_does_not_depend_on_its_batch():
@@ -28,3 +29,24 @@ def test_noise_is_standard_normal():
     assert abs(float(x.var()) - 1) < 5 * (2 / 100_000) ** 0.5
     # rows of neighbouring items are independent: the mean of N products has standard error 1/√N
     assert abs(float((x[1:] * x[:-1]).mean())) < 5 / 100_000**0.5
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_share_out_what_one_process_would_draw(world_size):
+    like, share = torch.empty(16, 1, 3, 3), 16 // world_size
+    whole = Draws(7)
+    expected = [whole.normal(like), whole.uniform(16), whole.spread(16)]
+    ranks = [Draws(7, rank=rank, world_size=world_size) for rank in range(world_size)]
+    parts = [(draws.normal(like[:share]), draws.uniform(share), draws.spread(share)) for draws in ranks]
+    for one, several in zip(expected, zip(*parts, strict=True), strict=True):
+        assert torch.equal(torch.cat(several), one)
+
+
+def test_draws_follow_their_seed_or_the_common_generator():
+    assert torch.equal(Draws(1).uniform(9), Draws(1).uniform(9))
+    assert not torch.equal(Draws(1).uniform(9), Draws(2).uniform(9))
+    torch.manual_seed(3)
+    first = Draws().uniform(9)
+    assert not torch.equal(first, Draws().uniform(9))
+    torch.manual_seed(3)
+    assert torch.equal(first, Draws().uniform(9))

@@ -140,8 +140,8 @@ class TestDiverging:
         module, steps = runs.module(), itertools.count(1)
         forward = module.objective.forward
 
-        def training_loss(denoiser, x_0, cond=None):
-            loss = forward(denoiser, x_0, cond)
+        def training_loss(denoiser, x_0, cond, draws):
+            loss = forward(denoiser, x_0, cond, draws)
             if next(steps) != at:
                 return loss
             if place == "gradient":
@@ -155,7 +155,7 @@ class TestDiverging:
                     return losses
 
                 monkeypatch.setattr(module.objective, "_error", broken)
-                return forward(denoiser, x_0, cond)
+                return forward(denoiser, x_0, cond, draws)
             return loss
 
         monkeypatch.setattr(module.objective, "forward", training_loss)

@@ -1,0 +1,25 @@
+"""Weights that are shared out over devices, each holding a part of every one."""
+
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+
+def share_out(network: nn.Module, mesh: DeviceMesh) -> None:
+    """Keeps a part of each weight on each device, and puts a block's weights together while it computes.
+
+    Blocks are the entries of the network's ModuleLists. On a mesh of nodes × devices the parts are those of one node's
+    devices, and every node has them all.
+    """
+    for container in network.modules():
+        if isinstance(container, nn.ModuleList):
+            for block in container:
+                if not isinstance(block, nn.ModuleList) and any(True for _ in block.parameters()):
+                    fully_shard(block, mesh=mesh)
+    fully_shard(network, mesh=mesh)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that is shared out, put together; any other as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
