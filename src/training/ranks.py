@@ -6,6 +6,8 @@ from typing import Any
 import lightning as L
 import torch.distributed as dist
 
+from src.training.callbacks.stop import look
+
 POLL = 0.05  # seconds
 
 
@@ -31,6 +33,7 @@ class Meeting:
         here = [f"{self.name}/{self._times}/{rank}" for rank in range(trainer.world_size)]
         store.set(here[trainer.global_rank], "here")
         while not store.check(here):
+            look(trainer)
             time.sleep(POLL)
         values: list[Any] = [None] * trainer.world_size
         dist.all_gather_object(values, value)

@@ -1,19 +1,15 @@
-"""The run's last checkpoint, and the signals that ask a run to stop."""
+"""The run's last checkpoints."""
 
-import signal
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loops.evaluation_loop import RestartStage
 from lightning.pytorch.trainer.states import TrainerFn
 
+from src.training.callbacks.stop import Stopped, dismiss
 from src.training.durable import checksum_of, link
-
-
-class Stopped(SystemExit):
-    """A run that was asked to stop, and did: its status is 128 + the signal's number."""
 
 
 class LastCheckpoint(Checkpoint):
@@ -33,11 +29,16 @@ class LastCheckpoint(Checkpoint):
             )
         self.directory, self.every_n_steps, self.keep = Path(directory), every_n_steps, keep
         self._saved_step = 0
+        self._owes_validation = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved_step = trainer.global_step  # what a run goes on from is there already
+        if self._owes_validation:
+            loop = trainer.fit_loop.epoch_loop.val_loop
+            loop.restarting, loop._restart_stage = False, RestartStage.RESTARTED_MID_EVALUATION
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._owes_validation = False
         if trainer.state.fn == TrainerFn.FITTING:
             self._save_if_due(trainer)
 
@@ -50,7 +51,16 @@ class LastCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, Stopped):
+            self._owes_validation = trainer.validating and trainer.state.fn == TrainerFn.FITTING
             self._save(trainer)
+            dismiss(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether the run stopped inside the validation of the step that was saved: it goes on with that."""
+        return {"owes_validation": self._owes_validation}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._owes_validation = state_dict["owes_validation"]
 
     def _save_if_due(self, trainer: L.Trainer) -> None:
         if trainer.global_step % self.every_n_steps == 0:
@@ -60,7 +70,8 @@ class LastCheckpoint(Checkpoint):
         if trainer.global_step != self._saved_step:  # a step of accumulation changes nothing
             self._saved_step = trainer.global_step
             path = self.directory / f"step_{trainer.global_step:07d}.ckpt"
-            trainer.save_checkpoint(path)
+            content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            trainer.strategy.save_checkpoint(content, path)  # no barrier: a run that stops saves on rank 0 alone
             if trainer.is_global_zero:
                 link(self.directory / "last.ckpt", path)
                 self._prune()
@@ -71,38 +82,3 @@ class LastCheckpoint(Checkpoint):
         for old in saved[: -self.keep]:
             old.unlink()
             checksum_of(old).unlink(missing_ok=True)
-
-
-class StopOnSignal(L.Callback):
-    """SIGTERM and Ctrl-C end the run after the step in progress, on every rank; a second Ctrl-C ends it at once.
-
-    A handler only sets a flag: work in a handler deadlocks collectives.
-    """
-
-    def __init__(self) -> None:
-        self._signum = 0
-        self._previous: dict[int, Any] = {}
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            self._previous[signum] = signal.signal(signum, self._note)
-
-    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Between two steps, after the validation that may follow the first."""
-        if trainer.strategy.reduce_boolean_decision(bool(self._signum), all=False):
-            raise Stopped(128 + (self._signum or signal.SIGTERM))
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._restore()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._restore()
-
-    def _note(self, signum: int, frame: FrameType | None) -> None:
-        self._signum = signum
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def _restore(self) -> None:
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
-        self._previous.clear()

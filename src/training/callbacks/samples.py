@@ -13,6 +13,7 @@ from src.diffusion.denoiser import Denoiser
 from src.diffusion.samplers.base import Sampler
 from src.images import grid, square_columns, write_gif, write_png
 from src.metrics.generate import Recipe, deal
+from src.training.callbacks.throughput import left_out
 from src.training.module import DiffusionModule
 from src.training.ranks import Meeting
 
@@ -55,12 +56,16 @@ class SampleGrid(L.Callback):
         self.directory, self.recipe = Path(directory), Recipe(sampler, guidance, shape, num_classes, seed)
         self.every_n_steps, self.num_samples = every_n_steps, num_samples
         self._meeting = Meeting("samples")
+        self._pictured_step = 0
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Between two steps: a run that is stopped here can go on from here."""
         step = trainer.global_step
-        if self.every_n_steps and step % self.every_n_steps == 0 and step < trainer.max_steps:
-            self._picture(trainer, pl_module, f"step_{step:07d}")
-            self._meeting(trainer)
+        if self.every_n_steps and step and step % self.every_n_steps == 0 and step != self._pictured_step:
+            self._pictured_step = step  # a step of accumulation changes nothing
+            with left_out(trainer):
+                self._picture(trainer, pl_module, f"step_{step:07d}")
+                self._meeting(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._picture(trainer, pl_module, "final")

@@ -1,6 +1,8 @@
 """How fast training goes."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
@@ -40,6 +42,13 @@ class Throughput(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._pause()
 
+    @contextlib.contextmanager
+    def left_out(self) -> Iterator[None]:
+        """Work inside is not part of training."""
+        self._pause()
+        yield
+        self._restart()
+
     @property
     def rate(self) -> float:
         """Images per second over the whole run."""
@@ -52,3 +61,13 @@ class Throughput(L.Callback):
 
     def _restart(self) -> None:
         self._since, self._pending = time.perf_counter(), 0
+
+
+@contextlib.contextmanager
+def left_out(trainer: L.Trainer) -> Iterator[None]:
+    """Work inside does not count as training."""
+    with contextlib.ExitStack() as stack:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Throughput):
+                stack.enter_context(callback.left_out())
+        yield

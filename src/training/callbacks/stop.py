@@ -1,0 +1,145 @@
+"""Runs that are asked to stop: by a signal to any of their processes, wherever they are."""
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import torch.distributed as dist
+from torch.utils.hooks import RemovableHandle
+
+from src.training.module import DiffusionModule
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+POLL, GRACE = 0.2, 3.0  # seconds
+ASKED, OVER = "stop/asked", "stop/over"  # keys of the process group's store
+
+
+class Stopped(SystemExit):
+    """A run that was asked to stop, and did: its status is 128 + the signal's number."""
+
+
+class StopOnSignal(L.Callback):
+    """SIGTERM, SIGUSR1 and Ctrl-C end a run with a checkpoint; a second Ctrl-C ends it at once.
+
+    A handler only takes a note. The run looks at it where it can end: between two steps, before each evaluation of the
+    averaged network (validation, samples, scores) and while it waits for other ranks. Rank 0 leads: the others pass
+    their signals on to it, and work on until it has saved, so that it never waits for them inside a collective. Where
+    weights are shared out, saving takes all ranks, which therefore stop together, between two steps.
+    """
+
+    def __init__(self) -> None:
+        self._signum = 0
+        self._leads = self._alone = True
+        self._previous: dict[int, Any] = {}
+        self._hook: RemovableHandle | None = None
+        self._watch: _Watch | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, DiffusionModule)
+        self._leads, self._alone = trainer.is_global_zero, pl_module.device_mesh is None
+        self._hook = pl_module.ema.model.backbone.register_forward_pre_hook(lambda *_: self.look())
+        if trainer.world_size > 1:
+            self._watch = _Watch(self)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._install()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._install()
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Between two steps, after the validation that may follow the first."""
+        self.look()
+        if not self._alone and trainer.strategy.reduce_boolean_decision(bool(self._signum), all=False):
+            raise Stopped(128 + (self._signum or signal.SIGTERM))
+
+    def look(self) -> None:
+        """Ends the run here if it was asked to stop, and can."""
+        if self._signum and self._leads and self._alone:
+            raise Stopped(128 + self._signum)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+        self._previous.clear()
+        if self._hook is not None:
+            self._hook.remove()
+        if self._watch is not None:
+            self._watch.stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if not isinstance(exception, Stopped):
+            self.teardown(trainer, pl_module, "")
+
+    def dismiss(self) -> None:
+        """Lets the other ranks leave: rank 0 has saved."""
+        if self._watch is not None:
+            self._watch.dismiss()
+
+    def asked(self, signum: int = 0) -> int:
+        """Notes a signal that another rank passed on; the signal that was noted, or 0."""
+        self._signum = self._signum or signum
+        return self._signum
+
+    def _install(self) -> None:
+        """Later than `setup`, after which Lightning installs handlers of its own: they leave ranks waiting."""
+        if not self._previous:
+            self._previous = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self._signum == signum == signal.SIGINT:
+            os._exit(128 + signum)  # other ranks and loaders follow when this process is gone
+        self._signum = signum
+
+
+def look(trainer: L.Trainer) -> None:
+    """Ends the run here if it was asked to stop, and can: for whoever takes long."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, StopOnSignal):
+            callback.look()
+
+
+def dismiss(trainer: L.Trainer) -> None:
+    """Lets the other ranks leave: rank 0 has saved."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, StopOnSignal):
+            callback.dismiss()
+
+
+class _Watch(threading.Thread):
+    """Carries signals from any rank to the first, and ends the others when that one is done or gone."""
+
+    def __init__(self, stop: StopOnSignal) -> None:
+        super().__init__(name="stop", daemon=True)
+        self._request, self._finished = stop, threading.Event()
+        self._store = dist.distributed_c10d._get_default_store().clone()  # a connection of its own
+        self._leads = dist.get_rank() == 0
+        self.start()
+
+    def run(self) -> None:
+        while not self._finished.wait(POLL):
+            try:
+                self._exchange()
+            except RuntimeError:  # no answer: the first rank is gone
+                if not self._finished.wait(GRACE):
+                    os._exit(1)
+
+    def stop(self) -> None:
+        self._finished.set()
+
+    def dismiss(self) -> None:
+        if self._leads:
+            self._store.set(OVER, "")
+
+    def _exchange(self) -> None:
+        if self._leads:
+            if self._store.check([ASKED]):
+                self._request.asked(int(self._store.get(ASKED)))
+            return
+        if signum := self._request.asked():
+            self._store.set(ASKED, str(signum))
+        if self._store.check([OVER]):
+            os._exit(0)  # it may be inside a collective, which nobody will join
