@@ -63,13 +63,19 @@ class CSVLogger(Logger):
             with self.path.open(newline="") as file:
                 rows = list(csv.DictReader(file))
         if not self._columns:
-            rows = [old for old in rows if int(old["step"]) < row["step"]]
+            rows = [old for old in rows if not _again(old, row)]
         self._columns = list(dict.fromkeys(key for r in [*rows, row] for key in r))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows([*rows, row])
+
+
+def _again(old: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether a run that goes on with `row` has yet to come to `old`, or comes to it now."""
+    shared = any(old.get(key) for key in row if key != "step")
+    return int(old["step"]) > row["step"] or (int(old["step"]) == row["step"] and shared)
 
 
 class WandbLogger(LightningWandbLogger):

@@ -1,0 +1,162 @@
+"""A run that is asked to stop does, wherever it is and whichever process is asked; one whose rank dies ends too."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.command import run, start
+from tests.runs import TINY
+from tests.test_resume import assert_equal, end_of
+from tests.training.faults import Fault
+
+ENDLESS = [*TINY, "trainer.max_steps=1000000", "trainer.log_every_n_steps=1", "hydra.run.dir=run"]
+PHASES = {  # what a run does nearly all of its time
+    "training": ["trainer.val_check_interval=500000"],
+    "validation": ["trainer.val_check_interval=2", "data.batch_size=2", "trainer.limit_val_batches=1.0"],
+    "sampling": ["trainer.val_check_interval=2", "sampler.num_steps=1000", "callbacks.samples.num_samples=500"],
+    "saving": ["trainer.val_check_interval=500000", "callbacks.checkpoint.every_n_steps=1"],
+    "scores": [
+        "callbacks=scores", "trainer.val_check_interval=2", "metrics.steps=10", "sampler.num_steps=1000",
+        "callbacks.scores.num_samples=200", "callbacks.samples.every_n_steps=0",
+    ],
+}  # fmt: skip
+LIMIT = 10  # seconds
+
+
+def ranks_of(process):
+    """The processes of a run's ranks, the first one first."""
+    listed = subprocess.run(
+        ["pgrep", "-P", str(process.pid), "-f", "train_ddp_process"], capture_output=True, text=True
+    )
+    return [process.pid, *map(int, listed.stdout.split())]
+
+
+def started(folder, *options, devices):
+    """A run that has begun to train, and the processes of its ranks."""
+    process = start("src.train", *ENDLESS, f"trainer.devices={devices}", *options, cwd=folder, OMP_NUM_THREADS="1")
+    metrics, deadline = folder / "run" / "metrics.csv", time.monotonic() + 90
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 2):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process, ranks_of(process)
+
+
+def check_gone(pids, within):
+    """No process is left of them after so many seconds."""
+    deadline = time.monotonic() + within
+    while alive := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.1)
+
+
+def check_stops(folder, phase, who, signum, moment=1.0):
+    process, ranks = started(folder, *PHASES[phase], devices=1 if who == "alone" else 2)
+    assert len(ranks) == (1 if who == "alone" else 2)
+    time.sleep(moment)
+    asked = time.monotonic()
+    for pid in {"alone": ranks, "group": ranks, "first": ranks[:1], "second": ranks[1:]}[who]:
+        os.kill(pid, signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum, err
+    assert "Traceback" not in err
+    check_gone(ranks, within=LIMIT - (time.monotonic() - asked))
+    assert torch.load(folder / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] > 0
+
+
+def test_the_second_rank_is_asked_while_the_first_one_samples(tmp_path):
+    check_stops(tmp_path, "sampling", "second", signal.SIGTERM)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["alone", "group", "first", "second"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_sigterm(tmp_path, phase, who):
+    check_stops(tmp_path, phase, who, signal.SIGTERM, moment=0.5 + hash((phase, who)) % 100 / 100)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["alone", "group"])
+@pytest.mark.parametrize("phase", ["training", "sampling"])
+def test_ctrl_c(tmp_path, phase, who):
+    check_stops(tmp_path, phase, who, signal.SIGINT)
+
+
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_second_ctrl_c_ends_at_once(tmp_path, devices):
+    """The first one is waiting for the end of a step that never ends."""
+    process, ranks = started(tmp_path, *PHASES["training"], "+callbacks.hang._target_=tests.test_signals.Hang",
+                             devices=devices)  # fmt: skip
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=2)
+    assert process.returncode == 130
+    check_gone(ranks, within=LIMIT)
+
+
+class Hang(Fault):
+    def __init__(self):
+        super().__init__("hang", step=5)
+
+    def _befall(self, trainer, where):
+        while where == "step" and trainer.global_step >= self.step:
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize("where", ["validation", "scores"])
+def test_what_a_run_is_stopped_in_is_done_when_it_goes_on(tmp_path, where):
+    """Asked in the midst of a validation, or of its scores, it ends as if it never had been."""
+    options = [
+        *(option for option in TINY if option != "callbacks=default"), "callbacks=scores", "metrics.steps=10",
+        "callbacks.scores.num_samples=10", "callbacks.samples.every_n_steps=0", "trainer.log_every_n_steps=1",
+        "trainer.val_check_interval=4", "trainer.max_steps=10", "trainer.limit_val_batches=3",
+    ]  # fmt: skip
+    fault = ["+callbacks.fault._target_=tests.training.faults.Fault", "+callbacks.fault.kind=SIGTERM"]
+    assert run("src.train", *options, "hydra.run.dir=whole", cwd=tmp_path)[0] == 0
+    stopped = run("src.train", *options, *fault, f"+callbacks.fault.where={where}", "hydra.run.dir=run", cwd=tmp_path)
+    assert stopped[0] == 143, stopped[2]
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 4
+    status, _, err = run(
+        "src.train", *options, "ckpt_path=run/checkpoints/last.ckpt", "hydra.run.dir=run", cwd=tmp_path
+    )
+    assert status == 0, err
+    for got, expected in zip(end_of(tmp_path / "run"), end_of(tmp_path / "whole"), strict=True):
+        assert_equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rank", "where"),
+    [
+        ("raise", 1, "step"),
+        *(
+            pytest.param(kind, rank, where, marks=pytest.mark.slow)
+            for kind in ("kill", "raise", "memory")
+            for rank, where in ((0, "step"), (1, "step"), (1, "validation"))
+        ),
+    ],
+)
+def test_one_rank_dies(tmp_path, kind, rank, where):
+    fault = [f"+callbacks.fault.{key}={value}" for key, value in {"kind": kind, "rank": rank, "where": where}.items()]
+    options = [
+        *ENDLESS, "trainer.val_check_interval=4", "trainer.devices=2", "trainer.limit_val_batches=4",
+        "+callbacks.fault._target_=tests.training.faults.Fault", *fault,
+    ]  # fmt: skip
+    process = start("src.train", *options, cwd=tmp_path, OMP_NUM_THREADS="1")
+    metrics, deadline, ranks = tmp_path / "run" / "metrics.csv", time.monotonic() + 60, [process.pid]
+    while process.poll() is None and not (metrics.exists() and len(metrics.read_text().splitlines()) > 1):
+        assert time.monotonic() < deadline
+        ranks = ranks_of(process)
+        time.sleep(0.05)
+    began = time.monotonic()
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    check_gone(ranks, within=15 - (time.monotonic() - began))
