@@ -1,19 +1,19 @@
 """A trained denoiser out of a checkpoint, which carries its own configuration."""
 
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from torch import Tensor
+from torch import Tensor, nn
 
 from src.data.dataset import ImageDataset
 from src.data.module import ImageDataModule, Split
 from src.diffusion.denoiser import NetworkDenoiser
+from src.targets import refuse_foreign
 from src.training.durable import is_intact
 
-OWN = "src."
 AVERAGED = "ema.model."
 
 
@@ -87,32 +87,69 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: no such file, or not a checkpoint of this project.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{key}={path}: no such file; give a run's checkpoints/last.ckpt")
-    if not is_intact(Path(path)):
-        raise ValueError(f"{key}={path}: damaged, it is not what its SHA-256 says; take another checkpoint of the run")
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint: dict[str, Any] = torch.load(intact(path, key), map_location="cpu", weights_only=True)
         checkpoint["hyper_parameters"]["denoiser"], checkpoint["state_dict"]
+    except (OSError, Damaged):
+        raise
     except Exception as error:
         raise ValueError(f"{key}={path}: not a readable checkpoint of this project ({type(error).__name__})") from error
     return checkpoint
 
 
-def refuse_foreign(node: Any, source: str) -> None:
-    """A configuration that comes out of a file may call this project's own classes and nothing else."""
-    for target in targets(node):
-        if not target.startswith(OWN):
-            raise ValueError(f"{source}: its configuration calls {target}, which is not part of this project")
+class Damaged(ValueError):
+    """A checkpoint that is not what was written."""
 
 
-def targets(node: Any) -> Iterator[str]:
-    """Everything that a configuration calls."""
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        for value in node.values():
-            yield from targets(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from targets(value)
+def intact(path: str | Path, key: str = "ckpt_path") -> Path:
+    """The file itself; where it leads to a run's newest checkpoint and that is damaged, the newest intact one.
+
+    Raises:
+        FileNotFoundError, Damaged: no such file, or not what its SHA-256 says.
+    """
+    path = Path(path)
+    if path.name == "last.ckpt" and path.is_symlink():
+        return newest_intact(path.parent, f"{key}={path}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{key}={path}: no such file; give a run's checkpoints/last.ckpt")
+    if not is_intact(path):
+        raise Damaged(f"{key}={path}: damaged, it is not what its SHA-256 says; take another checkpoint of the run")
+    return path
+
+
+def newest_intact(folder: Path, source: str) -> Path:
+    """The newest of a run's checkpoints that is as it was written; says so where that is not the last one.
+
+    Raises:
+        Damaged: there is none.
+    """
+    found = sorted(folder.glob("step_*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for path in found:
+        if is_intact(path):
+            if path != found[0]:
+                print(f"{source}: going on from {path.name}", file=sys.stderr)
+            return path
+        print(f"{source}: {path.name} is damaged", file=sys.stderr)
+    raise Damaged(
+        f"{source}: {'none of its checkpoints is intact' if found else 'it has no checkpoint yet'}; start anew"
+    )
+
+
+def check_resumable(checkpoint: dict[str, Any], module: nn.Module, source: str) -> None:
+    """Raises ValueError where a run cannot go on from a checkpoint: for want of a part, or with another network."""
+    for part, what in (
+        ("optimizer_states", "optimizer state"),
+        ("lr_schedulers", "learning-rate schedule"),
+        ("loops", "progress"),
+    ):
+        if not checkpoint.get(part):
+            raise ValueError(f"{source}: it holds no {what}; train its weights further with pretrained=… in its place")
+    have = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+    need = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    if not any(name.startswith(AVERAGED) for name in have):
+        raise ValueError(f"{source}: it holds no averaged weights; take a checkpoint that this project has saved")
+    for name in sorted(have.keys() ^ need.keys() | {n for n in have.keys() & need.keys() if have[n] != need[n]}):
+        raise ValueError(
+            f"{source}: {name} is {have.get(name, 'missing')} there and {need.get(name, 'missing')} in this "
+            "configuration; give the run's own backbone and objective, or resume=RUN_DIR, which does"
+        )

@@ -10,9 +10,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from src.checkpoint import averaged_weights, check_data, load_denoiser, read_checkpoint, refuse_foreign
+from src.checkpoint import averaged_weights, check_data, load_denoiser, read_checkpoint
 from src.diffusion.denoiser import NetworkDenoiser
 from src.exchange import folder
+from src.targets import refuse_foreign
 
 
 def read_pretrained(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -1,8 +1,6 @@
 """A run that goes on where it stopped: python -m src.train resume=RUN_DIR"""
 
-import sys
 from pathlib import Path
-from typing import Any
 
 import yaml
 from hydra import compose
@@ -10,10 +8,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from src.checkpoint import OWN, read_checkpoint, targets
-from src.cli import CONF, explain
+from src.checkpoint import newest_intact
+from src.cli import explain
 from src.config import Mistake
-from src.training.durable import is_intact
+from src.targets import refuse_unknown
 
 OVERRIDES = "overrides.yaml"
 
@@ -50,41 +48,9 @@ def resumed(config: DictConfig) -> DictConfig:
         again: DictConfig = compose("train", [*overrides, *HydraConfig.get().overrides.task, *fixed])
     except HydraException as error:
         raise Mistake(explain(error, "train")) from error
-    _refuse_unknown(OmegaConf.to_container(again, resolve=False), f"resume={config.resume}")
+    remedy = "if you trust it, give the run's own command with ckpt_path=RUN/checkpoints/last.ckpt"
+    refuse_unknown(OmegaConf.to_container(again, resolve=False), f"resume={config.resume}", remedy)
     return again
-
-
-def newest_intact(folder: Path, source: str) -> Path:
-    """The newest checkpoint that is as it was written; says so where that is not the last one."""
-    found = sorted(folder.glob("step_*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    for path in found:
-        if not is_intact(path):
-            print(f"{source}: {path.name} is damaged", file=sys.stderr)
-            continue
-        read_checkpoint(path, "resume")
-        if path != found[0]:
-            print(f"{source}: going on from {path.name}", file=sys.stderr)
-        return path
-    raise Mistake(
-        f"{source}: {'none of its checkpoints is intact' if found else 'it has no checkpoint yet'}; start anew"
-    )
-
-
-def _refuse_unknown(node: Any, source: str) -> None:
-    """A run's folder may come from anywhere: its configuration may call what conf/ calls and this project's own."""
-    known = {
-        line.split("_target_:")[1].split("#")[0].strip()
-        for path in CONF.rglob("*.yaml")
-        for line in path.read_text().splitlines()
-        if "_target_:" in line
-    }
-
-    for target in targets(node):
-        if target not in known and not target.startswith(OWN):
-            raise Mistake(
-                f"{source}: its configuration calls {target}, which conf/ does not; if you trust it, give the run's "
-                "own command with ckpt_path=RUN/checkpoints/last.ckpt"
-            )
 
 
 def _quoted(value: object) -> str:

@@ -10,13 +10,15 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO, Precision
 from omegaconf import DictConfig
 
-from src.checkpoint import read_checkpoint
+from src.checkpoint import check_resumable, intact, read_checkpoint
 from src.cli import entry, mistakes
 from src.config import Mistake, check
 from src.data.module import ImageDataModule
 from src.device import check_trainer
 from src.pretrained import adopt, load_weights
 from src.resume import resumed, save_overrides
+from src.training.callbacks.checkpoint import LastCheckpoint
+from src.training.callbacks.finding import callbacks_of
 from src.training.callbacks.scores import SampleScores
 from src.training.durable import DurableCheckpointIO, NotSaved
 from src.training.module import DiffusionModule, Diverged
@@ -44,24 +46,12 @@ def main(config: DictConfig) -> float:
         if weights is not None:
             for denoiser in (module.denoiser, module.ema.model):
                 load_weights(denoiser, weights, plain["pretrained"])
-        callbacks: dict[str, L.Callback] = instantiate(plain["callbacks"], _convert_="all")
-        logger = instantiate(plain["logger"], _convert_="all")
-        trainer = trainer_of(plain["trainer"], list(callbacks.values()), list(logger.values()))
-        datamodule.check_devices(trainer.world_size)
+        trainer = build_trainer(plain)
+        check_together(plain, trainer, module, datamodule)
         results = Results(plain, trainer)
-        # a walk that can be walked, and a guidance that fits the model
-        instantiate(plain["sampler"], _convert_="all").check(module.denoiser)
-        instantiate(plain["guidance"], _convert_="all")(module.denoiser)
-        with mistakes("optimizer"):
-            module.configure_optimizers()
-        if plain["ckpt_path"] is not None:
-            read_checkpoint(plain["ckpt_path"])
         if trainer.is_global_zero:
-            datamodule.prepare_data()
-            datamodule.setup("fit")
-            for callback in callbacks.values():
-                if isinstance(callback, SampleScores):
-                    callback.check(datamodule.splits["train"])
+            prepare_data(trainer, datamodule)
+            results.claim()
     module.save_hyperparameters(plain)
 
     with results:
@@ -74,15 +64,44 @@ def main(config: DictConfig) -> float:
         return results.finish()
 
 
-def trainer_of(options: dict[str, Any], callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
+def build_trainer(plain: dict[str, Any]) -> L.Trainer:
     """Lightning's trainer, with the project's own ways to save and to round."""
+    options = plain["trainer"]
     device_type = check_trainer(options)
+    callbacks: dict[str, L.Callback] = instantiate(plain["callbacks"], _convert_="all")
+    loggers: dict[str, Logger] = instantiate(plain["logger"], _convert_="all")
     plugins: list[CheckpointIO | Precision] = [DurableCheckpointIO()]
     if options["precision"] == TrueBFloat16.precision:
         options, plugins = {**options, "precision": None}, [*plugins, TrueBFloat16(device_type)]
+    parts = {"callbacks": list(callbacks.values()), "logger": list(loggers.values()), "plugins": plugins}
     with mistakes("trainer"):
-        trainer: L.Trainer = instantiate(options, callbacks=callbacks, logger=loggers, plugins=plugins, _convert_="all")
+        trainer: L.Trainer = instantiate(options, **parts, _convert_="all")
     return trainer
+
+
+def check_together(
+    plain: dict[str, Any], trainer: L.Trainer, module: DiffusionModule, datamodule: ImageDataModule
+) -> None:
+    """Raises ValueError where parts that are each in order do not fit each other."""
+    datamodule.check_devices(trainer.world_size)
+    instantiate(plain["sampler"], _convert_="all").check(module.denoiser)  # a walk that can be walked
+    instantiate(plain["guidance"], _convert_="all")(module.denoiser)
+    with mistakes("optimizer"):
+        module.configure_optimizers()
+    measured = ["val/loss", *(name for scores in callbacks_of(trainer, SampleScores) for name in scores.names)]
+    for keeper in callbacks_of(trainer, LastCheckpoint):
+        keeper.check(measured)
+    if plain["ckpt_path"] is not None:
+        plain["ckpt_path"] = str(intact(plain["ckpt_path"]))
+        check_resumable(read_checkpoint(plain["ckpt_path"]), module, f"ckpt_path={plain['ckpt_path']}")
+
+
+def prepare_data(trainer: L.Trainer, datamodule: ImageDataModule) -> None:
+    """Fetches and reads the images, before anything is written: what is wrong with them is the user's to mend."""
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    for scores in callbacks_of(trainer, SampleScores):
+        scores.check(datamodule.splits["train"])
 
 
 @contextlib.contextmanager

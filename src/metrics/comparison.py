@@ -11,7 +11,7 @@ from src.metrics.cache import cached
 from src.metrics.extractor import Extractor, Features, ImageSet
 from src.metrics.manifold import nearest
 from src.metrics.reference import Reference, reference
-from src.metrics.scores import LEAST, NAMES, Score, bias, scores
+from src.metrics.scores import LEAST, Score, bias, names, scores
 
 NEAR = 0.01  # quantile of the held-out images' distances below which a sample counts as a near-copy
 
@@ -61,7 +61,7 @@ class Comparison:
     @property
     def names(self) -> list[str]:
         """Of the scores, the Fréchet distance first."""
-        return [self.extractor.label(name) for name in NAMES if name != "is" or self.extractor.classifies]
+        return names(self.extractor)
 
     def floor(self, count: int) -> dict[str, Score]:
         """The scores of `count` held-out images, or of all where there are fewer; empty where there are too few."""

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from src.metrics.extractor import Features
+from src.metrics.extractor import Extractor, Features
 from src.metrics.frechet import frechet_distance, moments
 from src.metrics.inception_score import inception_score
 from src.metrics.kernel import kernel_distance
@@ -46,6 +46,11 @@ def scores(samples: Features, real: Reference) -> dict[str, Score]:
         found["is"] = Score(*inception_score(samples.logits), N, 0)
     found |= {name: Score(value, *paired) for name, value in overlap(x, y)._asdict().items()}
     return found
+
+
+def names(extractor: Extractor) -> list[str]:
+    """What the scores in an extractor's features are reported by, the Fréchet distance first."""
+    return [extractor.label(name) for name in NAMES if name != "is" or extractor.classifies]
 
 
 def bias(samples: Features, real: Reference) -> str | None:

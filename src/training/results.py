@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from src.training.callbacks.finding import callbacks_of
 from src.training.callbacks.scores import SampleScores
 from src.training.callbacks.throughput import Throughput
 from src.training.module import DiffusionModule
@@ -49,12 +50,28 @@ class Results:
         self._console = Console(quiet=not trainer.is_global_zero, highlight=False)
         self._started = time.monotonic()
 
+    def claim(self) -> None:
+        """Writes config.yaml, into a folder that holds no run yet, or the one that goes on.
+
+        Raises:
+            FileExistsError: a run's folder: nothing of it is overwritten.
+        """
+        path, goes_on_from = self.run_dir / "config.yaml", self.config["ckpt_path"]
+        goes_on = goes_on_from is not None and Path(goes_on_from).resolve().is_relative_to(self.run_dir.resolve())
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("w" if goes_on else "x") as file:
+                file.write(OmegaConf.to_yaml(self.config))
+        except FileExistsError as error:
+            folder = _relative(self.run_dir)
+            raise FileExistsError(
+                f"run_dir={folder}: holds a run already; go on with resume={folder}, or choose another hydra.run.dir"
+            ) from error
+
     def start(self, module: DiffusionModule, datamodule: Any) -> None:
-        """Writes config.yaml and prints what is to be trained."""
+        """Prints what is to be trained."""
         if not self.trainer.is_global_zero:
             return
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        (self.run_dir / "config.yaml").write_text(OmegaConf.to_yaml(self.config))
         denoiser, trainer = module.denoiser, self.trainer
         self._terminal_snr = denoiser.schedule.terminal_snr()
         parameters = sum(p.numel() for p in denoiser.parameters())
@@ -79,7 +96,7 @@ class Results:
         loss = float(self.trainer.callback_metrics["val/loss"])
         if not self.trainer.is_global_zero:
             return loss
-        throughput = next((c for c in self.trainer.callbacks if isinstance(c, Throughput)), None)  # type: ignore[attr-defined]
+        throughput = next(iter(callbacks_of(self.trainer, Throughput)), None)
         seconds = time.monotonic() - self._started
         metrics = {
             "val/loss": loss,
@@ -88,7 +105,7 @@ class Results:
             "seconds": seconds,
             "terminal_snr": self._terminal_snr,
         }
-        scores = next((c.summary() for c in self.trainer.callbacks if isinstance(c, SampleScores)), {})  # type: ignore[attr-defined]
+        scores = next((callback.summary() for callback in callbacks_of(self.trainer, SampleScores)), {})
         metrics |= scores
         (self.run_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         folder = _relative(self.run_dir)

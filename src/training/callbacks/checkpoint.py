@@ -1,7 +1,9 @@
 """The run's last checkpoints."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
@@ -11,23 +13,35 @@ from lightning.pytorch.trainer.states import TrainerFn
 from src.training.callbacks.stop import Stopped, dismiss
 from src.training.durable import checksum_of, link
 
+LAST, BEST = "last.ckpt", "best.ckpt"  # links
+
 
 class LastCheckpoint(Checkpoint):
     """Keeps the run's last checkpoints, step_NNNNNNN.ckpt: every n optimizer steps, at the end, and when the run is
-    stopped by a signal. last.ckpt leads to the newest.
+    stopped by a signal. last.ckpt leads to the newest, best.ckpt to the best.
 
     Args:
         directory: of the checkpoints.
         every_n_steps: > 0.
         keep: how many, ≥ 2: should one be damaged, there is another.
+        monitor: the metric by which a validation's step is the best so far, and kept besides; None keeps none.
+        mode: whether the best value is the least or the greatest.
     """
 
-    def __init__(self, directory: str, every_n_steps: int, keep: int = 2) -> None:
+    def __init__(
+        self,
+        directory: str,
+        every_n_steps: int,
+        keep: int = 2,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] = "min",
+    ) -> None:
         if every_n_steps < 1 or keep < 2:
             raise ValueError(
                 f"callbacks.checkpoint.every_n_steps={every_n_steps}, keep={keep}: choose every_n_steps >= 1, keep >= 2"
             )
         self.directory, self.every_n_steps, self.keep = Path(directory), every_n_steps, keep
+        self.monitor, self.mode, self._best = monitor, mode, math.nan
         self._saved_step = 0
         self._owes_validation = False
 
@@ -39,7 +53,11 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._owes_validation = False
-        if trainer.state.fn == TrainerFn.FITTING:
+        if self._is_best(trainer):
+            self._save(trainer)
+            if trainer.is_global_zero:
+                link(self.directory / BEST, self._path(trainer))
+        elif trainer.state.fn == TrainerFn.FITTING:
             self._save_if_due(trainer)
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
@@ -57,10 +75,27 @@ class LastCheckpoint(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Whether the run stopped inside the validation of the step that was saved: it goes on with that."""
-        return {"owes_validation": self._owes_validation}
+        return {"owes_validation": self._owes_validation, "best": self._best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._owes_validation = state_dict["owes_validation"]
+        self._owes_validation, self._best = state_dict["owes_validation"], state_dict["best"]
+
+    def check(self, measured: Sequence[str]) -> None:
+        """Raises ValueError where nothing of the monitor's name is measured."""
+        if self.monitor is not None and self.monitor not in measured:
+            raise ValueError(f"callbacks.checkpoint.monitor={self.monitor}: choose null or {', '.join(measured)}")
+
+    def _is_best(self, trainer: L.Trainer) -> bool:
+        """Whether the monitored value is the best so far; NaN, where nothing was measured, never is."""
+        value = float(trainer.callback_metrics.get(self.monitor or "", math.nan))
+        better = value < self._best if self.mode == "min" else value > self._best
+        if better or (math.isnan(self._best) and not math.isnan(value)):
+            self._best = value
+            return True
+        return False
+
+    def _path(self, trainer: L.Trainer) -> Path:
+        return self.directory / f"step_{trainer.global_step:07d}.ckpt"
 
     def _save_if_due(self, trainer: L.Trainer) -> None:
         if trainer.global_step % self.every_n_steps == 0:
@@ -69,16 +104,18 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: L.Trainer) -> None:
         if trainer.global_step != self._saved_step:  # a step of accumulation changes nothing
             self._saved_step = trainer.global_step
-            path = self.directory / f"step_{trainer.global_step:07d}.ckpt"
+            path = self._path(trainer)
             content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             trainer.strategy.save_checkpoint(content, path)  # no barrier: a run that stops saves on rank 0 alone
             if trainer.is_global_zero:
-                link(self.directory / "last.ckpt", path)
+                link(self.directory / LAST, path)
                 self._prune()
 
     def _prune(self) -> None:
         """By age, not by number: a run that went on from an earlier step has saved the smaller one last."""
         saved = sorted(self.directory.glob("step_*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        best = (self.directory / BEST).resolve()
         for old in saved[: -self.keep]:
-            old.unlink()
-            checksum_of(old).unlink(missing_ok=True)
+            if old.resolve() != best:
+                old.unlink()
+                checksum_of(old).unlink(missing_ok=True)

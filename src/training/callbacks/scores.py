@@ -14,7 +14,7 @@ from src.diffusion.samplers.base import Sampler
 from src.metrics.comparison import Comparison
 from src.metrics.extractor import Extractor, Features, ImageSet, concatenate
 from src.metrics.generate import Recipe, deal
-from src.metrics.scores import LEAST, Score
+from src.metrics.scores import LEAST, Score, names
 from src.training.module import DiffusionModule
 from src.training.ranks import Meeting
 
@@ -73,6 +73,11 @@ class SampleScores(L.Callback):
         self._meeting, self._in_budget = Meeting("scores"), False
         self._measured_step, self._fresh = 0, False
         self._nfe, self._seconds_taken = 0.0, 0.0
+
+    @property
+    def names(self) -> list[str]:
+        """What the scores are reported by."""
+        return names(self.extractor)
 
     def check(self, train: ImageSet) -> None:
         """Raises ValueError or FileNotFoundError where these images cannot be scored against."""

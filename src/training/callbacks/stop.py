@@ -10,6 +10,7 @@ import lightning as L
 import torch.distributed as dist
 from torch.utils.hooks import RemovableHandle
 
+from src.training.callbacks.finding import callbacks_of
 from src.training.module import DiffusionModule
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -97,16 +98,14 @@ class StopOnSignal(L.Callback):
 
 def look(trainer: L.Trainer) -> None:
     """Ends the run here if it was asked to stop, and can: for whoever takes long."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, StopOnSignal):
-            callback.look()
+    for callback in callbacks_of(trainer, StopOnSignal):
+        callback.look()
 
 
 def dismiss(trainer: L.Trainer) -> None:
     """Lets the other ranks leave: rank 0 has saved."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, StopOnSignal):
-            callback.dismiss()
+    for callback in callbacks_of(trainer, StopOnSignal):
+        callback.dismiss()
 
 
 class _Watch(threading.Thread):

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 
+from src.training.callbacks.finding import callbacks_of
 from src.training.loggers import is_log_step
 
 
@@ -67,7 +68,6 @@ class Throughput(L.Callback):
 def left_out(trainer: L.Trainer) -> Iterator[None]:
     """Work inside does not count as training."""
     with contextlib.ExitStack() as stack:
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Throughput):
-                stack.enter_context(callback.left_out())
+        for callback in callbacks_of(trainer, Throughput):
+            stack.enter_context(callback.left_out())
         yield
