@@ -38,6 +38,8 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
         def main() -> None:
             nonlocal started
             started = time.time()
+            if _follows():
+                sys.argv.append("hydra.run.dir=.")
             os.environ[FULL_ERROR] = "1"  # Hydra's own short form of errors exits 1 and prints several lines
             try:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()
@@ -98,6 +100,11 @@ def explain(error: Exception, config_name: str) -> str:
     if match := re.search(r"Could not override '([\w./@-]+)'", text):
         return f"{match[1]}: no such key{did_you_mean(match[1], _keys(config_name))}"
     return f"{one_line(str(error))} (the command line was: {' '.join(sys.argv[1:])})"
+
+
+def _follows() -> bool:
+    """Whether torchrun or SLURM started this process, and others before it: the first one alone has a run folder."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) > 0
 
 
 def one_line(text: str) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,18 @@ def start(module, *arguments, cwd, **environment):
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def start_ranks(module, *arguments, cwd, count=2, **environment):
+    """Starts it `count` times, in the environment that torchrun gives."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "TORCHELASTIC_RUN_ID": "1",
+        "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1", **environment,
+    }  # fmt: skip
+    return [start(module, *arguments, cwd=cwd, RANK=str(r), LOCAL_RANK=str(r), **common) for r in range(count)]
 
 
 def run(module, *arguments, cwd, timeout=120, **environment):

@@ -97,8 +97,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path, devices):
     time.sleep(1)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=2)
-    assert process.returncode == 130
+    assert process.wait(timeout=2) == 130
     check_gone(ranks, within=LIMIT)
 
 

@@ -4,7 +4,6 @@ import csv
 import functools
 import json
 import math
-import socket
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ from src.metrics.module import Module
 from src.training.callbacks.scores import SampleScores, _one_digit
 from src.training.loggers import CSVLogger
 from tests import runs
-from tests.command import start
+from tests.command import start_ranks
 from tests.metrics.features import Images, Net
 
 
@@ -152,17 +151,7 @@ def test_the_likelihood_is_no_score_of_samples():
 
 def test_two_ranks_score_as_one_and_nobody_waits_inside_a_collective(tmp_path):
     """The second rank takes longer for its samples than a collective may last."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "1"}
-    ranks = [
-        start(
-            "tests.training.two_ranks", tmp_path, 6, cwd=tmp_path,
-            RANK=str(r), LOCAL_RANK=str(r), GROUP_RANK="0", LOCAL_WORLD_SIZE="2", OMP_NUM_THREADS="1", **common,
-        )
-        for r in (0, 1)
-    ]  # fmt: skip
+    ranks = start_ranks("tests.training.two_ranks", tmp_path, 6, cwd=tmp_path)
     for process in ranks:
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err[-3000:]

@@ -63,17 +63,18 @@ class StopOnSignal(L.Callback):
             raise Stopped(128 + self._signum)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
-        self._previous.clear()
+        self._restore()
         if self._hook is not None:
             self._hook.remove()
         if self._watch is not None:
             self._watch.stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """A rank that fails because the first one has stopped leaves without a word; its watch goes on."""
+        if self._watch is not None and not self._leads:
+            self._watch.join(5 * POLL)
         if not isinstance(exception, Stopped):
-            self.teardown(trainer, pl_module, "")
+            self._restore()
 
     def dismiss(self) -> None:
         """Lets the other ranks leave: rank 0 has saved."""
@@ -89,6 +90,11 @@ class StopOnSignal(L.Callback):
         """Later than `setup`, after which Lightning installs handlers of its own: they leave ranks waiting."""
         if not self._previous:
             self._previous = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
+
+    def _restore(self) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+        self._previous.clear()
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self._signum == signum == signal.SIGINT:

@@ -1,0 +1,183 @@
+"""One device, several, sharded or not, in every precision: the same mathematics and the same curve."""
+
+import contextlib
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
+from PIL import Image
+
+from src.sample import main as sample
+from src.train import main as train
+from tests import runs
+from tests.command import in_process, run, start_ranks
+from tests.runs import TINY
+
+OPTIONS = [
+    *(option for option in TINY if not option.startswith(("callbacks=", "trainer.accelerator"))), "callbacks=scores",
+    "metrics.steps=10", "callbacks.scores.num_samples=101", "callbacks.scores.batch_size=40", "trainer.max_steps=6",
+    "trainer.val_check_interval=3", "trainer.log_every_n_steps=1", "denoiser.label_dropout=0.2",
+    "time_sampler=importance", "time_sampler.warmup=1", "hydra.run.dir=run",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The run on one device."""
+    folder = tmp_path_factory.mktemp("alone")
+    status, _, err = in_process(train, *OPTIONS, "trainer=cpu", cwd=folder)
+    assert status == 0, err
+    return folder / "run"
+
+
+def curve(run_dir):
+    rows = list(csv.DictReader((run_dir / "metrics.csv").open()))
+    keys = ("train/loss", "train/grad_norm", "val/loss", "fd_classifier", "coverage_classifier")
+    return {(row["step"], key): float(row[key]) for row in rows for key in keys if row.get(key)}
+
+
+def check_equal_runs(got, expected):
+    """Curves to float32, and the final grid to one grey level."""
+    assert curve(got) == pytest.approx(curve(expected), rel=1e-3)
+    assert len(curve(expected)) > 15
+    pictures = [np.asarray(Image.open(folder / "samples" / "final.png")).astype(int) for folder in (got, expected)]
+    assert abs(pictures[0] - pictures[1]).max() <= 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["trainer=ddp_cpu"],
+        ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"],
+        pytest.param(["trainer=ddp_cpu", "trainer.devices=4"], marks=pytest.mark.slow),
+    ],
+    ids=["ddp", "fsdp", "four"],
+)
+def test_the_same_curve_on_several_devices(tmp_path, alone, options):
+    """Times, noise, dropped labels and the time sampler's memory too; 101 samples are dealt out over the ranks."""
+    status, out, err = run("src.train", *OPTIONS, *options, cwd=tmp_path)
+    assert status == 0, err
+    assert out.count("val/loss") == 1  # one rank speaks
+    check_equal_runs(tmp_path / "run", alone)
+    scores = json.loads((tmp_path / "run" / "metrics.json").read_text())["scores"]
+    assert scores["fd_classifier"]["num_samples"] == 101
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_torchrun_makes_one_run(tmp_path, alone):
+    options = [option for option in OPTIONS if "run.dir" not in option]
+    ranks = start_ranks("src.train", *options, "trainer=ddp_cpu", cwd=tmp_path)
+    for process in ranks:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    (run_dir,) = (tmp_path / "runs" / "digits").iterdir()
+    check_equal_runs(run_dir, alone)
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+@pytest.mark.slow
+def test_slurm_makes_one_run(tmp_path, alone):
+    """Two tasks of one node, with the variables that srun gives them."""
+    options = [option for option in OPTIONS if "run.dir" not in option]
+    common = {
+        "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "127.0.0.1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_ID": "0",
+        **dict.fromkeys(("MASTER_ADDR", "WORLD_SIZE", "TORCHELASTIC_RUN_ID", "GROUP_RANK", "LOCAL_WORLD_SIZE")),
+    }  # fmt: skip
+    ranks = start_ranks("src.train", *options, "trainer=ddp_cpu", cwd=tmp_path, **common)
+    for process in ranks:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    (run_dir,) = (tmp_path / "runs" / "digits").iterdir()
+    check_equal_runs(run_dir, alone)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-12), ("float32", 1e-5)])
+def test_two_ranks_have_the_gradients_of_one_process_and_noise_of_their_own(tmp_path, dtype, bound):
+    for count in (1, 2):
+        (tmp_path / str(count)).mkdir()
+        for process in start_ranks("tests.training.gradients", tmp_path / str(count), dtype, cwd=tmp_path, count=count):
+            _, err = process.communicate(timeout=120)
+            assert process.returncode == 0, err[-3000:]
+    one = torch.load(tmp_path / "1" / "0.pt")
+    two = [torch.load(tmp_path / "2" / f"{rank}.pt") for rank in range(2)]
+    assert torch.equal(torch.cat([rank["noise"] for rank in two]), one["noise"])
+    assert not torch.equal(two[0]["noise"], two[1]["noise"])
+    for name, gradient in one["gradients"].items():
+        assert gradient.dtype == getattr(torch, dtype)
+        for rank in two:
+            difference = (rank["gradients"][name] - gradient).norm() / gradient.norm()
+            assert difference < bound, name
+
+
+def test_bf16_true_rounds_the_network_alone(tmp_path, alone):
+    status, _, err = in_process(train, *OPTIONS, "trainer=cpu", "trainer.precision=bf16-true", cwd=tmp_path)
+    assert status == 0, err
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    kinds = {name: value.dtype for name, value in checkpoint["state_dict"].items() if value.is_floating_point()}
+    assert {kind for name, kind in kinds.items() if name.startswith("denoiser.backbone")} == {torch.bfloat16}
+    assert {kind for name, kind in kinds.items() if name.startswith("ema.model.backbone")} == {torch.float32}
+    assert kinds["objective.time_sampler.second_moment"] == torch.float32
+    averaged = [value for name, value in checkpoint["state_dict"].items() if name.startswith("ema.model.backbone")]
+    assert any((value != value.bfloat16().float()).any() for value in averaged)
+    mine, theirs = curve(tmp_path / "run"), curve(alone)
+    for step in range(6):
+        assert mine[str(step), "train/loss"] == pytest.approx(theirs[str(step), "train/loss"], rel=0.03)
+    arguments = ["ckpt_path=run/checkpoints/last.ckpt", "num_samples=10", "sampler.num_steps=4", "output_dir=out"]
+    status, _, err = in_process(sample, *arguments, cwd=tmp_path)
+    assert status == 0, err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_compiled_in_place(tmp_path, alone, precision):
+    options = ["trainer=cpu", "compile=true", f"trainer.precision={precision}"]
+    status, _, err = in_process(train, *OPTIONS, *options, cwd=tmp_path)
+    assert status == 0, err
+    names = [
+        list(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
+        for folder in (tmp_path / "run", alone)
+    ]
+    assert names[0] == names[1]
+    mine, theirs = curve(tmp_path / "run"), curve(alone)
+    rel = 1e-4 if precision == "32-true" else 0.03
+    for step in range(6):
+        assert mine[str(step), "train/loss"] == pytest.approx(theirs[str(step), "train/loss"], rel=rel)
+
+
+class Scaled(MixedPrecision):
+    """Lightning's plugin of 16-mixed, without float16."""
+
+    def forward_context(self):
+        return contextlib.nullcontext()
+
+
+class TestGradientScaler:
+    """16-mixed with the fused optimizer, by the scaler itself: float16 needs a GPU, the scaler does not."""
+
+    def fit(self, scale, clip, max_steps=3, gain=1.0):
+        module = runs.module(dropout=0.0)
+        for parameter in module.denoiser.parameters():
+            parameter.register_hook(lambda gradient: gradient * gain)
+        module.optimizer = lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, fused=True)
+        scaler = None if scale is None else torch.amp.GradScaler("cpu", init_scale=scale)
+        plugins = [Scaled("16-mixed", "cpu", scaler)] if scaler else []
+        trainer = runs.trainer(max_steps, gradient_clip_val=clip, plugins=plugins)
+        trainer.fit(module, runs.digits())
+        return module, trainer
+
+    def test_clips_what_it_has_unscaled(self):
+        plain, _ = self.fit(None, 0.1)
+        scaled, _ = self.fit(2.0**10, 0.1)
+        for name, value in plain.state_dict().items():
+            torch.testing.assert_close(scaled.state_dict()[name], value, msg=name)
+
+    def test_leaves_out_steps_that_overflow(self):
+        """The first scales are tried and halved; nothing is taken for a divergence."""
+        module, trainer = self.fit(2.0**127, 0.1, max_steps=6, gain=1e6)
+        assert trainer.precision_plugin.scaler.get_scale() == 2.0**121
+        assert all(value.isfinite().all() for value in module.state_dict().values())
+        assert trainer.global_step == 6
