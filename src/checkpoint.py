@@ -107,13 +107,13 @@ def intact(path: str | Path, key: str = "ckpt_path") -> Path:
     Raises:
         FileNotFoundError, Damaged: no such file, or not what its SHA-256 says.
     """
-    path = Path(path)
+    source, path = f"{key}={path}", Path(path)
     if path.name == "last.ckpt" and path.is_symlink():
-        return newest_intact(path.parent, f"{key}={path}")
+        return newest_intact(path.parent, source)
     if not path.is_file():
-        raise FileNotFoundError(f"{key}={path}: no such file; give a run's checkpoints/last.ckpt")
+        raise FileNotFoundError(f"{source}: no such file; give a run's checkpoints/last.ckpt")
     if not is_intact(path):
-        raise Damaged(f"{key}={path}: damaged, it is not what its SHA-256 says; take another checkpoint of the run")
+        raise Damaged(f"{source}: damaged, it is not what its SHA-256 says; take another checkpoint of the run")
     return path
 
 

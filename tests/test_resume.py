@@ -4,13 +4,15 @@ import csv
 import random
 import shutil
 import signal
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from src.resume import newest_intact
+from src.checkpoint import newest_intact
 from src.train import main as train
 from tests.command import in_process, run, start
 from tests.runs import TINY
@@ -73,12 +75,13 @@ def finish(*arguments, cwd):
     ("kills", "options"),
     [
         (1, []),
-        pytest.param(5, ["data.num_workers=2"], marks=pytest.mark.slow),
-        pytest.param(5, ["trainer.accumulate_grad_batches=2"], marks=pytest.mark.slow),
-        pytest.param(5, ["data.batch_size=500"], marks=pytest.mark.slow),  # three steps an epoch: kills on its edge
-        pytest.param(3, ["trainer.devices=2"], marks=pytest.mark.slow),
+        pytest.param(10, [], marks=pytest.mark.slow),
+        pytest.param(10, ["data.num_workers=2"], marks=pytest.mark.slow),
+        pytest.param(10, ["trainer.accumulate_grad_batches=2"], marks=pytest.mark.slow),
+        pytest.param(10, ["data.batch_size=500"], marks=pytest.mark.slow),  # three steps an epoch: kills on its edge
+        pytest.param(5, ["trainer.devices=2"], marks=pytest.mark.slow),
     ],
-    ids=["short", "workers", "accumulation", "edges", "two ranks"],
+    ids=["short", "long", "workers", "accumulation", "edges", "two ranks"],
 )
 def test_a_killed_run_ends_bit_for_bit_as_if_it_never_had_been(tmp_path, kills, options):
     draw, steps = random.Random(0), ["trainer.max_steps=60"]
@@ -94,6 +97,23 @@ def test_a_killed_run_ends_bit_for_bit_as_if_it_never_had_been(tmp_path, kills, 
     assert len(list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))) > 60
     others = [path for path in tmp_path.rglob("*") if path.is_file() and path.relative_to(tmp_path).parts[0] == "runs"]
     assert others == []  # a kill may leave Hydra's new folder behind, empty
+
+
+@pytest.mark.slow
+def test_20_kills_of_a_run_that_does_nothing_but_save_on_another_file_system(tmp_path):
+    """Whoever stages files elsewhere and copies them loses the last one too."""
+    draw, options = random.Random(2), [*OPTIONS, "trainer.max_steps=90", "callbacks.checkpoint.every_n_steps=1"]
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as disk:
+        assert Path(disk).stat().st_dev != tmp_path.stat().st_dev
+        finish(*options, "hydra.run.dir=whole", cwd=disk)
+        process = start("src.train", *options, "hydra.run.dir=run", cwd=disk)
+        for kill in range(20):
+            kill_when(process, Path(disk) / "run", 2 + 4 * kill + draw.randrange(4))
+            process = start("src.train", "resume=run", cwd=disk)
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        for got, expected in zip(end_of(Path(disk) / "run"), end_of(Path(disk) / "whole"), strict=True):
+            assert_equal(got, expected)
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_named(finished, tmp_path):

@@ -1,0 +1,198 @@
+"""Files that want to run code: none of them does, whatever reads them."""
+
+import http.server
+import os
+import pickle
+import shutil
+import threading
+import zipfile
+
+import pytest
+import torch
+
+from src.checkpoint import load_data, load_denoiser, read_checkpoint
+from src.targets import refuse_unknown
+from src.train import main as train
+from tests.command import in_process, run
+from tests.runs import TINY
+
+
+class Hostile:
+    """Unpickled, it leaves a trace."""
+
+    def __init__(self, call, *arguments):
+        self.call, self.arguments = call, arguments
+
+    def __reduce__(self):
+        return self.call, self.arguments
+
+
+def content(**parts):
+    return {"state_dict": {}, "hyper_parameters": {"denoiser": {}}, **parts}
+
+
+def write_legacy(path, bomb):
+    torch.save(content(state_dict=bomb), path, _use_new_zipfile_serialization=False)
+
+
+def write_bare_pickle(path, bomb):
+    path.write_bytes(pickle.dumps(content(state_dict=bomb)))
+
+
+def write_second_pickle(path, bomb):
+    """A clean archive whose data.pkl is replaced."""
+    torch.save(content(), path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, pickle.dumps(content(state_dict=bomb)) if name.endswith("data.pkl") else data)
+
+
+def write_with_checksum(path, bomb):
+    """What a thief of the folder can write too."""
+    from src.training.durable import write
+
+    write(path, lambda file: torch.save(content(callbacks=bomb), file))
+
+
+WRITERS = {
+    "state dict": lambda path, bomb: torch.save(content(state_dict=bomb), path),
+    "value": lambda path, bomb: torch.save(content(state_dict={"w": bomb}), path),
+    "hyper-parameters": lambda path, bomb: torch.save(content(hyper_parameters=bomb), path),
+    "configuration": lambda path, bomb: torch.save(content(hyper_parameters={"denoiser": bomb}), path),
+    "optimizer": lambda path, bomb: torch.save(content(optimizer_states=[bomb]), path),
+    "loops": lambda path, bomb: torch.save(content(loops=bomb), path),
+    "key": lambda path, bomb: torch.save(content() | {("x", 1): bomb}, path),
+    "whole": lambda path, bomb: torch.save(bomb, path),
+    "legacy": write_legacy,
+    "bare pickle": write_bare_pickle,
+    "second pickle": write_second_pickle,
+    "with checksum": write_with_checksum,
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_12_checkpoints_that_run_code_when_unpickled(tmp_path, kind, monkeypatch):
+    trace = tmp_path / "executed"
+    WRITERS[kind](tmp_path / "a.ckpt", Hostile(os.mkdir, str(trace)))
+    pickle.loads(pickle.dumps(Hostile(os.mkdir, str(trace))))
+    assert trace.exists()  # the bomb works
+    trace.rmdir()
+    for forced in (None, "1"):
+        if forced:
+            monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", forced)
+        for read in (read_checkpoint, load_denoiser):
+            with pytest.raises(ValueError, match="a.ckpt: not a readable checkpoint of this project"):
+                read(tmp_path / "a.ckpt")
+    assert not trace.exists()
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_turns_hostile_is_not_executed_by_lightning_either(finished, tmp_path):
+    """By each of the programs, where torch is told to trust everything."""
+    trace = tmp_path / "executed"
+    torch.save(content(state_dict=Hostile(os.mkdir, str(trace))), tmp_path / "a.ckpt")
+    for program in ("src.train", "src.sample", "src.evaluate", "src.export"):
+        arguments = ["ckpt_path=a.ckpt"] + (["reference=digits"] if program == "src.evaluate" else [])
+        status, _, err = run(program, *arguments, cwd=tmp_path, TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="1")
+        assert status == 2, err
+        assert len(err.splitlines()) == 1
+    assert not trace.exists()
+
+
+def test_nothing_is_fetched(tmp_path):
+    asked = []
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/a.ckpt"
+        for key in ("ckpt_path", "pretrained", "resume"):
+            status, _, err = in_process(train, f"{key}={address}", cwd=tmp_path)
+            assert status == 2
+            assert f"{key}={address}" in err
+            assert len(err.splitlines()) == 1
+        server.shutdown()
+    assert asked == []
+    assert list(tmp_path.iterdir()) == []
+
+
+TARGETS = [
+    "os.system", "os.mkdir", "os.popen", "posix.system", "subprocess.run", "subprocess.Popen", "builtins.eval",
+    "builtins.exec", "builtins.open", "builtins.__import__", "shutil.rmtree", "pathlib.Path.write_text",
+    "importlib.import_module", "runpy.run_path", "pickle.loads", "torch.load", "torch.hub.load",
+    "torch.utils.collect_env.run", "hydra.utils.get_method", "hydra.utils.instantiate", "functools.partial",
+    "webbrowser.open", "urllib.request.urlopen", "code.interact", "ctypes.CDLL",
+    # they begin with the project's own name
+    "src.cli.os.system", "src.cli.sys.exit", "src.training.durable.os.mkdir", "src.training.durable.write",
+    "src.export.main", "src.pretrained.write_safetensors", "src.images.write_png",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_32_targets_that_no_option_calls(tmp_path, target):
+    path, call = tmp_path / "a.ckpt", {"_target_": target, "path": str(tmp_path / "made")}
+    deep = {"_target_": "src.diffusion.denoiser.NetworkDenoiser", "backbone": {"levels": [{"x": call}]}}
+    for denoiser in (call, deep):
+        torch.save(content(hyper_parameters={"denoiser": denoiser}), path)
+        with pytest.raises(ValueError, match=f"a.ckpt: its configuration calls {target}, which is not part of this"):
+            load_denoiser(path)
+    with pytest.raises(ValueError, match=f"ckpt_path: its configuration calls {target}, which is not part of this"):
+        load_data({**call, "channels": 1})
+    with pytest.raises(ValueError, match=f"resume=run: its configuration calls {target}, which conf/ does not; trust"):
+        refuse_unknown({"callbacks": {"x": call}}, "resume=run", "trust")
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: c.pop("optimizer_states"), "it holds no optimizer state"),
+        (lambda c: c.update(optimizer_states=[]), "it holds no optimizer state"),
+        (lambda c: c.pop("lr_schedulers"), "it holds no learning-rate schedule"),
+        (lambda c: c.pop("loops"), "it holds no progress"),
+        (
+            lambda c: [c["state_dict"].pop(k) for k in list(c["state_dict"]) if "ema." in k],
+            "it holds no averaged weights",
+        ),
+        (lambda c: c["state_dict"].pop(next(iter(c["state_dict"]))), "is missing there"),
+        (
+            lambda c: c["state_dict"].update(extra=torch.zeros(1)),
+            "extra is (1,) there and missing in this configuration",
+        ),
+    ],
+)
+def test_a_part_that_is_missing_is_an_error(finished, tmp_path, change, says):
+    checkpoint = torch.load(finished[0] / "checkpoints" / "last.ckpt", weights_only=True)
+    change(checkpoint)
+    torch.save(checkpoint, tmp_path / "a.ckpt")
+    (tmp_path / "empty").mkdir()
+    status, _, err = in_process(train, *TINY, f"ckpt_path={tmp_path}/a.ckpt", cwd=tmp_path / "empty")
+    assert (status, len(err.splitlines())) == (2, 1), err
+    assert says in err
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_a_checkpoint_of_another_network_is_named(finished, tmp_path):
+    options = [*(option for option in TINY if "channels=8" not in option), "backbone.channels=16"]
+    status, _, err = in_process(train, *options, f"ckpt_path={finished[0]}/checkpoints/last.ckpt", cwd=tmp_path)
+    assert (status, len(err.splitlines())) == (2, 1), err
+    assert "give the run's own backbone and objective, or resume=RUN_DIR" in err
+
+
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(finished, tmp_path):
+    """For every program that is told last.ckpt; any other file is refused."""
+    shutil.copytree(finished[0] / "checkpoints", tmp_path / "c", symlinks=True)
+    newest = tmp_path / "c" / "step_0000040.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert read_checkpoint(tmp_path / "c" / "last.ckpt")["global_step"] == 20
+    with pytest.raises(ValueError, match="damaged, it is not what its SHA-256 says"):
+        read_checkpoint(newest)
+    options = [*TINY, f"ckpt_path={tmp_path}/c/last.ckpt", "trainer.max_steps=22", "hydra.run.dir=run"]
+    status, _, err = in_process(train, *options, cwd=tmp_path)
+    assert status == 0, err
+    assert "going on from step_0000020.ckpt" in err
