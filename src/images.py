@@ -94,8 +94,9 @@ def image_shape(path: Path) -> tuple[int, int, int]:
         UnreadableImage: as `read_image`, as far as the header tells.
     """
     with _opened(path) as file:
-        # to look for a PNG's tags behind its pixels would decode them
-        tags = {} if file.format == "PNG" and "exif" not in file.info else file.getexif()
+        # a TIFF is turned already, and to look for a PNG's tags behind its pixels would decode them
+        known = "exif" in file.info if file.format == "PNG" else file.format != "TIFF"
+        tags = file.getexif() if known else {}
         width, height = file.size if tags.get(ExifTags.Base.Orientation, 1) < 5 else file.size[::-1]
         return 1 if file.mode.split(";")[0] in ("1", "L", "LA", "La", "I", "F") else 3, height, width
 
@@ -138,9 +139,10 @@ def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """The file, its header read and its size checked; whatever Pillow raises is the file's fault."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), path.open("rb") as raw:
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=tuple(FORMATS)) as file:
+            # no path for Pillow, which would map the file into memory and so garble a turned TIFF
+            with Image.open(raw, formats=tuple(FORMATS)) as file:
                 _check_size(file)
                 yield file
     except Exception as error:  # on garbage Pillow raises nearly anything: SyntaxError, struct.error, zlib.error, …
