@@ -6,6 +6,7 @@ import io
 import stat
 import struct
 import tarfile
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -75,7 +76,8 @@ SIZE = len(SMALL)
 def zipped(*names, content=SMALL, compression=zipfile.ZIP_DEFLATED, mode=None):
     """A .zip of members with that content; two of the same name are two members."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", compression) as archive:
+    with zipfile.ZipFile(file, "w", compression) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         for name in names:
             info = zipfile.ZipInfo(name)
             info.filename = name  # as it stands, with its backslashes and control characters
