@@ -73,16 +73,16 @@ SMALL = saved(Image.new("RGB", (8, 8), (9, 9, 9)))
 SIZE = len(SMALL)
 
 
-def zipped(*names, content=SMALL, compression=zipfile.ZIP_DEFLATED, mode=None):
-    """A .zip of members with that content; two of the same name are two members."""
+def zipped(*names, content=SMALL, contents=None, compression=zipfile.ZIP_DEFLATED, mode=None):
+    """A .zip of members with that content, or with their own; two of the same name are two members."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", compression) as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name in names:
+        for name in names or contents:
             info = zipfile.ZipInfo(name)
             info.filename = name  # as it stands, with its backslashes and control characters
             info.compress_type, info.external_attr = compression, (mode or stat.S_IFREG | 0o644) << 16
-            archive.writestr(info, content)
+            archive.writestr(info, contents[name] if contents else content)
     return file.getvalue()
 
 
