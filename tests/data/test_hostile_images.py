@@ -145,7 +145,8 @@ REFUSED = {
     "bomb-gif": (GIF[:6] + struct.pack("<2H", 65535, 65535) + GIF[10:], "bomb"),
     "bomb-jpeg": (jpeg_of(12000, 12000), "12000×12000 pixels"),
     "bomb-bmp": (bmp_of(2**30, 2**30), "bomb"),
-    "bomb-webp": (WEBP, ""),
+    "bomb-webp": (lambda: saved(Image.new("L", (4200, 4200)), "WEBP", method=0), "of which 16,777,216 are the most"),
+    "bomb-webp-header-alone": (WEBP, ""),
     "bomb-of-words-in-a-png": (lambda: words(1, 80 * MB), ""),
     "bomb-of-many-words-in-a-png": (lambda: words(80, MB), ""),
 }  # fmt: skip
