@@ -26,6 +26,9 @@ FORMATS = {
 SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
 MEMORY = 2**28  # bytes that decoding one image may take: 27 million pixels of a PNG or a colour JPEG
 
+# Once and for all: to silence Pillow around each image would make Python show every other warning again.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 
 class Batch(NamedTuple):
     """What a loader yields.
@@ -139,12 +142,10 @@ def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """The file, its header read and its size checked; whatever Pillow raises is the file's fault."""
     try:
-        with warnings.catch_warnings(), path.open("rb") as raw:
-            warnings.simplefilter("ignore")
-            # no path for Pillow, which would map the file into memory and so garble a turned TIFF
-            with Image.open(raw, formats=tuple(FORMATS)) as file:
-                _check_size(file)
-                yield file
+        # no path for Pillow, which would map the file into memory and so garble a turned TIFF
+        with path.open("rb") as raw, Image.open(raw, formats=tuple(FORMATS)) as file:
+            _check_size(file)
+            yield file
     except Exception as error:  # on garbage Pillow raises nearly anything: SyntaxError, struct.error, zlib.error, …
         why = reason(error)
         if isinstance(error, UnidentifiedImageError):

@@ -3,6 +3,8 @@
 import os
 import random
 import struct
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,8 +15,10 @@ from PIL import Image
 
 from src.data.image_folder import ImageFolder
 from src.images import MEMORY, UnreadableImage, image_shape, read_image
+from tests.command import REPOSITORY
 from tests.data.hostile import MB, SMALL, image, little_memory, png, saved, tree, zeros
 
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 GREY16 = np.array([[0, 128, 129, 25700, 65535]], np.uint16)  # 257 of them are one step of 8 bits
 CLEAR = [[[100, 0], [100, 51], [100, 255]]]  # grey and how much of it: none, a fifth, all
 RED = Image.new("RGB", (1, 1), (255, 0, 0))
@@ -63,7 +67,7 @@ CONVERTED = {
 
 
 @pytest.mark.parametrize("name", CONVERTED)
-def test_is_converted_as_documented(tmp_path, recwarn, name):
+def test_is_converted_as_documented(tmp_path, name):
     content, expected = CONVERTED[name]
     pixels = [[(value,) * 3 if isinstance(value, int) else value for value in row] for row in expected]
     path = tmp_path / "a.png"
@@ -74,7 +78,6 @@ def test_is_converted_as_documented(tmp_path, recwarn, name):
     grey = Image.fromarray(colour.permute(1, 2, 0).numpy()).convert("L")
     assert read_image(path, (1, height, width))[0].tolist() == np.asarray(grey).tolist()
     assert image_shape(path)[1:] == (height, width)
-    assert not recwarn.list
 
 
 @pytest.mark.parametrize(
@@ -163,7 +166,7 @@ def check_refused(path, says):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_is_refused_in_one_line(tmp_path, recwarn, name):
+def test_is_refused_in_one_line(tmp_path, name):
     content, says = REFUSED[name]
     path = tmp_path / "a.png"
     path.write_bytes(content() if callable(content) else content)
@@ -171,7 +174,24 @@ def test_is_refused_in_one_line(tmp_path, recwarn, name):
     with little_memory():
         check_refused(path, says)
     assert tree(tmp_path) == before
-    assert not recwarn.list
+
+
+def test_pillow_s_warnings_do_not_show(tmp_path):
+    """In a process of its own: pytest has filters of its own."""
+    (tmp_path / "cut.tif").write_bytes(cut("TIFF", compression="tiff_lzw"))
+    (tmp_path / "large.png").write_bytes(png(10000, 10000, 8, 0, b""))
+    program = f"""if True:
+        import pathlib
+        from src.images import read_image
+        for path in sorted(pathlib.Path({str(tmp_path)!r}).iterdir()):
+            try:
+                read_image(path, (3, 8, 8))
+            except ValueError as error:
+                print(path.name)
+    """
+    command = [sys.executable, "-W", "always:::PIL", "-c", program]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("cut.tif\nlarge.png\n", "")
 
 
 def test_files_that_are_not_there(tmp_path):
