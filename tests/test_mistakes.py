@@ -29,6 +29,7 @@ TRAIN = [
     ("data.num_classes=ten", "data.num_classes='ten': expected a whole number or null"),
     ("data=image_folder", "data.root: missing; give data.root=…"),
     ("data=image_folder data.root=nowhere", "data.root=nowhere: no such folder"),
+    ("data=image_folder data.root=. data.unreadable=ignore", "data.unreadable='ignore': expected stop or skip"),
     ("sampler.eta=2", "sampler.eta=2: choose 0"),
     ("sampler.num_steps=5000", "sampler.num_steps=5000 and schedule.T=1000"),
     ("sampler=ddpm sampler.variance=larned", "sampler.variance='larned': expected posterior or transition or learned"),

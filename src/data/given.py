@@ -1,18 +1,17 @@
 """Images that somebody else has made: a folder of files, or an .npz array."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from src.data.dataset import ImageDataset, InMemory
-from src.data.image_folder import SUFFIXES, Files, image_files
+from src.data.image_folder import Files, image_files
+from src.data.npz import read_npz
+from src.images import SUFFIXES, UnreadableImage, image_shape, reason
 
 ARRAYS = ("images", "arr_0")  # src.sample's name, and that of guided-diffusion's sample files
-GREY = {"1", "L", "LA", "I", "F"}  # Pillow's modes with one channel of light
 
 
 def read_images(path: Path, key: str) -> ImageDataset:
@@ -37,21 +36,18 @@ def _read_folder(folder: Path, key: str) -> ImageDataset:
     paths = image_files(folder)
     if not paths:
         raise FileNotFoundError(f"{key}={folder}: no file below it ends in {' '.join(sorted(SUFFIXES))}")
-    first, colour = None, False
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                size, mode = image.size, image.mode
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{key}={path}: not a readable image ({error}); repair or remove it") from error
-        first = first or (path, size)
-        colour |= mode not in GREY
-        if size != first[1]:
-            told = " and ".join(f"{p.name} is {w}×{h}" for p, (w, h) in (first, (path, size)))
-            raise ValueError(f"{key}={folder}: {told}; images that are compared must be of one size, resize them first")
-    assert first is not None
-    width, height = first[1]
-    return Files(paths, _labels(paths, folder), (3 if colour else 1, height, width))
+    try:
+        shapes = {path: image_shape(path) for path in paths}
+    except UnreadableImage as error:
+        raise ValueError(f"{key}={folder}: {error}") from error
+    (first, (_, height, width)), *rest = shapes.items()
+    for path, (_, h, w) in rest:
+        if (h, w) != (height, width):
+            raise ValueError(
+                f"{key}={folder}: {first.name} is {width}×{height} and {path.name} is {w}×{h}; images that are "
+                "compared must be of one size, resize them first"
+            )
+    return Files(paths, _labels(paths, folder), (max(c for c, _, _ in shapes.values()), height, width))
 
 
 def _labels(paths: list[Path], folder: Path) -> Tensor | None:
@@ -64,17 +60,31 @@ def _labels(paths: list[Path], folder: Path) -> Tensor | None:
 
 def _read_npz(path: Path, key: str) -> ImageDataset:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            name = next((name for name in ARRAYS if name in file), None)
-            images = None if name is None else file[name]
-            labels = file.get("labels")
-    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{key}={path}: not a readable .npz file ({type(error).__name__})") from error
-    if images is None or images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
-        raise ValueError(f"{key}={path}: must hold an array {' or '.join(ARRAYS)}, uint8 N×H×W×C or N×H×W")
+        arrays = read_npz(path, dict.fromkeys(ARRAYS, "u") | {"labels": "iufb"})
+        labels = arrays.pop("labels", None)
+        images = next(iter(arrays.values()), np.empty(0))
+        if images.dtype != np.uint8 or images.ndim not in (3, 4):
+            raise ValueError(f"holds {'×'.join(map(str, images.shape))} {images.dtype}")
+    except Exception as error:  # on garbage zipfile and numpy raise nearly anything
+        raise ValueError(
+            f"{key}={path}: not a readable .npz file of images ({reason(error)}); it must hold an array "
+            f"{' or '.join(ARRAYS)}, uint8 N×H×W×C or N×H×W"
+        ) from error
     if images.ndim == 3:
         images = images[..., None]
     if images.shape[-1] not in (1, 3):
         raise ValueError(f"{key}={path}: its images have {images.shape[-1]} channels in place of 1 or 3 (N×H×W×C)")
-    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    return InMemory(tensor, None if labels is None else torch.from_numpy(labels).long())
+    if labels is not None and labels.shape != (len(images),):
+        raise ValueError(f"{key}={path}: {len(images)} images but {'×'.join(map(str, labels.shape))} labels")
+    return InMemory(_channels_first(images), None if labels is None else torch.from_numpy(labels).long())
+
+
+def _channels_first(images: np.ndarray) -> Tensor:
+    """(N, H, W, C) -> (N, C, H, W) in the same memory, some images at a time: a copy would need all of it twice."""
+    N, H, W, C = images.shape
+    given = torch.from_numpy(images)
+    turned = given.view(N, C, H, W)
+    block = max(1, 2**24 // (H * W * C))
+    for source, target in zip(given.split(block), turned.split(block), strict=True):
+        target.copy_(source.permute(0, 3, 1, 2).clone())
+    return turned

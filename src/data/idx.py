@@ -4,13 +4,15 @@ Ref: "The IDX file format", LeCun et al., The MNIST database
 """
 
 import gzip
-import math
 import struct
 import zlib
+from io import BufferedIOBase
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from src.data.bounded import most, read_promised
 
 UINT8 = 0x08
 
@@ -19,30 +21,34 @@ def read_idx(path: Path, ndim: int) -> Tensor:
     """An IDX file of unsigned bytes, plain or gzip by its content -> uint8 tensor of `ndim` dimensions.
 
     Layout: two zero bytes, type code 0x08, number of dimensions, each size as a big-endian uint32, then the bytes.
+    A damaged gzip stream fails its own checksum; those that are published are checked when torchvision downloads.
 
     Raises:
-        ValueError: a damaged gzip stream, another magic number, or another byte count than the header promises.
+        ValueError: a file that cannot be read, a damaged gzip stream, another magic number, another byte count than the
+            header promises, or a promise that no such file keeps (`bounded.most`).
     """
-    raw = path.read_bytes()
-    if raw[:2] == b"\x1f\x8b":
-        try:
-            raw = gzip.decompress(raw)
-        except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"{path}: damaged gzip file ({error}); fetch it again") from error
-    magic = bytes([0, 0, UINT8, ndim])
-    if raw[:4] != magic:
-        raise ValueError(
-            f"{path}: magic number {raw[:4].hex() or 'missing'}, expected {magic.hex()}; not the right file"
-        )
-    header = 4 + 4 * ndim
-    if len(raw) < header:
-        raise ValueError(f"{path}: truncated in its header; fetch it again")
-    shape = struct.unpack(f">{ndim}I", raw[4:header])
-    if len(raw) - header != math.prod(shape):
-        raise ValueError(
-            f"{path}: holds {len(raw) - header} bytes where its header promises {math.prod(shape)}; fetch it again"
-        )
-    return torch.frombuffer(bytearray(raw[header:]), dtype=torch.uint8).reshape(shape)
+    try:
+        with path.open("rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if packed else path.open("rb") as file:
+            return _read(file, ndim, most(path))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path}: damaged gzip file ({error}); fetch it again") from error
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; fetch it again") from error
+
+
+def _read(file: BufferedIOBase, ndim: int, limit: int) -> Tensor:
+    magic, found = bytes([0, 0, UINT8, ndim]), file.read(4)
+    if found != magic:
+        raise ValueError(f"magic number {found.hex() or 'missing'}, expected {magic.hex()}: not the right file")
+    header = file.read(4 * ndim)
+    if len(header) < 4 * ndim:
+        raise ValueError("truncated in its header")
+    shape = struct.unpack(f">{ndim}I", header)
+    return torch.frombuffer(read_promised(file, shape, limit), dtype=torch.uint8).reshape(shape)
 
 
 def find(root: Path, folders: list[str], name: str) -> Path | None:

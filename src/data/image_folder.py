@@ -1,17 +1,22 @@
 """Any folder of images, with or without class subfolders."""
 
 import hashlib
+import os
+import sys
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from src.data import archive
 from src.data.dataset import ImageDataset
 from src.data.module import ImageDataModule, Split
-from src.images import read_image
+from src.images import SUFFIXES, UnreadableImage, image_shape, is_image_file, read_image
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+NAMED = 3  # unreadable files that a line names
 
 
 class ImageFolder(ImageDataModule):
@@ -21,33 +26,87 @@ class ImageFolder(ImageDataModule):
     `root` counts and labels are left out.
 
     Args:
-        root: the folder.
+        root: the folder, or an archive of it (`archive.ENDINGS`), which is unpacked once for each content.
         val_fraction: share held out, in (0, 1), by a fixed shuffle of the sorted paths; at least one image.
+        unreadable: "stop" at a file that is not a readable image: at once if its header tells, else when it is read.
+            "skip" decodes every file once beforehand, and leaves out and counts those that fail.
+        cache_dir: where archives are unpacked.
     """
 
-    def __init__(self, root: str, val_fraction: float = 0.1, **options: Any) -> None:
+    def __init__(
+        self,
+        root: str,
+        val_fraction: float = 0.1,
+        unreadable: Literal["stop", "skip"] = "stop",
+        cache_dir: str = "~/.cache/lightning-diffusion",
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         if not 0 < val_fraction < 1:
             raise ValueError(f"data.val_fraction={val_fraction}: choose 0 < val_fraction < 1")
         self.root, self.val_fraction = Path(root), val_fraction
+        self.unreadable, self.cache_dir = unreadable, cache_dir
+
+    def prepare_data(self) -> None:
+        self.folder  # noqa: B018 - one process unpacks, before the others look
+
+    @cached_property
+    def folder(self) -> Path:
+        if self.root.is_file():
+            return archive.unpacked(self.root, self.cache_dir)
+        if not self.root.is_dir():
+            raise FileNotFoundError(
+                f"data.root={self.root}: no such folder; name a folder of images or an archive of one "
+                f"({' '.join(archive.ENDINGS)})"
+            )
+        return self.root
+
+    @cached_property
+    def paths(self) -> list[Path]:
+        """The images of both splits, by path."""
+        try:
+            found = image_files(self.folder)
+        except OSError as error:
+            raise ValueError(f"data.root={self.root}: {error.filename}: {error.strerror}; make it readable") from error
+        readable = self._checked_headers(found) if self.unreadable == "stop" else self._decodable(found)
+        if len(readable) < 2:
+            raise FileNotFoundError(
+                f"data.root={self.root}: {len(readable)} {'' if readable == found else 'readable '}images below it; at "
+                f"least two files ending in {' '.join(sorted(SUFFIXES))} are needed"
+            )
+        return readable
 
     def read(self, split: Split) -> ImageDataset:
-        if not self.root.is_dir():
-            raise FileNotFoundError(f"data.root={self.root}: no such folder; name a folder of images")
-        paths = image_files(self.root)
-        if len(paths) < 2:
-            raise FileNotFoundError(
-                f"data.root={self.root}: {len(paths)} images below it; at least two files ending in "
-                f"{' '.join(sorted(SUFFIXES))} are needed"
-            )
+        paths = self.paths
         labels = None if self.num_classes is None else self._labels(paths)
         order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0))
         num_val = min(max(1, round(self.val_fraction * len(paths))), len(paths) - 1)
         chosen = order[num_val:] if split == "train" else order[:num_val]
         return Files([paths[i] for i in chosen], None if labels is None else labels[chosen], self.shape)
 
+    def _checked_headers(self, paths: list[Path]) -> list[Path]:
+        for path in paths:
+            try:
+                image_shape(path)
+            except UnreadableImage as error:
+                raise ValueError(
+                    f"data.root={self.root}: {error}, or leave such files out with data.unreadable=skip"
+                ) from error
+        return paths
+
+    def _decodable(self, paths: list[Path]) -> list[Path]:
+        """Those that can be read: the same ones, in the same order, in every run on the same files."""
+        failed = [path for path in paths if not _can_be_read(path, self.shape)]
+        if failed:
+            names = ", ".join(str(path.relative_to(self.folder)) for path in failed[:NAMED])
+            more = f" and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
+            _tell(
+                f"data.root={self.root}: {len(failed)} of {len(paths)} images are unreadable, left out: {names}{more}"
+            )
+        return [path for path in paths if path not in set(failed)]
+
     def _labels(self, paths: list[Path]) -> Tensor:
-        folders = [path.relative_to(self.root).parts[0] if path.parent != self.root else "" for path in paths]
+        folders = [path.relative_to(self.folder).parts[0] if path.parent != self.folder else "" for path in paths]
         classes = sorted(set(folders))
         if len(classes) != self.num_classes or "" in classes:
             loose = folders.count("")
@@ -59,9 +118,32 @@ class ImageFolder(ImageDataModule):
         return torch.tensor([classes.index(folder) for folder in folders])
 
 
+@rank_zero_only
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _can_be_read(path: Path, shape: tuple[int, int, int]) -> bool:
+    try:
+        read_image(path, shape)
+    except UnreadableImage:
+        return False
+    return True
+
+
 def image_files(folder: Path) -> list[Path]:
-    """All image files below a folder, by path."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    """All image files below a folder, by path.
+
+    Raises:
+        OSError: a folder that cannot be read, whose images would be missing unnoticed.
+    """
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    names = (Path(parent, name) for parent, _, names in os.walk(folder, onerror=stop) for name in names)
+    # a link to nowhere is an image that cannot be read; a pipe is none
+    return sorted(path for path in names if is_image_file(path.name) and (path.is_file() or not path.exists()))
 
 
 class Files(ImageDataset):

@@ -40,6 +40,18 @@ def test_one_coloured_image_makes_all_of_them_colour(tmp_path):
     assert images[:, :, 0, 0].tolist() == [[9, 9, 9], [1, 2, 3]]
 
 
+def test_a_turned_image_is_as_large_as_it_is_seen(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 8  # to be turned by three quarters
+    for format, options in (("png", {}), ("tiff", {}), ("webp", {"lossless": True})):
+        folder = tmp_path / format
+        folder.mkdir()
+        picture = Image.fromarray(np.array([[1, 2, 3], [4, 5, 6]], np.uint8))
+        picture.save(folder / f"a.{format}", exif=exif, **options)
+        images, _ = everything(read_images(folder, "images"))
+        assert images[0, 0].tolist() == [[3, 6], [2, 5], [1, 4]]
+
+
 @pytest.mark.parametrize("name", ["images", "arr_0"])
 @pytest.mark.parametrize("shape", [(3, 5, 7), (3, 5, 7, 1), (3, 5, 7, 3)])
 def test_arrays(tmp_path, name, shape):
