@@ -13,7 +13,7 @@ from typing import Any
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import InstantiationException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -33,20 +33,24 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        with_traceback, started = os.environ.get(FULL_ERROR) == "1", 0.0
+        with_traceback, started, composed = os.environ.get(FULL_ERROR) == "1", 0.0, False
 
         def main() -> None:
-            nonlocal started
-            started = time.time()
+            nonlocal started, composed
+            started, composed = time.time(), False
             if _follows():
                 sys.argv.append("hydra.run.dir=.")
             os.environ[FULL_ERROR] = "1"  # Hydra's own short form of errors exits 1 and prints several lines
             try:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()
-            except (HydraException, OmegaConfBaseException, ValueError) as error:
-                fail(error)
+            except Exception as error:
+                if composed:
+                    raise
+                fail(error)  # whatever Hydra makes of a command line
 
         def run(config: DictConfig) -> Any:
+            nonlocal composed
+            composed = True
             if not with_traceback:
                 os.environ.pop(FULL_ERROR, None)  # from here on an error is a bug, which Hydra shows well by itself
             try:

@@ -6,25 +6,30 @@ their annotations. Ranges and clashes are the constructors' own business (ValueE
 
 import difflib
 import inspect
+import math
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+
+PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
 
 class Mistake(Exception):
     """The user's, in one line that names the key and the remedy."""
 
 
-def check(config: DictConfig, known: Sequence[str] = ()) -> dict[str, Any]:
+def check(config: DictConfig, known: Sequence[str] = (), called: Sequence[str] = ()) -> dict[str, Any]:
     """Resolves a configuration and holds every call in it against the callable's signature.
 
     Args:
         known: the top-level keys that the program reads.
+        called: those among them that must be calls.
 
     Returns:
         The configuration as plain containers.
@@ -37,6 +42,9 @@ def check(config: DictConfig, known: Sequence[str] = ()) -> dict[str, Any]:
     for key in plain:
         if known and key not in known:
             raise Mistake(f"{key}: no such key{did_you_mean(key, known)}")
+    for key in called:
+        if "_target_" not in (plain[key] if isinstance(plain.get(key), Mapping) else ()):
+            raise Mistake(f"{key}._target_: missing; give an option of the group, {key}=…")
     _check_node(plain, written, "")
     return plain
 
@@ -137,16 +145,25 @@ def _fits(value: Any, annotation: Any) -> bool:
     if origin is typing.Literal:
         return value in arguments
     if isinstance(value, Mapping):
-        return annotation not in (bool, int, float, str, type(None))
+        return annotation not in (bool, int, float, str, type(None)) and (
+            "_target_" in value or not _is_built(annotation)
+        )
     if annotation is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if annotation in (bool, str, type(None)):
         return isinstance(value, annotation)
     if inspect.isclass(origin) and issubclass(origin, Sequence):
         return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value if arguments)
-    return True
+    return not _is_built(annotation)
+
+
+def _is_built(annotation: Any) -> bool:
+    """Whether only what a `_target_` makes can be meant: an object or a function."""
+    if typing.get_origin(annotation) is Callable:
+        return True
+    return inspect.isclass(annotation) and annotation not in (object, dict, list, Path) and annotation not in PLAIN
 
 
 def _name(annotation: Any) -> str:
@@ -155,10 +172,8 @@ def _name(annotation: Any) -> str:
         return " or ".join(_name(argument) for argument in arguments)
     if origin is typing.Literal:
         return " or ".join(map(str, arguments))
-    if annotation is type(None):
-        return "null"
     if origin is not None and arguments:
         return f"a list of {_name(arguments[0])}"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(
-        annotation, getattr(annotation, "__name__", str(annotation))
-    )
+    if origin is Callable:
+        return "an option of its group"
+    return PLAIN.get(annotation) or f"an option of its group, a {getattr(annotation, '__name__', annotation)}"

@@ -38,11 +38,24 @@ def check_trainer(options: Mapping[str, Any]) -> str:
             f"trainer.accelerator={accelerator}: there is none here; choose trainer=cpu, or ddp_cpu for several"
         )
     _check_devices(options["devices"], kind)
+    _check_counts(options)
     if precision not in PRECISIONS:
         raise Mistake(f"trainer.precision={precision}: choose {', '.join(PRECISIONS)}")
     if precision == "16-mixed" and kind == "cpu":
         raise Mistake("trainer.precision=16-mixed: float16 is for GPUs; choose bf16-mixed")
     return kind
+
+
+def _check_counts(options: Mapping[str, Any]) -> None:
+    """Lightning takes some of these for something else, or fails on them in the midst of a run."""
+    for key in ("max_steps", "log_every_n_steps", "accumulate_grad_batches"):
+        if options[key] < 1:
+            raise Mistake(f"trainer.{key}={options[key]}: choose {key} >= 1")
+    interval, clip = options["val_check_interval"], options["gradient_clip_val"]
+    if not isinstance(interval, int) or isinstance(interval, bool) or interval < 1:
+        raise Mistake(f"trainer.val_check_interval={interval}: choose a whole number of steps, at least 1")
+    if clip is not None and not clip > 0:
+        raise Mistake(f"trainer.gradient_clip_val={clip}: choose gradient_clip_val > 0, or null")
 
 
 def _check_devices(devices: Any, kind: str) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 from hydra.utils import instantiate
@@ -15,6 +15,7 @@ from src.cli import entry, mistakes
 from src.config import Mistake, check
 from src.data.module import ImageDataModule
 from src.device import check_trainer
+from src.images import UnreadableImage
 from src.pretrained import adopt, load_weights
 from src.resume import resumed, save_overrides
 from src.training.callbacks.checkpoint import LastCheckpoint
@@ -38,16 +39,7 @@ def main(config: DictConfig) -> float:
     quiet()
     with mistakes():
         given, config = config, config if config.resume is None else resumed(config)
-        weights = adopt(config) if config.get("pretrained") is not None else None
-        plain = check(config, KEYS)
-        L.seed_everything(plain["seed"], verbose=False)
-        datamodule: ImageDataModule = instantiate(plain["data"], _convert_="all")
-        module: DiffusionModule = instantiate(plain["module"], _convert_="all")
-        if weights is not None:
-            for denoiser in (module.denoiser, module.ema.model):
-                load_weights(denoiser, weights, plain["pretrained"])
-        trainer = build_trainer(plain)
-        check_together(plain, trainer, module, datamodule)
+        plain, trainer, module, datamodule = assemble(config)
         results = Results(plain, trainer)
         if trainer.is_global_zero:
             prepare_data(trainer, datamodule)
@@ -60,8 +52,32 @@ def main(config: DictConfig) -> float:
             save_overrides(results.run_dir, given)
         with ending(trainer):
             trainer.fit(module, datamodule, ckpt_path=plain["ckpt_path"], weights_only=True)
-        trainer.validate(module, datamodule, verbose=False)
+            trainer.validate(module, datamodule, verbose=False)
         return results.finish()
+
+
+class Parts(NamedTuple):
+    """What a run is made of; plain is the configuration."""
+
+    plain: dict[str, Any]
+    trainer: L.Trainer
+    module: DiffusionModule
+    datamodule: ImageDataModule
+
+
+def assemble(config: DictConfig) -> Parts:
+    """Everything that a configuration names, built and checked; nothing is read but a checkpoint, nothing written."""
+    weights = adopt(config) if config.get("pretrained") is not None else None
+    plain = check(config, KEYS, called=("data", "module", "trainer", "sampler", "guidance"))
+    L.seed_everything(plain["seed"], verbose=False)
+    datamodule: ImageDataModule = instantiate(plain["data"], _convert_="all")
+    module: DiffusionModule = instantiate(plain["module"], _convert_="all")
+    if weights is not None:
+        for denoiser in (module.denoiser, module.ema.model):
+            load_weights(denoiser, weights, plain["pretrained"])
+    parts = Parts(plain, build_trainer(plain), module, datamodule)
+    check_together(parts)
+    return parts
 
 
 def build_trainer(plain: dict[str, Any]) -> L.Trainer:
@@ -79,11 +95,16 @@ def build_trainer(plain: dict[str, Any]) -> L.Trainer:
     return trainer
 
 
-def check_together(
-    plain: dict[str, Any], trainer: L.Trainer, module: DiffusionModule, datamodule: ImageDataModule
-) -> None:
+def check_together(parts: Parts) -> None:
     """Raises ValueError where parts that are each in order do not fit each other."""
+    plain, trainer, module, datamodule = parts
     datamodule.check_devices(trainer.world_size)
+    for theirs, ours in (("in_channels", "channels"), ("image_size", "image_size"), ("num_classes", "num_classes")):
+        if plain["backbone"].get(theirs, plain["data"][ours]) != plain["data"][ours]:
+            raise ValueError(
+                f"backbone.{theirs}={plain['backbone'][theirs]} and data.{ours}={plain['data'][ours]}: the network is "
+                f"for other images; leave backbone.{theirs} out"
+            )
     instantiate(plain["sampler"], _convert_="all").check(module.denoiser)  # a walk that can be walked
     instantiate(plain["guidance"], _convert_="all")(module.denoiser)
     with mistakes("optimizer"):
@@ -111,6 +132,9 @@ def ending(trainer: L.Trainer) -> Iterator[None]:
         yield
     except NotSaved as error:
         raise Mistake(f"callbacks.checkpoint: {error}; make room and go on with resume=RUN_DIR") from error
+    except UnreadableImage as error:
+        told = str(error).strip().splitlines()[-1].removeprefix("src.images.UnreadableImage: ")  # a worker says more
+        raise Mistake(f"data: {told}, or data.unreadable=skip leaves such files out") from error
     except Diverged as error:
         raise Mistake(
             f"step {trainer.global_step + 1}: {error}; the checkpoints are from before it: lower optimizer.lr, or "

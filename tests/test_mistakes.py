@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 
 import pytest
 import torch
@@ -57,7 +58,34 @@ TRAIN = [
     ("trainer.max_steps=many", "trainer.max_steps='many': expected a whole number"),
     ("trainer.max_epochs=3", "trainer.max_epochs: no such key"),
     ("trainer.accelerator=warp", "warp"),
-    ("trainer.precision=12", "12"),
+    ("trainer.precision=12", "trainer.precision=12: expected"),
+    ("trainer.precision=16-mixed trainer=cpu", "trainer.precision=16-mixed: float16 is for GPUs; choose bf16-mixed"),
+    ("trainer.precision=64-true", "trainer.precision=64-true: choose 32-true, bf16-mixed"),
+    ("trainer=cpu trainer.devices=0", "trainer.devices=0: choose a whole number of at least 1, or auto"),
+    ("trainer=cpu trainer.devices=-1", "trainer.devices=-1: choose a whole number of at least 1, or auto"),
+    ("trainer=cpu trainer.devices=3", "data.batch_size=64 does not divide over 3 devices; choose a multiple of 3"),
+    ("trainer=cpu trainer.devices=2 trainer.num_nodes=3", "does not divide over 6 devices"),
+    ("trainer=cpu trainer.num_nodes=0", "num_nodes"),
+    ("trainer=cpu trainer.strategy=dpp", "dpp"),
+    ("trainer=ddp_gpu", "trainer=ddp_gpu: no such option; did you mean ddp_cpu?"),
+    ("trainer.max_steps=0", "trainer.max_steps=0: choose max_steps >= 1"),
+    ("trainer.max_steps=-1", "trainer.max_steps=-1: choose max_steps >= 1"),
+    ("trainer.val_check_interval=0", "trainer.val_check_interval=0: choose a whole number of steps, at least 1"),
+    ("trainer.val_check_interval=0.5", "trainer.val_check_interval=0.5: expected a whole number"),
+    ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps=0: choose log_every_n_steps >= 1"),
+    ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0: choose accumulate_grad_batches >= 1"),
+    ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val=-1: choose gradient_clip_val > 0, or null"),
+    ("compile=maybe", "compile='maybe': expected true or false"),
+    ("schedule=cosine schedule.s=nan", "schedule.s=nan: expected a number"),
+    ("backbone.in_channels=3", "backbone.in_channels=3 and data.channels=1"),
+    ("objective.time_sampler=0", "objective.time_sampler=0: expected an option of its group"),
+    ("~trainer._target_", "trainer._target_: missing"),
+    ("schedule=[1,2]", "command line was"),
+    ("callbacks.checkpoint.monitor=fid", "callbacks.checkpoint.monitor=fid: choose null or val/loss, fd_classifier"),
+    ("callbacks.checkpoint.mode=least", "callbacks.checkpoint.mode='least': expected min or max"),
+    ("data=image_folder data.root=. data.unreadable=ignore", "data.unreadable='ignore': expected stop or skip"),
+    ("resume=nowhere", "resume=nowhere: no run to go on with"),
+    ("ckpt_path=http://localhost:1/a.ckpt", "ckpt_path=http://localhost:1/a.ckpt: no such file"),
     ("callbacks.samples.num_samples=0", "num_samples=0"),
     ("callbacks.scores.seconds=0", "seconds=0"),
     ("callbacks.checkpoint.keep=1", "keep=1"),
@@ -77,6 +105,27 @@ def check_one_line(status, err, says, folder):
     assert re.match(r"error: ([\w.]+|\S+=\S*)(=|: |;|,)", lines[0]) or "command line was" in lines[0], lines[0]
     assert says in lines[0]
     assert not list(folder.rglob("*")), "something was written"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("option", ["gpu", "mps", "ddp", "fsdp"])
+def test_hardware_that_is_not_here(tmp_path, option):
+    status, _, err = in_process(train, f"trainer={option}", cwd=tmp_path)
+    accelerator = "mps" if option == "mps" else "gpu"
+    says = f"trainer.accelerator={accelerator}: there is none here; choose trainer=cpu, or ddp_cpu for several"
+    check_one_line(status, err, says, tmp_path)
+
+
+def test_a_folder_that_holds_a_run_is_left_as_it_is(finished, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished[0], run_dir, symlinks=True)
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    status, _, err = in_process(train, "hydra.run.dir=run", cwd=tmp_path)
+    assert (status, err) == (
+        2,
+        "error: run_dir=run: holds a run already; go on with resume=run, or choose another hydra.run.dir\n",
+    )
+    assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(("overrides", "says"), TRAIN, ids=[overrides for overrides, _ in TRAIN])
