@@ -8,13 +8,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server(ThreadingHTTPServer):
-    """Answers just enough for a run to be online; `asked` has the names of what it was asked, `uploads` the paths."""
+    """Answers just enough for a run to be online; `uploads` has (path, content) of what it was given."""
 
     daemon_threads = True
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.asked, self.uploads, self.silent = [], [], threading.Event()
+        self.uploads, self.silent = [], threading.Event()
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -37,13 +37,12 @@ class Handler(BaseHTTPRequestHandler):
         content = {"data": {}}
         if self.path == "/graphql":
             request = json.loads(body)
-            self.server.asked.append(request["operationName"])
             if request["operationName"] == "CreateRunFiles":
                 names = request["variables"]["files"]
                 files = [{"name": name, "uploadUrl": f"{self.server.url}/upload/{name}"} for name in names]
                 content = {"data": {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": files}}}
         else:
-            self.server.uploads.append(self.path)
+            self.server.uploads.append((self.path, body))
         self.send_response(200)
         self.end_headers()
         self.wfile.write(json.dumps(content).encode())

@@ -29,34 +29,35 @@ class Observed:
     status: int
     err: list[str]
     curve: list[dict[str, str]]
-    begun: float  # seconds to the first step
+    begun: float  # seconds to the first logged step, from when the run's folder is there
     ended: float  # seconds from the last one
 
 
 def observe(folder, *options, at_half=None, **environment):
-    """Trains in a process of its own, and calls at_half(pid) when half of the steps are done."""
-    started, times = time.monotonic(), {}
+    """Trains in a process of its own, and calls at_half(pid) when half of the steps are done; prints what it took."""
+    times = {}
     environment = {"HOME": str(folder), "OMP_NUM_THREADS": "1"} | environment
     process = start("src.train", *OPTIONS, *options, cwd=folder, **environment)
     while process.poll() is None:
         for row in rows(folder / "run" / "metrics.csv")[-1:]:
             step = int(row["step"]) + 1
-            times.setdefault("first", time.monotonic())
+            times.setdefault("first", time.time())
             if step >= STEPS:
-                times.setdefault("last", time.monotonic())
+                times.setdefault("last", time.time())
             if step >= STEPS // 2 and at_half:
                 at_half(process.pid)
                 at_half = None
         time.sleep(0.02)
-    exited = time.monotonic()
+    exited = time.time()
     _, err = process.communicate()
     curve = [
         {key: value for key, value in row.items() if key != "images_per_second"}
         for row in rows(folder / "run" / "metrics.csv")
     ]
-    return Observed(
-        process.returncode, err.splitlines(), curve, times["first"] - started, exited - times.get("last", exited)
-    )
+    begun = times["first"] - (folder / "run" / "config.yaml").stat().st_mtime
+    seen = Observed(process.returncode, err.splitlines(), curve, begun, exited - times.get("last", exited))
+    print(f"first row after {seen.begun:.1f} s, end {seen.ended:.1f} s after the last, status {seen.status}", *seen.err)
+    return seen
 
 
 def rows(path):
@@ -94,6 +95,7 @@ def check(seen, without, says):
     assert len(seen.err) == (1 if says else 0), seen.err
     for words in says:
         assert words in seen.err[0]
+        assert "no answer within" not in seen.err[0]  # W&B keeps its own time
 
 
 def test_without_a_key_it_logs_offline_and_stays_in_the_run(tmp_path, without):
@@ -112,6 +114,21 @@ def test_without_a_key_it_logs_offline_and_stays_in_the_run(tmp_path, without):
 def test_a_service_that_dies_turns_it_off(tmp_path, without):
     seen = observe(tmp_path, at_half=lambda pid: os.kill(service(pid), signal.SIGKILL), WANDB_MODE="offline")
     check(seen, without, ["W&B: ", "the run goes on without", "`wandb sync run/wandb/offline-run-"])
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_server_is_told_how_the_run_ended(tmp_path, monkeypatch, capfd, code):
+    with answering() as server:
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        logger = WandbLogger(str(tmp_path))
+        logger.log_metrics({"loss": 1.5}, 7)
+        logger.finish(code)
+        told = b"".join(content for path, content in server.uploads if path.endswith("/file_stream"))
+    assert b'"exitcode":%d' % code in told
+    assert rb"\"loss\":1.5" in told
+    assert rb"\"trainer/global_step\":7" in told
+    assert not capfd.readouterr().err
 
 
 @pytest.mark.slow
@@ -161,8 +178,8 @@ def test_a_server_that_cannot_be_reached_costs_seconds(tmp_path, without, backlo
 def test_a_server_that_answers_gets_everything(tmp_path, without):
     with answering() as server:
         check(observe(tmp_path, WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url), without, says=[])
-    assert any(path.endswith("/file_stream") for path in server.uploads)
-    assert {path.rsplit(".", 1)[1] for path in server.uploads if "/media/" in path} == {"png", "gif"}
+    assert any(path.endswith("/file_stream") for path, _ in server.uploads)
+    assert {path.rsplit(".", 1)[1] for path, _ in server.uploads if "/media/" in path} == {"png", "gif"}
 
 
 @pytest.mark.slow
