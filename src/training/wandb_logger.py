@@ -43,7 +43,7 @@ class WandbLogger(Logger):
         name: str | None = None,
         group: str | None = None,
         tags: list[str] | None = None,
-        init_timeout: float = 8.0,
+        init_timeout: float = 7.0,
         finish_timeout: float = 30.0,
     ) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class WandbLogger(Logger):
                 self._run = self._start()
             within(seconds, lambda: call(self._run))
         except (Exception, SystemExit) as error:
-            self._tell(error, "the run goes on without, upload what there is")
+            self._tell("off", error)
             self._leave()
 
     def _start(self) -> Any:
@@ -114,7 +114,7 @@ class WandbLogger(Logger):
         self._id_file.parent.mkdir(parents=True, exist_ok=True)
         self._id_file.write_text(run.id + "\n")
         if trouble is not None:
-            self._tell(trouble, "logging offline, upload later")
+            self._tell("offline", trouble)
         return run
 
     def _init(self, mode: Any) -> Any:
@@ -122,6 +122,7 @@ class WandbLogger(Logger):
             init_timeout=self.init_timeout,
             finish_timeout=self.finish_timeout,
             finish_timeout_raises=True,
+            x_transaction_log_flush_interval=1.0,  # of what is on disk should the process be killed
             silent=True,
             console="off",
         )
@@ -130,9 +131,11 @@ class WandbLogger(Logger):
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         return run
 
-    def _tell(self, error: BaseException, then: str) -> None:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        print(f"W&B: {reason}; {then} with `wandb sync {os.path.relpath(self._folder)}`", file=sys.stderr)
+    def _tell(self, state: str, error: BaseException) -> None:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        which = "" if self._folder.name.startswith("offline") else "--include-online "
+        command = f"wandb sync {which}{os.path.relpath(self._folder)}"
+        print(f"W&B is {state} ({reason}); `{command}` uploads what there is", file=sys.stderr)
 
     def _leave(self) -> None:
         """Lets go of W&B's process, which would else be waited for when this one ends."""
