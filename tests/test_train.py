@@ -232,37 +232,6 @@ def test_going_on_in_the_same_folder_keeps_one_curve(tmp_path):
     assert curve(tmp_path / "run") == curve(whole)
 
 
-def test_wandb_without_a_key_logs_offline_and_stays_in_the_run(tmp_path):
-    home = tmp_path / "home"
-    home.mkdir()
-    options = [option for option in TINY if option != "logger=csv"]
-    arguments = [*options, "trainer.max_steps=4", "hydra.run.dir=run"]
-    status, _, err = run("src.train", *arguments, cwd=tmp_path, HOME=str(home), WANDB_API_KEY=None, WANDB_MODE=None)
-    assert status == 0, err
-    assert not err
-    (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
-    assert next(offline.glob("*.wandb")).stat().st_size > 1000
-    assert list((offline / "files" / "media").rglob("*.png"))
-    assert list((offline / "files" / "media").rglob("*.gif"))
-    # torchmetrics imports matplotlib where there is one, which keeps a font cache of its own for the user
-    assert [path for path in home.rglob("*") if path.is_file() and "matplotlib" not in path.parts] == []
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "run"]
-
-
-@pytest.mark.slow
-def test_wandb_with_a_key_but_no_server_falls_back_in_one_line(tmp_path):
-    options = [option for option in TINY if option != "logger=csv"]
-    began = time.monotonic()
-    status, _, err = run(
-        "src.train", *options, "trainer.max_steps=2", "hydra.run.dir=run", cwd=tmp_path,
-        WANDB_API_KEY="0" * 40, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_MODE=None,
-    )  # fmt: skip
-    assert status == 0, err
-    assert time.monotonic() - began < 60
-    assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
-    assert len([line for line in err.splitlines() if "W&B" in line]) == 1, err
-
-
 def test_two_devices_make_one_run(tmp_path):
     options = ["trainer.devices=2", "trainer.max_steps=6", "trainer.val_check_interval=3"]
     status, out, err = run("src.train", *TINY, *options, cwd=tmp_path)

@@ -9,8 +9,6 @@ from types import TracebackType
 from typing import Any
 
 import lightning as L
-import wandb
-from lightning.pytorch.loggers import WandbLogger
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +17,7 @@ from src.training.callbacks.finding import callbacks_of
 from src.training.callbacks.scores import SampleScores
 from src.training.callbacks.throughput import Throughput
 from src.training.module import DiffusionModule
+from src.training.wandb_logger import WandbLogger
 
 
 def quiet() -> None:
@@ -129,8 +128,9 @@ class Results:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if any(isinstance(logger, WandbLogger) for logger in self.trainer.loggers):
-            wandb.finish(exit_code=1 if error else 0)
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.finish(exit_code=1 if error else 0)
         checkpoint = self.run_dir / "checkpoints" / "last.ckpt"
         if isinstance(error, SystemExit) and checkpoint.exists():
             self._console.print(f"stopped; go on with resume={_relative(self.run_dir)}", soft_wrap=True)

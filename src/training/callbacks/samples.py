@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from src.diffusion.denoiser import Denoiser
@@ -16,6 +15,7 @@ from src.metrics.generate import Recipe, deal
 from src.training.callbacks.throughput import left_out
 from src.training.module import DiffusionModule
 from src.training.ranks import Meeting
+from src.training.wandb_logger import WandbLogger
 
 NUM_FRAMES = 40
 BATCH = 64
@@ -97,5 +97,4 @@ class SampleGrid(L.Callback):
     def _log(self, trainer: L.Trainer, key: str, path: Path) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                log = logger.log_video if path.suffix == ".gif" else logger.log_image
-                log(key, [str(path)], step=trainer.global_step)
+                logger.log_picture(key, path, trainer.global_step)

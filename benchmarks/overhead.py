@@ -1,0 +1,141 @@
+"""What Lightning costs: a training step through the Trainer, callbacks and logger included, beside the same step in a
+bare loop, a step of each in turn. Both end with the same weights, to the bit.
+
+python benchmarks/overhead.py                                                  # 28×28, batch 128, float32; minutes
+python benchmarks/overhead.py trainer.precision=bf16-mixed data.batch_size=64  # or any other key=value of src.train
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from torch import nn
+from torch.utils.data import DataLoader
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from src.cli import CONF
+from src.config import check
+from src.data.dataset import Batches, InMemory
+from src.data.module import ImageDataModule, Split
+from src.data.order import EndlessShuffle
+from src.diffusion.noise import stream_seed
+from src.images import to_model
+from src.training.module import DiffusionModule
+from src.training.results import quiet
+
+BLOCK, BLOCKS, WARM_UP = 20, 12, 2  # steps in a block (one of them logs), blocks that count, and before them
+STEPS = BLOCK * (WARM_UP + BLOCKS) + 1  # the last block is over when one more step begins
+OPTIONS = [
+    "backbone=unet_28", "data=fashion_mnist", "callbacks=default", "logger=csv", "name=x", "trainer.accelerator=cpu",
+    f"trainer.max_steps={STEPS}", f"trainer.val_check_interval={STEPS + 1}", f"trainer.log_every_n_steps={BLOCK}",
+    "trainer.limit_val_batches=0", "callbacks.samples.num_samples=1", "sampler.num_steps=1",
+]  # fmt: skip
+
+
+class Noise(ImageDataModule):
+    """Random images of random classes, in memory."""
+
+    def read(self, split: Split) -> InMemory:
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(256, (2000, *self.shape), dtype=torch.uint8, generator=generator)
+        return InMemory(images, torch.randint(self.num_classes or 1, (2000,), generator=generator))
+
+
+class BareLoop:
+    """The training of a DiffusionModule with nothing around it."""
+
+    def __init__(self, module: DiffusionModule, data: Noise, trainer: L.Trainer) -> None:
+        self.module, self.step = module.train(), 0
+        order = EndlessShuffle(len(data.splits["train"]), data.batch_size, STEPS, data.seed)
+        self.batches = iter(DataLoader(Batches(data.splits["train"], True), sampler=order, batch_size=None))
+        self.optimizer = module.optimizer(module.denoiser.parameters())
+        self.lr_scheduler = module.lr_scheduler(self.optimizer)
+        self.clip, self.bf16 = trainer.gradient_clip_val or float("inf"), trainer.precision == "bf16-mixed"
+
+    def run(self, steps: int) -> None:
+        module, denoiser = self.module, self.module.denoiser
+        for _ in range(steps):
+            batch = next(self.batches)
+            torch.manual_seed(stream_seed("train", module.seed, batch.start))
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+                loss = module.objective(denoiser, to_model(batch.images), batch.labels)
+            self.optimizer.zero_grad()
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(denoiser.parameters(), self.clip)
+            if not (norm + loss).isfinite():
+                raise RuntimeError("diverged")
+            self.optimizer.step()
+            module.ema.update(denoiser, self.step)
+            self.lr_scheduler.step()
+            self.step += 1
+
+
+class Turns(L.Callback):
+    """Lets the bare loop take a step after each of the Trainer's, and takes the time of both."""
+
+    def __init__(self, bare: BareLoop) -> None:
+        self.bare, self._since = bare, 0.0
+        self.through: list[float] = []  # seconds of each step through the Trainer
+        self.plain: list[float] = []  # of the bare loop's
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        began = time.perf_counter()
+        if batch_idx:
+            self.bare.run(1)
+            self.through.append(began - self._since)
+            self.plain.append(time.perf_counter() - began)
+        self._since = time.perf_counter()
+
+    def blocks(self) -> list[tuple[float, float]]:
+        """Seconds of a step through the Trainer and in the bare loop: the mean of each block that counts."""
+        starts = range(WARM_UP * BLOCK, (WARM_UP + BLOCKS) * BLOCK, BLOCK)
+        return [
+            (statistics.fmean(self.through[i : i + BLOCK]), statistics.fmean(self.plain[i : i + BLOCK])) for i in starts
+        ]
+
+
+def train(run_dir: str, overrides: list[str]) -> tuple[DiffusionModule, Turns]:
+    """As src.train does it, with the bare loop in between."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        plain = check(hydra.compose("train", overrides=[*OPTIONS, f"run_dir={run_dir}", *overrides]))
+    data = Noise(**{key: plain["data"][key] for key in ("channels", "image_size", "num_classes", "batch_size", "seed")})
+    data.setup()
+    modules: list[DiffusionModule] = []
+    for _ in range(2):
+        L.seed_everything(plain["seed"], verbose=False)
+        modules.append(instantiate(plain["module"], _convert_="all"))
+    callbacks = list(instantiate(plain["callbacks"], _convert_="all").values())
+    loggers = list(instantiate(plain["logger"], _convert_="all").values())
+    trainer = instantiate(plain["trainer"], callbacks=callbacks, logger=loggers, _convert_="all")
+    turns = Turns(BareLoop(modules[1], data, trainer))
+    trainer.callbacks.append(turns)
+    trainer.fit(modules[0], data)
+    turns.bare.run(STEPS - turns.bare.step)
+    return modules[0], turns
+
+
+def main() -> None:
+    quiet()
+    with tempfile.TemporaryDirectory() as run_dir:
+        module, turns = train(run_dir, sys.argv[1:])
+    bare = turns.bare.module.state_dict()
+    assert all(torch.equal(weight, bare[name]) for name, weight in module.state_dict().items()), "other weights"
+    print("| block | Trainer, ms a step | bare loop | overhead |\n|---|---|---|---|")
+    for number, (through, plain) in enumerate(turns.blocks(), 1):
+        print(f"| {number} | {1e3 * through:.2f} | {1e3 * plain:.2f} | {through / plain - 1:+.2%} |")
+    low, middle, high = statistics.quantiles([through / plain - 1 for through, plain in turns.blocks()])
+    print(f"median overhead {middle:+.2%}, quartiles {low:+.2%} … {high:+.2%}; the same weights, to the bit")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""W&B, which never stands in the way of a run."""
+
+import contextlib
+import netrc
+import os
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
+from pathlib import Path
+from threading import Thread
+from typing import Any, ClassVar, TypeVar
+
+import wandb
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+T = TypeVar("T")
+PATIENCE = 10.0  # seconds for a call to W&B's process, which answers in milliseconds
+OFFLINE_PATIENCE = 5.0  # seconds to start offline, which takes half of one
+
+
+class WandbLogger(Logger):
+    """W&B online where an API key is at hand, otherwise offline. It never prompts, and neither ends nor delays the run.
+
+    A server that does not answer costs `init_timeout` seconds at the start, after which the run is logged offline, and
+    `finish_timeout` at the end; anything else that fails turns W&B off. Either is told in one line.
+
+    WANDB_MODE overrides the choice. Everything, W&B's own caches too, lies under the run's folder.
+
+    Args:
+        run_dir: folder of the run.
+        project, name, group, tags: as in wandb.init.
+        init_timeout: seconds to wait for the server.
+        finish_timeout: seconds to wait for what is still to be uploaded.
+    """
+
+    _folders: ClassVar[set[str]] = set()  # variables that an earlier run in this process has set
+
+    def __init__(
+        self,
+        run_dir: str,
+        project: str = "lightning-diffusion",
+        name: str | None = None,
+        group: str | None = None,
+        tags: list[str] | None = None,
+        init_timeout: float = 7.0,
+        finish_timeout: float = 30.0,
+    ) -> None:
+        super().__init__()
+        for variable in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+            if variable in self._folders or variable not in os.environ:  # a user's own choice stands
+                self._folders.add(variable)
+                os.environ[variable] = str(Path(run_dir) / "wandb")
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        os.environ.setdefault("WANDB_SILENT", "true")
+        self.init_timeout, self.finish_timeout = init_timeout, finish_timeout
+        self.project = project
+        self._options: dict[str, Any] = {"dir": run_dir, "project": project, "name": name, "group": group, "tags": tags}
+        self._id_file = Path(run_dir) / "wandb" / "id.txt"
+        self._run: Any = None
+        self._folder = Path(run_dir) / "wandb"  # of the W&B run, once there is one
+        self._off = False
+
+    @property
+    def name(self) -> str:
+        return self.project
+
+    @property
+    def version(self) -> str | None:
+        return self._id_file.read_text().strip() if self._id_file.is_file() else None
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        self._guard(lambda run: run.log({**metrics, "trainer/global_step": step}))
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        self._guard(lambda run: run.config.update(dict(params), allow_val_change=True))
+
+    @rank_zero_only
+    def log_picture(self, key: str, path: Path, step: int) -> None:
+        """An image, or a film where the file is a .gif."""
+        kind = wandb.Video if path.suffix == ".gif" else wandb.Image
+        self._guard(lambda run: run.log({key: kind(str(path)), "trainer/global_step": step}))
+
+    @rank_zero_only
+    def finish(self, exit_code: int) -> None:
+        """Ends the W&B run, as failed where the code is not 0."""
+        if self._run is not None:
+            self._guard(lambda run: run.finish(exit_code), self.finish_timeout + PATIENCE)
+            self._leave()
+
+    def _guard(self, call: Callable[[Any], object], seconds: float = PATIENCE) -> None:
+        """The one door to W&B: what comes back through it as an error, or not in time, turns W&B off."""
+        if self._off:
+            return
+        try:
+            if self._run is None:
+                self._run = self._start()
+            within(seconds, lambda: call(self._run))
+        except (Exception, SystemExit) as error:
+            self._tell("off", error)
+            self._leave()
+
+    def _start(self) -> Any:
+        mode, trouble = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline"), None
+        try:
+            run = within(self.init_timeout + 1, lambda: self._init(mode))
+        except Exception as error:
+            if mode != "online":
+                raise
+            trouble, run = error, within(OFFLINE_PATIENCE, lambda: self._init("offline"))
+        self._folder = Path(run.dir).parent
+        self._id_file.parent.mkdir(parents=True, exist_ok=True)
+        self._id_file.write_text(run.id + "\n")
+        if trouble is not None:
+            self._tell("offline", trouble)
+        return run
+
+    def _init(self, mode: Any) -> Any:
+        settings = wandb.Settings(
+            init_timeout=self.init_timeout,
+            finish_timeout=self.finish_timeout,
+            finish_timeout_raises=True,
+            x_transaction_log_flush_interval=1.0,  # of what is on disk should the process be killed
+            silent=True,
+            console="off",
+        )
+        run = wandb.init(**self._options, id=self.version, resume="allow", mode=mode, settings=settings)
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        return run
+
+    def _tell(self, state: str, error: BaseException) -> None:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        which = "" if self._folder.name.startswith("offline") else "--include-online "
+        command = f"wandb sync {which}{os.path.relpath(self._folder)}"
+        print(f"W&B is {state} ({reason}); `{command}` uploads what there is", file=sys.stderr)
+
+    def _leave(self) -> None:
+        """Lets go of W&B's process, which would else be waited for when this one ends."""
+        self._off = True
+        with contextlib.suppress(Exception, SystemExit):
+            within(1.0, wandb.teardown)
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """What `call` returns or raises, from a thread of its own, which is left behind where it takes longer.
+
+    Raises:
+        TimeoutError: after so many seconds.
+    """
+    done: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as error:
+            done.set_exception(error)
+
+    Thread(target=work, daemon=True).start()
+    if not wait([done], seconds).done:
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    return done.result()
+
+
+def _has_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
