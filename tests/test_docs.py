@@ -29,7 +29,9 @@ def test_the_sampler_of_the_extension_guide_works_and_equals_ddim(tmp_path):
     torch.testing.assert_close(euler, ddim, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/mathematics.md", "docs/backbones.md", "docs/metrics.md", "docs/hardware.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/mathematics.md", "docs/backbones.md", "docs/metrics.md", "docs/hardware.md"]
+)
 def test_a_page_names_only_files_and_options_that_exist(page):
     text = (ROOT / page).read_text()
     for link in re.findall(r"\]\(([^)#]+)\)", text):

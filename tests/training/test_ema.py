@@ -28,6 +28,24 @@ def test_buffers_are_copied_not_averaged():
     assert torch.equal(ema.model.running_mean, model.running_mean)
 
 
+def test_after_20000_updates_the_average_is_its_closed_form_and_buffers_are_equal_bit_for_bit():
+    """With constant weights θ̄_N = θ + Π d_n (θ̄_0 − θ); a schedule's tables must not drift."""
+    denoiser = module().denoiser
+    ema, N = ExponentialMovingAverage(denoiser, decay=0.9999), 20_000
+    with torch.no_grad():
+        before = [p.clone().double() for p in ema.model.parameters()]
+        for p in denoiser.parameters():
+            p.add_(0.5)
+    for n in range(N):
+        ema.update(denoiser, n)
+    product = torch.tensor([min(0.9999, (1 + n) / (10 + n)) for n in range(N)], dtype=torch.float64).log().sum().exp()
+    for average, weight, first in zip(ema.model.parameters(), denoiser.parameters(), before, strict=True):
+        expected = weight.double() + product * (first - weight.double())
+        torch.testing.assert_close(average.double(), expected, rtol=0, atol=1e-6)
+    for average, buffer in zip(ema.model.buffers(), denoiser.buffers(), strict=True):
+        assert torch.equal(average, buffer)
+
+
 def test_average_is_apart_from_the_model_stays_in_eval_mode_and_asks_for_no_gradient():
     model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
     ema = ExponentialMovingAverage(model, decay=0.5)
