@@ -163,7 +163,7 @@ def _is_built(annotation: Any) -> bool:
     """Whether only what a `_target_` makes can be meant: an object or a function."""
     if typing.get_origin(annotation) is Callable:
         return True
-    return inspect.isclass(annotation) and annotation not in (object, dict, list, Path) and annotation not in PLAIN
+    return inspect.isclass(annotation) and annotation not in (Any, object, dict, list, Path) and annotation not in PLAIN
 
 
 def _name(annotation: Any) -> str:

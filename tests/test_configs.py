@@ -95,3 +95,8 @@ def test_every_option_is_one_short_file():
 def test_every_experiment_takes_every_backbone(name, backbone):
     """An experiment names its network as an option, so that another option leaves no key of the first behind."""
     check(compose(f"experiment={name}", f"backbone={backbone}", *REQUIRED.get(name, [])), KEYS)
+
+
+def test_what_is_not_annotated_takes_any_value():
+    fault = {"_target_": "tests.training.faults.Fault", "kind": "kill", "step": 3}
+    assert check(OmegaConf.create({"x": fault})) == {"x": fault}

@@ -51,7 +51,10 @@ def check_equal_runs(got, expected):
     "options",
     [
         ["trainer=ddp_cpu"],
-        ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"],
+        pytest.param(
+            ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"],
+            marks=pytest.mark.slow,
+        ),
         pytest.param(["trainer=ddp_cpu", "trainer.devices=4"], marks=pytest.mark.slow),
     ],
     ids=["ddp", "fsdp", "four"],
@@ -61,6 +64,7 @@ def test_the_same_curve_on_several_devices(tmp_path, alone, options):
     status, out, err = run("src.train", *OPTIONS, *options, cwd=tmp_path)
     assert status == 0, err
     assert out.count("val/loss") == 1  # one rank speaks
+    assert " × cpu" in out
     check_equal_runs(tmp_path / "run", alone)
     scores = json.loads((tmp_path / "run" / "metrics.json").read_text())["scores"]
     assert scores["fd_classifier"]["num_samples"] == 101
@@ -95,7 +99,9 @@ def test_slurm_makes_one_run(tmp_path, alone):
     check_equal_runs(run_dir, alone)
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-12), ("float32", 1e-5)])
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [("float64", 1e-12), pytest.param("float32", 1e-5, marks=pytest.mark.slow)]
+)
 def test_two_ranks_have_the_gradients_of_one_process_and_noise_of_their_own(tmp_path, dtype, bound):
     for count in (1, 2):
         (tmp_path / str(count)).mkdir()

@@ -6,7 +6,6 @@ import math
 import os
 import signal
 import time
-from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
@@ -17,7 +16,7 @@ from PIL import Image
 
 from src.sample import main as sample
 from src.train import main as train
-from tests.command import in_process, run, start
+from tests.command import in_process, start
 from tests.files import FASHION_MNIST, write_cifar10, write_mnist
 from tests.runs import TINY
 from tests.test_mistakes import check_one_line
@@ -230,17 +229,6 @@ def test_going_on_in_the_same_folder_keeps_one_curve(tmp_path):
 
     assert len(curve(whole)) == 5
     assert curve(tmp_path / "run") == curve(whole)
-
-
-def test_two_devices_make_one_run(tmp_path):
-    options = ["trainer.devices=2", "trainer.max_steps=6", "trainer.val_check_interval=3"]
-    status, out, err = run("src.train", *TINY, *options, cwd=tmp_path)
-    assert status == 0, err
-    (run_dir,) = (tmp_path / "runs" / "digits").iterdir()
-    assert json.loads((run_dir / "metrics.json").read_text())["steps"] == 6
-    assert out.count("val/loss") == 1  # one rank speaks
-    assert "2 × cpu" in out
-    assert Path(run_dir / "checkpoints" / "last.ckpt").exists()
 
 
 def test_a_sweep_makes_a_folder_for_each_job(tmp_path):

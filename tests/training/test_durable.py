@@ -1,5 +1,6 @@
 """Checkpoints that survive: kills, full disks and damaged files leave the last good one, and none is taken for good."""
 
+import math
 import os
 import random
 import signal
@@ -165,6 +166,27 @@ class TestLastCheckpoint:
         options = {"plugins": [DurableCheckpointIO()], "enable_checkpointing": True, "val_check_interval": 4}
         runs.trainer(8, [keeper, Watch()], **options).fit(runs.module(), runs.digits())
         assert Watch.seen == [(4, []), (8, ["step_0000004.ckpt"])]
+
+    @pytest.mark.parametrize(("mode", "best"), [("min", 4), ("max", 2)])
+    def test_keeps_the_best_besides_and_remembers_it(self, tmp_path, mode, best):
+        class Measure(L.Callback):
+            values: ClassVar[dict] = {2: 5.0, 4: 1.0, 6: math.nan, 8: 3.0, 10: 2.0, 12: 2.5}
+
+            def on_validation_epoch_end(self, trainer, pl_module):
+                pl_module.log("score", self.values[trainer.global_step], logger=False)
+
+        def trained(max_steps, **options):
+            keeper = LastCheckpoint(str(tmp_path), every_n_steps=2, monitor="score", mode=mode)
+            common = {"plugins": [DurableCheckpointIO()], "enable_checkpointing": True, "val_check_interval": 2}
+            trainer = runs.trainer(max_steps, [keeper, Measure()], **common)
+            trainer.fit(runs.module(), runs.digits(), weights_only=True, **options)
+
+        trained(10)
+        assert self.saved(tmp_path) == [f"step_{step:07d}.ckpt" for step in (best, 8, 10)]
+        assert read_checkpoint(tmp_path / "best.ckpt")["global_step"] == best
+        trained(12, ckpt_path=tmp_path / "step_0000010.ckpt")
+        assert self.saved(tmp_path) == [f"step_{step:07d}.ckpt" for step in (best, 10, 12)]
+        assert read_checkpoint(tmp_path / "best.ckpt")["global_step"] == best
 
     @pytest.mark.parametrize("options", [{"every_n_steps": 0}, {"every_n_steps": 1, "keep": 1}])
     def test_refuses_values_out_of_range(self, tmp_path, options):

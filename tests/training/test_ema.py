@@ -28,6 +28,7 @@ def test_buffers_are_copied_not_averaged():
     assert torch.equal(ema.model.running_mean, model.running_mean)
 
 
+@pytest.mark.slow
 def test_after_20000_updates_the_average_is_its_closed_form_and_buffers_are_equal_bit_for_bit():
     """With constant weights θ̄_N = θ + Π d_n (θ̄_0 − θ); a schedule's tables must not drift."""
     denoiser = module().denoiser
