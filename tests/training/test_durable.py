@@ -183,10 +183,10 @@ class TestLastCheckpoint:
 
         trained(10)
         assert self.saved(tmp_path) == [f"step_{step:07d}.ckpt" for step in (best, 8, 10)]
-        assert read_checkpoint(tmp_path / "best.ckpt")["global_step"] == best
+        assert torch.load(tmp_path / "best.ckpt", weights_only=True)["global_step"] == best
         trained(12, ckpt_path=tmp_path / "step_0000010.ckpt")
         assert self.saved(tmp_path) == [f"step_{step:07d}.ckpt" for step in (best, 10, 12)]
-        assert read_checkpoint(tmp_path / "best.ckpt")["global_step"] == best
+        assert torch.load(tmp_path / "best.ckpt", weights_only=True)["global_step"] == best
 
     @pytest.mark.parametrize("options", [{"every_n_steps": 0}, {"every_n_steps": 1, "keep": 1}])
     def test_refuses_values_out_of_range(self, tmp_path, options):
