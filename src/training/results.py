@@ -130,7 +130,7 @@ class Results:
     ) -> None:
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.finish(exit_code=1 if error else 0)
+                logger.finish(exit_code=1 if error else 0, hurry=isinstance(error, SystemExit))
         checkpoint = self.run_dir / "checkpoints" / "last.ckpt"
         if isinstance(error, SystemExit) and checkpoint.exists():
             self._console.print(f"stopped; go on with resume={_relative(self.run_dir)}", soft_wrap=True)

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 T = TypeVar("T")
 PATIENCE = 10.0  # seconds for a call to W&B's process, which answers in milliseconds
+HURRY = 5.0  # seconds for a run that was asked to stop
 OFFLINE_PATIENCE = 5.0  # seconds to start offline, which takes half of one
 
 
@@ -84,10 +85,10 @@ class WandbLogger(Logger):
         self._guard(lambda run: run.log({key: kind(str(path)), "trainer/global_step": step}))
 
     @rank_zero_only
-    def finish(self, exit_code: int) -> None:
-        """Ends the W&B run, as failed where the code is not 0."""
+    def finish(self, exit_code: int, hurry: bool = False) -> None:
+        """Ends the W&B run, as failed where the code is not 0; in a hurry what is not uploaded by then is left."""
         if self._run is not None:
-            self._guard(lambda run: run.finish(exit_code), self.finish_timeout + PATIENCE)
+            self._guard(lambda run: run.finish(exit_code), HURRY if hurry else self.finish_timeout + PATIENCE)
             self._leave()
 
     def _guard(self, call: Callable[[Any], object], seconds: float = PATIENCE) -> None:
