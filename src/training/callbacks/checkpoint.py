@@ -47,9 +47,16 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved_step = trainer.global_step  # what a run goes on from is there already
+        loop = trainer.fit_loop.epoch_loop
         if self._owes_validation:
-            loop = trainer.fit_loop.epoch_loop.val_loop
-            loop.restarting, loop._restart_stage = False, RestartStage.RESTARTED_MID_EVALUATION
+            loop.val_loop.restarting, loop.val_loop._restart_stage = False, RestartStage.RESTARTED_MID_EVALUATION
+        progress: Any = loop.batch_progress
+        total, current = progress.total, progress.current
+        if total.ready > total.started:  # saved with the next batch at hand, which Lightning would count twice
+            done = trainer.global_step * trainer.accumulate_grad_batches
+            for count in (total, current):
+                count.ready = count.started = count.processed = count.completed = done
+            loop._batches_that_stepped = trainer.global_step
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._owes_validation = False
