@@ -37,6 +37,12 @@ def end_of(run_dir):
     return parts, curve, measured
 
 
+def rows_of(run_dir):
+    """The whole curve but for what was timed."""
+    rows = csv.DictReader((run_dir / "metrics.csv").open())
+    return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
+
+
 def assert_equal(a, b, where=""):
     """Bit for bit, through containers."""
     assert type(a) is type(b), where
@@ -97,6 +103,22 @@ def test_a_killed_run_ends_bit_for_bit_as_if_it_never_had_been(tmp_path, kills, 
     assert len(list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))) > 60
     others = [path for path in tmp_path.rglob("*") if path.is_file() and path.relative_to(tmp_path).parts[0] == "runs"]
     assert others == []  # a kill may leave Hydra's new folder behind, empty
+
+
+def test_the_curve_is_the_same_whichever_step_it_goes_on_from(tmp_path):
+    """Steps 3 to 5: before, at and after a validation, whose row has the number of its step."""
+    options = [*OPTIONS, "trainer.max_steps=7", "callbacks.checkpoint.every_n_steps=1", "callbacks.checkpoint.keep=9"]
+    status, _, err = in_process(train, *options, "hydra.run.dir=whole", cwd=tmp_path)
+    assert status == 0, err
+    for step in (3, 4, 5):
+        run_dir = tmp_path / str(step)
+        shutil.copytree(tmp_path / "whole", run_dir, symlinks=True)
+        for checkpoint in (run_dir / "checkpoints").glob("step_*.ckpt*"):
+            if int(checkpoint.name[5:12]) > step:
+                checkpoint.unlink()
+        status, _, err = in_process(train, f"resume={step}", cwd=tmp_path)
+        assert status == 0, err
+        assert rows_of(run_dir) == rows_of(tmp_path / "whole"), step
 
 
 @pytest.mark.slow

@@ -163,11 +163,8 @@ def _tarred(archive: Path) -> Iterator[Member]:
 
 
 def _digest(archive: Path) -> str:
-    digest = hashlib.sha256()
     with archive.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """Where metrics go on every run, and when."""
 
 import csv
+import itertools
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,16 +60,18 @@ class CSVLogger(Logger):
             with self.path.open(newline="") as file:
                 rows = list(csv.DictReader(file))
         if not self._columns:
-            rows = [old for old in rows if not _again(old, row)]
+            rows = list(itertools.takewhile(lambda old: not _again(old, row), rows))
         self._columns = list(dict.fromkeys(key for r in [*rows, row] for key in r))
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", newline="") as file:
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        with temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows([*rows, row])
+        os.replace(temporary, self.path)  # a run that is killed here keeps its rows
 
 
 def _again(old: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-    """Whether a run that goes on with `row` has yet to come to `old`, or comes to it now."""
+    """Whether a run that goes on with `row` comes to `old` now, or is past the place where it would have."""
     shared = any(old.get(key) for key in row if key != "step")
     return int(old["step"]) > row["step"] or (int(old["step"]) == row["step"] and shared)

@@ -25,3 +25,13 @@ def test_going_on_from_an_earlier_step_replaces_what_came_after(tmp_path):
     for step in (6, 7):
         after.log_metrics({"loss": 10 * step}, step)
     assert rows(path) == [*((step, str(step), "0") for step in range(1, 6)), (6, "60", ""), (7, "70", "")]
+
+
+def test_of_the_step_that_a_run_goes_on_with_what_came_earlier_stays(tmp_path):
+    """A validation is logged under the number of its step, after it."""
+    path, (loss, val) = tmp_path / "metrics.csv", ({"loss": 1}, {"val": 2})
+    for run in ([loss, val], [loss, val], [val]):
+        logger = CSVLogger(str(path))
+        for row in run:
+            logger.log_metrics(row, 3)
+        assert rows(path) == [(3, "1", ""), (3, "", "2")]

@@ -48,15 +48,10 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved_step = trainer.global_step  # what a run goes on from is there already
         loop = trainer.fit_loop.epoch_loop
+        if loop.restarting:
+            _count_anew(trainer)
         if self._owes_validation:
             loop.val_loop.restarting, loop.val_loop._restart_stage = False, RestartStage.RESTARTED_MID_EVALUATION
-        progress: Any = loop.batch_progress
-        total, current = progress.total, progress.current
-        if total.ready > total.started:  # saved with the next batch at hand, which Lightning would count twice
-            done = trainer.global_step * trainer.accumulate_grad_batches
-            for count in (total, current):
-                count.ready = count.started = count.processed = count.completed = done
-            loop._batches_that_stepped = trainer.global_step
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._owes_validation = False
@@ -126,3 +121,18 @@ class LastCheckpoint(Checkpoint):
             if old.resolve() != best:
                 old.unlink()
                 checksum_of(old).unlink(missing_ok=True)
+
+
+def _count_anew(trainer: L.Trainer) -> None:
+    """Lightning's counters of a run that goes on, from its step alone: what a checkpoint holds of them depends on the
+    hook that it was saved in, and some count a batch or a step twice."""
+    loop = trainer.fit_loop.epoch_loop
+    progress: Any = loop.batch_progress
+    for count in (progress.total, progress.current):
+        count.ready = count.started = count.processed = count.completed = (
+            trainer.global_step * trainer.accumulate_grad_batches
+        )
+    loop.update_restart_stage()
+    assert trainer.fit_loop._data_fetcher is not None
+    at_validation = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)  # it goes on at this step's very end
+    loop._batches_that_stepped = trainer.global_step - at_validation
