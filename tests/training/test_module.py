@@ -7,6 +7,7 @@ import torch
 
 from src.diffusion.time_sampler import Importance
 from src.images import Batch
+from src.training.callbacks.checkpoint import LastCheckpoint
 from src.training.module import Diverged
 from tests import runs
 from tests.runs import digits, module, trainer
@@ -141,12 +142,12 @@ class TestDiverging:
         forward = module.objective.forward
 
         def training_loss(denoiser, x_0, cond, draws):
-            loss = forward(denoiser, x_0, cond, draws)
-            if next(steps) != at:
-                return loss
-            if place == "gradient":
-                next(denoiser.parameters()).register_hook(lambda gradient: gradient * value)
-            if place == "loss":
+            here = next(steps) == at
+            if here and place == "sample":
+                x_0[2, 0, 3, 3] = value
+            if here and place == "weight":
+                next(denoiser.parameters()).data.view(-1)[0] = value
+            if here and place == "loss":
                 error = module.objective._error
 
                 def broken(*args):
@@ -155,24 +156,37 @@ class TestDiverging:
                     return losses
 
                 monkeypatch.setattr(module.objective, "_error", broken)
-                return forward(denoiser, x_0, cond, draws)
+            loss = forward(denoiser, x_0, cond, draws)
+            if here and place == "gradient":
+                next(denoiser.parameters()).register_hook(lambda gradient: gradient * value)
             return loss
 
         monkeypatch.setattr(module.objective, "forward", training_loss)
         return module
 
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-    @pytest.mark.parametrize("place", ["loss", "gradient"])
-    def test_the_run_stops_with_finite_weights_and_says_where(self, monkeypatch, place, value):
+    @pytest.mark.parametrize("place", ["loss", "gradient", "sample", "weight"])
+    def test_the_run_stops_where_it_happens_and_the_last_checkpoint_is_finite(
+        self, monkeypatch, tmp_path, place, value
+    ):
         module = self.diverging(monkeypatch, place, value)
+        trainer = runs.trainer(20, [LastCheckpoint(str(tmp_path), every_n_steps=1)], enable_checkpointing=True)
         with pytest.raises(Diverged) as error:
-            runs.trainer(20).fit(module, runs.digits())
-        assert module.trainer.global_step == 4
-        if place == "loss":  # batches of 16: the fifth begins with image 64
-            assert "the loss of image 66 of the order at t = " in str(error.value)
-        else:
-            assert "a gradient is not finite, though every loss of images 64" in str(error.value)
-        assert all(value.isfinite().all() for value in module.state_dict().values())
+            trainer.fit(module, runs.digits())
+        assert trainer.global_step == 4
+        # batches of 16: the fifth begins with image 64
+        says = {
+            "loss": "the loss of image 66 of the order at t = ",
+            "sample": "a gradient is not finite, though every loss of images 64",  # drawn again, it is a good one
+            "gradient": "a gradient is not finite, though every loss of images 64",
+            "weight": "the loss of image 64 of the order at t = ",
+        }
+        assert says[place] in str(error.value)
+        checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+        assert checkpoint["global_step"] == 4
+        assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+        if place != "weight":
+            assert all(value.isfinite().all() for value in module.state_dict().values())
 
     def test_or_leaves_the_step_out(self, monkeypatch, capsys):
         module = self.diverging(monkeypatch, "gradient", math.nan, at=8)
