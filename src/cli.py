@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from src.config import Mistake, did_you_mean
+from src.sweep import folder_to_go_on_with
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 STATUS = 2
@@ -42,6 +43,7 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
                 sys.argv.append("hydra.run.dir=.")
             os.environ[FULL_ERROR] = "1"  # Hydra's own short form of errors exits 1 and prints several lines
             try:
+                sys.argv += folder_to_go_on_with(sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()
             except Exception as error:
                 if composed:

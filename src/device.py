@@ -7,6 +7,8 @@ import torch
 
 from src.config import Mistake
 
+COUNTS = ("max_steps", "log_every_n_steps", "accumulate_grad_batches")
+CHECKED = ("accelerator", "precision", "devices", "val_check_interval", "gradient_clip_val", *COUNTS)
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
 GPUS = ("gpu", "cuda")
 
@@ -27,6 +29,9 @@ def check_trainer(options: Mapping[str, Any]) -> str:
     Raises:
         Mistake: an accelerator, a number of devices or a precision that cannot be had here.
     """
+    for key in CHECKED:
+        if key not in options:
+            raise Mistake(f"trainer.{key}: missing; leave it in, or give another value")
     accelerator, precision = options["accelerator"], options["precision"]
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     best = next(kind for kind, there in here.items() if there)
@@ -48,7 +53,7 @@ def check_trainer(options: Mapping[str, Any]) -> str:
 
 def _check_counts(options: Mapping[str, Any]) -> None:
     """Lightning takes some of these for something else, or fails on them in the midst of a run."""
-    for key in ("max_steps", "log_every_n_steps", "accumulate_grad_batches"):
+    for key in COUNTS:
         if options[key] < 1:
             raise Mistake(f"trainer.{key}={options[key]}: choose {key} >= 1")
     interval, clip = options["val_check_interval"], options["gradient_clip_val"]

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.checkpoint import newest_intact
 from src.cli import explain
 from src.config import Mistake
+from src.sweep import quoted
 from src.targets import refuse_unknown
 
 OVERRIDES = "overrides.yaml"
@@ -39,9 +40,9 @@ def resumed(config: DictConfig) -> DictConfig:
         raise Mistake(f"resume={config.resume}: no run to go on with ({OVERRIDES} is missing or unreadable)") from error
     checkpoint = newest_intact(folder / "checkpoints", f"resume={config.resume}")
     fixed = [
-        f"name={_quoted(name)}",
-        f"run_dir={_quoted(folder)}",
-        f"ckpt_path={_quoted(checkpoint)}",
+        f"name={quoted(name)}",
+        f"run_dir={quoted(folder)}",
+        f"ckpt_path={quoted(checkpoint)}",
         "pretrained=null",
     ]
     try:
@@ -51,9 +52,3 @@ def resumed(config: DictConfig) -> DictConfig:
     remedy = "if you trust it, give the run's own command with ckpt_path=RUN/checkpoints/last.ckpt"
     refuse_unknown(OmegaConf.to_container(again, resolve=False), f"resume={config.resume}", remedy)
     return again
-
-
-def _quoted(value: object) -> str:
-    """As Hydra's command line reads it literally."""
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"

@@ -18,6 +18,7 @@ from src.device import check_trainer
 from src.images import UnreadableImage
 from src.pretrained import adopt, load_weights
 from src.resume import resumed, save_overrides
+from src.sweep import is_job, run_job
 from src.training.callbacks.checkpoint import LastCheckpoint
 from src.training.callbacks.finding import callbacks_of
 from src.training.callbacks.scores import SampleScores
@@ -27,7 +28,7 @@ from src.training.precision import TrueBFloat16
 from src.training.results import Results, quiet
 
 KEYS = (
-    "name", "seed", "resume", "ckpt_path", "compile", "pretrained", "run_dir",
+    "name", "seed", "metric", "group", "tags", "sweep", "resume", "ckpt_path", "compile", "pretrained", "run_dir",
     "data", "backbone", "schedule", "parameterization", "time_sampler", "weighting", "objective", "denoiser", "module",
     "time_grid", "sampler", "guidance", "metrics", "optimizer", "lr_scheduler", "trainer", "callbacks", "logger",
 )  # fmt: skip
@@ -35,7 +36,9 @@ KEYS = (
 
 @entry("train")
 def main(config: DictConfig) -> float:
-    """Returns the final validation loss, for sweeps to compare."""
+    """Returns config.metric as it is in the end, for sweeps to compare."""
+    if is_job():
+        return run_job("src.train", config)
     quiet()
     with mistakes():
         given, config = config, config if config.resume is None else resumed(config)
@@ -53,7 +56,7 @@ def main(config: DictConfig) -> float:
         with ending(trainer):
             trainer.fit(module, datamodule, ckpt_path=plain["ckpt_path"], weights_only=True)
             trainer.validate(module, datamodule, verbose=False)
-        return results.finish()
+        return results.finish()[config.metric]
 
 
 class Parts(NamedTuple):
@@ -110,6 +113,8 @@ def check_together(parts: Parts) -> None:
     with mistakes("optimizer"):
         module.configure_optimizers()
     measured = ["val/loss", *(name for scores in callbacks_of(trainer, SampleScores) for name in scores.names)]
+    if plain["metric"] not in measured:
+        raise ValueError(f"metric={plain['metric']}: choose {', '.join(measured)}")
     for keeper in callbacks_of(trainer, LastCheckpoint):
         keeper.check(measured)
     if plain["ckpt_path"] is not None:

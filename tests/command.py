@@ -42,7 +42,7 @@ def start(module, *arguments, cwd, **environment):
 
 
 def start_ranks(module, *arguments, cwd, count=2, **environment):
-    """Starts it `count` times, in the environment that torchrun gives."""
+    """Starts it `count` times, in the environment that torchrun gives, or srun where it has a job's number."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -50,7 +50,8 @@ def start_ranks(module, *arguments, cwd, count=2, **environment):
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "TORCHELASTIC_RUN_ID": "1",
         "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1", **environment,
     }  # fmt: skip
-    return [start(module, *arguments, cwd=cwd, RANK=str(r), LOCAL_RANK=str(r), **common) for r in range(count)]
+    names = ("SLURM_PROCID", "SLURM_LOCALID") if "SLURM_JOB_ID" in environment else ("RANK", "LOCAL_RANK")
+    return [start(module, *arguments, cwd=cwd, **common, **dict.fromkeys(names, str(r))) for r in range(count)]
 
 
 def run(module, *arguments, cwd, timeout=120, **environment):

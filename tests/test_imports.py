@@ -58,6 +58,7 @@ def test_hydra_lives_in_the_entry_points():
         "summary.py",
         "pretrained.py",
         "resume.py",
+        "sweep.py",
         "sources.py",
     }
 

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import math
 import time
 import warnings
+from collections import defaultdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -90,11 +92,11 @@ class Results:
             }
         )
 
-    def finish(self) -> float:
-        """Writes metrics.json, prints the result, and returns the final validation loss."""
+    def finish(self) -> dict[str, float]:
+        """Writes metrics.json, prints the result, and returns what validation measured."""
         loss = float(self.trainer.callback_metrics["val/loss"])
         if not self.trainer.is_global_zero:
-            return loss
+            return defaultdict(lambda: math.nan)
         throughput = next(iter(callbacks_of(self.trainer, Throughput)), None)
         seconds = time.monotonic() - self._started
         metrics = {
@@ -120,7 +122,7 @@ class Results:
         self._console.print(
             f"more samples: python -m src.sample ckpt_path={folder}/checkpoints/last.ckpt", soft_wrap=True
         )
-        return loss
+        return {"val/loss": loss, **{name: score["value"] for name, score in scores.get("scores", {}).items()}}
 
     def __enter__(self) -> "Results":
         return self
