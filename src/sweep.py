@@ -26,6 +26,7 @@ from omegaconf import DictConfig
 
 from src.config import Mistake
 
+CODE = Path(__file__).resolve().parent.parent
 SWEEPS, WORDS = Path("runs/sweeps"), "sweep.yaml"
 LOG, FAILURE, RESULT, CHECKPOINT = "output.log", "failure.txt", "metrics.json", "checkpoints/last.ckpt"
 OWN = ("sweep=", "+sweep=", "resume=", "hydra.mode=")  # words that are about the sweep, not about its jobs
@@ -184,8 +185,10 @@ def _flat(path: Path) -> dict[str, Any]:
 
 
 def _environment() -> dict[str, str]:
-    """Of a run that starts its ranks itself, wherever it runs: Lightning would leave that to SLURM's srun."""
-    return os.environ | ({"SLURM_JOB_NAME": "bash"} if "SLURM_NTASKS" in os.environ else {})
+    """Of a run of the same code that starts its ranks itself, where Lightning would leave that to SLURM's srun."""
+    path = os.pathsep.join(filter(None, (str(CODE), os.environ.get("PYTHONPATH"))))
+    alone = {"SLURM_JOB_NAME": "bash"} if "SLURM_NTASKS" in os.environ else {}
+    return os.environ | {"PYTHONPATH": path} | alone
 
 
 def _end_with_parent() -> None:

@@ -30,7 +30,8 @@ def test_the_sampler_of_the_extension_guide_works_and_equals_ddim(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/mathematics.md", "docs/backbones.md", "docs/metrics.md", "docs/hardware.md", "docs/sweeps.md"]
+    "page",
+    ["README.md", "docs/mathematics.md", "docs/backbones.md", "docs/metrics.md", "docs/hardware.md", "docs/sweeps.md"],
 )
 def test_a_page_names_only_files_and_options_that_exist(page):
     text = (ROOT / page).read_text()

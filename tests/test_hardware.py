@@ -71,6 +71,7 @@ def test_the_same_curve_on_several_devices(tmp_path, alone, options):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
+@pytest.mark.slow
 def test_torchrun_makes_one_run(tmp_path, alone):
     options = [option for option in OPTIONS if "run.dir" not in option]
     ranks = start_ranks("src.train", *options, "trainer=ddp_cpu", cwd=tmp_path)

@@ -110,7 +110,8 @@ class Hang(Fault):
             time.sleep(0.1)
 
 
-@pytest.mark.parametrize("where", ["validation", pytest.param("scores", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["validation", "scores"])
 def test_what_a_run_is_stopped_in_is_done_when_it_goes_on(tmp_path, where):
     """Asked in the midst of a validation, or of its scores, it ends as if it never had been."""
     options = [

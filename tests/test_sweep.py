@@ -11,7 +11,7 @@ import yaml
 from src.config import Mistake
 from src.sweep import folder_to_go_on_with
 from src.train import main as train
-from tests.command import REPOSITORY, in_process, run, start
+from tests.command import in_process, run, start
 from tests.runs import TINY
 
 OPTIONS = [*TINY, "trainer.max_steps=4"]
@@ -30,8 +30,7 @@ def only_sweep(cwd):
     return folder
 
 
-def test_a_job_that_fails_ends_alone_and_is_told(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+def test_a_job_that_fails_ends_alone_and_is_told(tmp_path):
     words = ["-m", *OPTIONS, "schedule.T=-5,10"]
     status, out, err = in_process(train, *words, cwd=tmp_path)
     assert status == 1, err
@@ -97,6 +96,16 @@ def test_what_goes_on_must_have_been_started(tmp_path, monkeypatch):
     assert folder_to_go_on_with(["-m", "x=1", "resume=true", "hydra.sweep.dir=d"]) == []
     with pytest.raises(Mistake, match="resume=true: no sweep of these words"):
         folder_to_go_on_with(["-m", "x=1,4", "resume=true"])
+
+
+@pytest.mark.slow
+def test_a_product_of_two_keys_is_a_job_for_each_pair(tmp_path):
+    status, _, err = in_process(train, "-m", "schedule=linear,cosine", "schedule.T=20,50", *OPTIONS, cwd=tmp_path)
+    assert status == 0, err
+    schedules = [config_of(job)["schedule"] for job in jobs_of(only_sweep(tmp_path))]
+    assert [(schedule["_target_"].rsplit(".", 1)[-1], schedule["T"]) for schedule in schedules] == [
+        ("linear", 20), ("linear", 50), ("cosine", 20), ("cosine", 50),
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

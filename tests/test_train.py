@@ -231,17 +231,6 @@ def test_going_on_in_the_same_folder_keeps_one_curve(tmp_path):
     assert curve(tmp_path / "run") == curve(whole)
 
 
-def test_a_sweep_makes_a_folder_for_each_job(tmp_path):
-    options = ["-m", "schedule=linear,cosine", "schedule.T=20,50", "trainer.max_steps=2", "hydra.sweep.dir=sweep"]
-    status, _, err = in_process(train, *options, *TINY, cwd=tmp_path)
-    assert status == 0, err
-    configs = [OmegaConf.load(tmp_path / "sweep" / str(job) / "config.yaml") for job in range(4)]
-    assert [(c.schedule._target_.rsplit(".", 1)[-1], c.schedule.T) for c in configs] == [
-        ("linear", 20), ("linear", 50), ("cosine", 20), ("cosine", 50),
-    ]  # fmt: skip
-    assert all((tmp_path / "sweep" / str(job) / "metrics.json").exists() for job in range(4))
-
-
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """Three pictures of digits, one of them large and in colour."""
