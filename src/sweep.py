@@ -52,13 +52,15 @@ def run_job(program: str, config: DictConfig) -> float:
             "trainer.num_nodes, hydra.launcher.tasks_per_node: a job of a sweep starts its ranks itself, on one node; "
             "leave both at 1"
         )
+    sweep = Path(hydra.sweep.dir)
     job = Job(Path(hydra.runtime.output_dir), [word for word in hydra.overrides.task if not word.startswith(OWN)])
     if not job.is_done:
         job.folder.mkdir(parents=True, exist_ok=True)
         with (job.folder / LOG).open("a+") as log:
             fcntl.flock(log, fcntl.LOCK_EX)  # held by the run too: one that outlived its sweep is waited for
-            job.run(program, str(config.group or job.folder.parent.name), log)
-    print(f"{hydra.job.num}: {job.told(config.metric)}", flush=True)
+            job.run(program, str(config.group or sweep.name), log)
+    keys = yaml.safe_load((sweep / WORDS).read_text())["keys"]
+    print(f"{hydra.job.num}: {job.told(config.metric, keys)}", flush=True)
     return job.metric(config.metric)
 
 
@@ -80,9 +82,8 @@ class Job(NamedTuple):
     def metric(self, name: str) -> float:
         return math.nan if not self.is_done else float(_flat(self.folder / RESULT).get(name, math.nan))
 
-    def told(self, metric: str) -> str:
+    def told(self, metric: str, keys: list[str]) -> str:
         """What is its own among the sweep's jobs, and what came of it."""
-        keys = yaml.safe_load((self.folder.parent / WORDS).read_text())["keys"]
         words = " ".join(word for word in self.words if word.split("=")[0].lstrip("+") in keys)
         if self.failure is not None:
             return f"{words}: failed: {self.failure} ({_relative(self.folder / LOG)})"
@@ -143,11 +144,11 @@ class Sweep(Callback):
             SystemExit: status 1 if any did.
         """
         folder = Path(config.hydra.sweep.dir)
-        jobs = [Job(path, []) for path in sorted(folder.iterdir(), key=_by_number) if path.is_dir()]
+        jobs = [Job(log.parent, []) for log in sorted(folder.rglob(LOG), key=_by_number)]
         failed = [job for job in jobs if job.failure is not None]
         print(f"{len(jobs) - len(failed)} of {len(jobs)} jobs done in {_relative(folder)}")
         for job in failed:
-            print(f"failed: {job.folder.name}: {job.failure}", file=sys.stderr)
+            print(f"failed: {job.folder.relative_to(folder)}: {job.failure}", file=sys.stderr)
         if failed:
             print(f"mend it and give the same command with resume=true to run {len(failed)} again", file=sys.stderr)
             raise SystemExit(1)
@@ -229,5 +230,6 @@ def _relative(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _by_number(path: Path) -> tuple[int, str]:
-    return (int(path.name) if path.name.isdigit() else sys.maxsize, path.name)
+def _by_number(log: Path) -> tuple[int, str]:
+    name = log.parent.name
+    return (int(name) if name.isdigit() else sys.maxsize, str(log))
