@@ -54,6 +54,7 @@ def run_job(program: str, config: DictConfig) -> float:
         )
     sweep = Path(hydra.sweep.dir)
     job = Job(Path(hydra.runtime.output_dir), [word for word in hydra.overrides.task if not word.startswith(OWN)])
+    job.check()
     if not job.is_done:
         job.folder.mkdir(parents=True, exist_ok=True)
         with (job.folder / LOG).open("a+") as log:
@@ -78,6 +79,12 @@ class Job(NamedTuple):
     def failure(self) -> str | None:
         path = self.folder / FAILURE
         return path.read_text().strip() if path.is_file() else None
+
+    def check(self) -> None:
+        """Raises Mistake where the folder holds a run that other words started: its result is not this job's."""
+        saved = self.folder / "overrides.yaml"
+        if saved.is_file() and yaml.safe_load(saved.read_text())["overrides"][: len(self.words)] != self.words:
+            raise Mistake(f"hydra.sweep.dir: {_relative(self.folder)} holds another job; choose another folder")
 
     def metric(self, name: str) -> float:
         return math.nan if not self.is_done else float(_flat(self.folder / RESULT).get(name, math.nan))
@@ -131,7 +138,7 @@ class Sweep(Callback):
         words = _words(sys.argv[1:])
         parsed = OverridesParser.create().parse_overrides(words)
         keys = [word.key_or_group for word in parsed if word.is_sweep_override()] + list(
-            config.hydra.sweeper.params or ()
+            config.hydra.sweeper.get("params") or ()
         )
         told = {"words": words, "keys": keys, "metric": config.metric}
         (folder / WORDS).write_text(yaml.safe_dump(told, allow_unicode=True))
@@ -176,7 +183,7 @@ def quoted(value: object) -> str:
 
 
 def _words(argv: list[str]) -> list[str]:
-    return [word for word in argv if word not in ("-m", "--multirun", "resume=true")]
+    return [word for word in argv if ("=" in word or word.startswith("~")) and word != "resume=true"]
 
 
 def _flat(path: Path) -> dict[str, Any]:
