@@ -1,78 +1,94 @@
 """The command line: Hydra around a program, and mistakes as one line."""
 
 import contextlib
+import importlib
 import os
 import re
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from src.config import Mistake, did_you_mean
+from src.help import asks_for_help, help_text
 from src.sweep import folder_to_go_on_with
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 STATUS = 2
 FULL_ERROR = "HYDRA_FULL_ERROR"
+EXPECTED = (ValueError, TypeError, OSError, RuntimeError)
+EXPECTED_BY_NAME = ("MisconfigurationException",)  # Lightning's, whose import takes seconds
 
 
-def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Makes a program of a function of the configuration: `conf/<config_name>.yaml` composed with the command line.
+class Program:
+    """`python -m src.<name>`: conf/<config_name>.yaml composed with the command line, for src.programs.<name>.main.
+
+    That module is imported once the words are known to compose: a misspelt one, --help and the Tab key need no torch.
 
     A mistake of the user's is one line on stderr and exit status 2, with a traceback only under HYDRA_FULL_ERROR=1.
     A run folder into which nothing was written is removed. Anything else that is raised is a bug: its traceback shows.
+
+    Args:
+        usage: the head of --help.
+        config_name: None for the program's own name.
+        job: what a job of a sweep does with (module, configuration) in place of the program.
     """
 
-    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        with_traceback, started, composed = os.environ.get(FULL_ERROR) == "1", 0.0, False
+    def __init__(
+        self,
+        name: str,
+        usage: str | None,
+        config_name: str | None = None,
+        job: Callable[[str, DictConfig], Any] | None = None,
+    ) -> None:
+        self.name, self.usage, self.config_name, self.job = name, usage or "", config_name or name, job
 
-        def main() -> None:
-            nonlocal started, composed
-            started, composed = time.time(), False
-            if _follows():
-                sys.argv.append("hydra.run.dir=.")
-            os.environ[FULL_ERROR] = "1"  # Hydra's own short form of errors exits 1 and prints several lines
-            try:
-                sys.argv += folder_to_go_on_with(sys.argv[1:])
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run)()
-            except Exception as error:
-                if composed:
-                    raise
-                fail(error)  # whatever Hydra makes of a command line
+    def __call__(self) -> None:
+        if asks_for_help(sys.argv[1:]):
+            return _show(help_text(self.usage, CONF, self.config_name, sys.argv[1:]))
+        self._started, self._composed, self._with_traceback = time.time(), False, os.environ.get(FULL_ERROR) == "1"
+        if _follows():
+            sys.argv.append("hydra.run.dir=.")
+        os.environ[FULL_ERROR] = "1"  # Hydra's own short form of errors exits 1 and prints several lines
+        try:
+            sys.argv += folder_to_go_on_with(sys.argv[1:])
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=self.config_name)(self._run)()
+        except Exception as error:
+            if self._composed:
+                raise
+            self._fail(error)  # whatever Hydra makes of a command line
 
-        def run(config: DictConfig) -> Any:
-            nonlocal composed
-            composed = True
-            if not with_traceback:
-                os.environ.pop(FULL_ERROR, None)  # from here on an error is a bug, which Hydra shows well by itself
-            try:
-                return task(config)
-            except (Mistake, OmegaConfBaseException) as error:
-                fail(error)
-            finally:
-                _remove_empty(Path(HydraConfig.get().runtime.output_dir), since=started)
+    def _run(self, config: DictConfig) -> Any:
+        self._composed = True
+        if not self._with_traceback:
+            os.environ.pop(FULL_ERROR, None)  # from here on an error is a bug, which Hydra shows well by itself
+        try:
+            if self.job is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
+                return self.job(f"src.{self.name}", config)
+            return importlib.import_module(f"src.programs.{self.name}").main(config)
+        except (Mistake, OmegaConfBaseException) as error:
+            self._fail(error)
+        finally:
+            _remove_empty(Path(HydraConfig.get().runtime.output_dir), since=self._started)
 
-        def fail(error: Exception) -> None:
-            if with_traceback:
-                traceback.print_exception(error)
-            else:
-                os.environ.pop(FULL_ERROR, None)
-            print(f"error: {explain(error, config_name)}", file=sys.stderr)
-            raise SystemExit(STATUS)
-
-        return main
-
-    return decorate
+    def _fail(self, error: Exception) -> NoReturn:
+        if self._with_traceback:
+            traceback.print_exception(error)
+        else:
+            os.environ.pop(FULL_ERROR, None)
+        print(f"error: {explain(error, self.config_name)}", file=sys.stderr)
+        raise SystemExit(STATUS)
 
 
 @contextlib.contextmanager
@@ -86,7 +102,9 @@ def mistakes(key: str = "") -> Iterator[None]:
         yield
     except InstantiationException as error:
         raise Mistake(_under(key, _named(str(error.__cause__ or error), str(error)))) from error
-    except (ValueError, TypeError, OSError, RuntimeError, MisconfigurationException) as error:
+    except Exception as error:
+        if not isinstance(error, EXPECTED) and type(error).__name__ not in EXPECTED_BY_NAME:
+            raise
         raise Mistake(_under(key, one_line(str(error)))) from error
 
 
@@ -106,6 +124,13 @@ def explain(error: Exception, config_name: str) -> str:
     if match := re.search(r"Could not override '([\w./@-]+)'", text):
         return f"{match[1]}: no such key{did_you_mean(match[1], _keys(config_name))}"
     return f"{one_line(str(error))} (the command line was: {' '.join(sys.argv[1:])})"
+
+
+def _show(text: str) -> None:
+    """To a pager that may be left before the end, too."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    print(text)
 
 
 def _follows() -> bool:

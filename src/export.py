@@ -1,50 +1,13 @@
-"""Writes a trained model for other programs: python -m src.export ckpt_path=… [format=diffusers] [output_dir=export]"""
+"""Writes a trained model for other programs.
 
-from pathlib import Path
+python -m src.export ckpt_path=RUN/checkpoints/last.ckpt output_dir=NEW           for diffusers' pipelines
+python -m src.export ckpt_path=… output_dir=NEW label=3                           with one class baked in
+python -m src.export ckpt_path=… output_dir=NEW format=safetensors                one file
+"""
 
-from omegaconf import DictConfig
-from rich.console import Console
+from src.cli import Program
 
-from src.checkpoint import load_denoiser
-from src.cli import entry, mistakes
-from src.config import Mistake, check
-from src.exchange import folder
-from src.pretrained import write_safetensors
-
-KEYS = ("ckpt_path", "format", "output_dir", "label")
-
-
-@entry("export")
-def main(config: DictConfig) -> None:
-    """Writes the averaged weights: a folder for diffusers' pipelines, or denoiser.safetensors."""
-    with mistakes():
-        plain = check(config, KEYS)
-        denoiser, trained = load_denoiser(plain["ckpt_path"])
-        output_dir, data, label = Path(str(plain["output_dir"])), trained["data"], plain["label"]
-        if plain["format"] not in ("diffusers", "safetensors"):
-            raise Mistake(f"format={plain['format']}: choose diffusers or safetensors")
-        if output_dir.exists() and any(output_dir.iterdir()):
-            raise Mistake(f"output_dir={output_dir}: not empty; name a new folder")
-        if label is not None:
-            K = data["num_classes"]
-            if plain["format"] != "diffusers" or K is None or not isinstance(label, int) or not 0 <= label < K:
-                raise Mistake(
-                    f"label={label}: one class can be baked in by format=diffusers, label=0 … K − 1 of K classes"
-                )
-        if plain["format"] == "diffusers":
-            folder.write(output_dir, denoiser, data["image_size"], data["channels"], label)
-        else:
-            write_safetensors(output_dir / "denoiser.safetensors", denoiser, trained["denoiser"])
-    console = Console(highlight=False)
-    if plain["format"] == "diffusers":
-        console.print(f"{output_dir}: DDPMPipeline.from_pretrained loads it", soft_wrap=True)
-        if denoiser.backbone.num_classes is not None and label is None:
-            console.print(
-                "its UNet2DModel asks for class_labels, which DDPMPipeline does not pass; label=0 … bakes one in"
-            )
-    else:
-        console.print(f"{output_dir}/denoiser.safetensors", soft_wrap=True)
-
+main = Program("export", __doc__)
 
 if __name__ == "__main__":
     main()

@@ -1,119 +1,15 @@
-"""Draws samples from a trained model: python -m src.sample ckpt_path=… [num_samples=64] [sampler=ddim] [key=value …]
+"""Draws samples from a trained model, or edits pictures with it.
 
-Or edits pictures with it: python -m src.sample ckpt_path=… edit=inpaint images=[a.png] mask=left [key=value …]
+python -m src.sample ckpt_path=RUN/checkpoints/last.ckpt                                  64 samples
+python -m src.sample ckpt_path=… num_samples=1000 label=3 seed=1                          of one class
+python -m src.sample ckpt_path=… sampler=unipc time_grid=logsnr sampler.num_steps=10      in ten evaluations
+python -m src.sample ckpt_path=… guidance=cfg guidance.scale=3                            more typical ones
+python -m src.sample ckpt_path=… edit=inpaint images=[a.png] mask=left                    half a picture, completed
 """
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from src.cli import Program
 
-import numpy as np
-import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig
-from rich.console import Console
-from rich.progress import Progress
-from torch import Tensor
-
-from src.cli import entry, mistakes
-from src.config import Mistake, at_least, check
-from src.device import usable
-from src.diffusion.denoiser import Denoiser
-from src.diffusion.editing.base import Editing, Given
-from src.diffusion.samplers.base import Sampler, class_labels
-from src.images import grid, square_columns, to_uint8, write_png
-from src.pictures import one_class, read_given, strip
-from src.pretrained import load_either
-
-KEYS = (
-    "ckpt_path", "pretrained", "num_samples", "seed", "label", "batch_size", "device", "output_dir",
-    "time_grid", "sampler", "guidance", "edit", "images", "mask",
-)  # fmt: skip
-
-
-@entry("sample")
-def main(config: DictConfig) -> None:
-    """Writes a picture (grid.png, or an edit's strip.png) and samples.npz into output_dir."""
-    with mistakes():
-        plain = check(config, KEYS)
-        at_least(plain, 1, "num_samples", "batch_size")
-        if not isinstance(plain["seed"], int):
-            raise Mistake(f"seed={plain['seed']}: choose a whole number")
-        device = usable(plain["device"])
-        denoiser, trained = load_either(plain)
-        sampler: Sampler = instantiate(plain["sampler"], _convert_="all")
-        denoiser = instantiate(plain["guidance"], _convert_="all")(denoiser).to(device)
-        sampler.check(denoiser)
-        if "edit" in plain:
-            editing: Editing = instantiate(plain["edit"], _convert_="all")
-            given = read_given(plain, editing, trained, device)
-            editing.check(sampler, len(given.x_0) // editing.num_variants)
-        elif plain["images"] is not None or plain["mask"] is not None:
-            raise Mistake("images: say what to do with them; give edit=inpaint, image_to_image, invert or interpolate")
-        else:
-            labels = _labels(plain, trained["data"])
-
-    if "edit" in plain:
-        _edit(denoiser, sampler, editing, given, Path(str(plain["output_dir"])))
-    else:
-        _draw(denoiser, sampler, labels, plain, trained["data"], device)
-
-
-def _draw(
-    denoiser: Denoiser,
-    sampler: Sampler,
-    labels: Tensor | None,
-    plain: dict[str, Any],
-    data: dict[str, Any],
-    device: torch.device,
-) -> None:
-    N, output_dir = plain["num_samples"], Path(str(plain["output_dir"]))
-    shape = (data["channels"], data["image_size"], data["image_size"])
-    with Progress() as progress:
-        steps = len(sampler.times(denoiser.schedule))
-        task = progress.add_task("sampling", total=steps * -(-N // plain["batch_size"]))
-        images = to_uint8(
-            sampler.sample(
-                denoiser, range(N), shape, plain["seed"], labels, plain["batch_size"], device,
-                on_step=lambda: progress.advance(task),
-            )
-        )  # fmt: skip
-    columns = square_columns(N, data["num_classes"] if plain["label"] is None else None)
-    _write(output_dir, "grid.png", grid(images, columns), images, labels)
-    _tell(f"{N} samples: {output_dir}/grid.png, {output_dir}/samples.npz")
-
-
-@torch.inference_mode()
-def _edit(denoiser: Denoiser, sampler: Sampler, editing: Editing, given: Given, output_dir: Path) -> None:
-    with Progress() as progress:
-        task = progress.add_task("editing", total=None)
-        on_step: Callable[[], None] = lambda: progress.advance(task)  # noqa: E731
-        columns = editing(denoiser, sampler, given, on_step)
-    results = [x for name, x in columns.items() if name not in editing.inputs]
-    labels = None if given.cond is None else given.cond[: len(results[0])].repeat(len(results)).cpu()
-    _write(output_dir, "strip.png", strip(columns, editing), to_uint8(torch.cat(results)).cpu(), labels)
-    _tell(f"{', '.join(columns)}: {output_dir}/strip.png; {output_dir}/samples.npz")
-
-
-def _write(output_dir: Path, name: str, picture: Tensor, images: Tensor, labels: Tensor | None) -> None:
-    """samples.npz holds images, uint8 N×H×W×C, and labels where the model is conditional."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    arrays = {"images": images.permute(0, 2, 3, 1).numpy()}
-    if labels is not None:
-        arrays["labels"] = labels.numpy()
-    np.savez_compressed(output_dir / "samples.npz", **arrays)  # type: ignore[arg-type]
-    write_png(output_dir / name, picture)
-
-
-def _tell(text: str) -> None:
-    Console(highlight=False).print(text, soft_wrap=True)
-
-
-def _labels(plain: dict[str, Any], data: dict[str, Any]) -> Tensor | None:
-    if plain["label"] is None:
-        return class_labels(plain["num_samples"], data["num_classes"])
-    return one_class(plain["label"], plain["num_samples"], data["num_classes"])
-
+main = Program("sample", __doc__)
 
 if __name__ == "__main__":
     main()

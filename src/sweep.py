@@ -21,7 +21,6 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src.config import Mistake
@@ -30,11 +29,6 @@ CODE = Path(__file__).resolve().parent.parent
 SWEEPS, WORDS = Path("runs/sweeps"), "sweep.yaml"
 LOG, FAILURE, RESULT, CHECKPOINT = "output.log", "failure.txt", "metrics.json", "checkpoints/last.ckpt"
 OWN = ("sweep=", "+sweep=", "resume=", "hydra.mode=")  # words that are about the sweep, not about its jobs
-
-
-def is_job() -> bool:
-    """Whether Hydra calls the program for a job of a sweep."""
-    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
 def run_job(program: str, config: DictConfig) -> float:

@@ -8,10 +8,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 
-from src import evaluate, sample
 from src.cli import CONF
 from src.config import check
-from src.train import KEYS
+from src.programs import evaluate, sample
+from src.programs.train import KEYS
 
 OPTIONS = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.glob("*/*.yaml"))]
 OTHER_PROGRAMS = {"edit": sample, "metrics": evaluate}  # groups that training has no use for

@@ -129,7 +129,7 @@ TARGETS = [
     "webbrowser.open", "urllib.request.urlopen", "code.interact", "ctypes.CDLL",
     # they begin with the project's own name
     "src.cli.os.system", "src.cli.sys.exit", "src.training.durable.os.mkdir", "src.training.durable.write",
-    "src.export.main", "src.pretrained.write_safetensors", "src.images.write_png",
+    "src.programs.export.main", "src.pretrained.write_safetensors", "src.images.write_png",
 ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.cli import CONF, explain, mistakes
 from src.config import Mistake
-from src.train import assemble
+from src.programs.train import assemble
 
 BASE = [  # small and quick, unless drawn otherwise
     "backbone.channels=8", "backbone.channel_mults=[1,2]", "backbone.num_blocks=1", "data.batch_size=4",

@@ -1,6 +1,7 @@
 """W&B, which never stands in the way of a run."""
 
 import contextlib
+import importlib
 import netrc
 import os
 import sys
@@ -10,7 +11,6 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, ClassVar, TypeVar
 
-import wandb
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -58,6 +58,7 @@ class WandbLogger(Logger):
         self.project = project
         self._options: dict[str, Any] = {"dir": run_dir, "project": project, "name": name, "group": group, "tags": tags}
         self._id_file = Path(run_dir) / "wandb" / "id.txt"
+        self._wandb: Any = None
         self._run: Any = None
         self._folder = Path(run_dir) / "wandb"  # of the W&B run, once there is one
         self._off = False
@@ -81,8 +82,8 @@ class WandbLogger(Logger):
     @rank_zero_only
     def log_picture(self, key: str, path: Path, step: int) -> None:
         """An image, or a film where the file is a .gif."""
-        kind = wandb.Video if path.suffix == ".gif" else wandb.Image
-        self._guard(lambda run: run.log({key: kind(str(path)), "trainer/global_step": step}))
+        kind = "Video" if path.suffix == ".gif" else "Image"
+        self._guard(lambda run: run.log({key: getattr(self._wandb, kind)(str(path)), "trainer/global_step": step}))
 
     @rank_zero_only
     def finish(self, exit_code: int, hurry: bool = False) -> None:
@@ -104,6 +105,7 @@ class WandbLogger(Logger):
             self._leave()
 
     def _start(self) -> Any:
+        self._wandb = importlib.import_module("wandb")  # here, not above: only where it is used, half a second
         mode, trouble = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline"), None
         try:
             run = within(self.init_timeout + 1, lambda: self._init(mode))
@@ -119,7 +121,7 @@ class WandbLogger(Logger):
         return run
 
     def _init(self, mode: Any) -> Any:
-        settings = wandb.Settings(
+        settings = self._wandb.Settings(
             init_timeout=self.init_timeout,
             finish_timeout=self.finish_timeout,
             finish_timeout_raises=True,
@@ -127,7 +129,7 @@ class WandbLogger(Logger):
             silent=True,
             console="off",
         )
-        run = wandb.init(**self._options, id=self.version, resume="allow", mode=mode, settings=settings)
+        run = self._wandb.init(**self._options, id=self.version, resume="allow", mode=mode, settings=settings)
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         return run
@@ -142,7 +144,7 @@ class WandbLogger(Logger):
         """Lets go of W&B's process, which would else be waited for when this one ends."""
         self._off = True
         with contextlib.suppress(Exception, SystemExit):
-            within(1.0, wandb.teardown)
+            within(1.0, self._wandb.teardown)
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:

@@ -1,0 +1,149 @@
+"""How good a model is, or images from anywhere are."""
+
+import functools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from src.checkpoint import load_data
+from src.cli import mistakes
+from src.config import Mistake, at_least, check
+from src.device import usable
+from src.metrics.comparison import Comparison
+from src.metrics.extractor import Extractor
+from src.metrics.likelihood import Likelihood
+from src.pretrained import load_either
+from src.quality import measure_images, measure_walk, tell, tell_curve
+from src.sources import Real, read_count, read_real, read_samples, read_walks
+
+KEYS = (
+    "ckpt_path", "pretrained", "images", "reference", "split", "num_images", "num_samples", "batch_size", "seed",
+    "device", "output_dir", "data", "metrics", "sampler", "samplers", "num_steps", "time_grid", "guidance",
+)  # fmt: skip
+
+
+def main(config: DictConfig) -> None:
+    """Prints a table and writes output_dir/metrics.json; with samples, pictures too."""
+    with mistakes():
+        plain = check(config, KEYS)
+        at_least(plain, 1, "num_images", "batch_size")
+        metric: Likelihood | Extractor = instantiate(plain["metrics"], _convert_="all")
+    if isinstance(metric, Likelihood):
+        evaluate_likelihood(plain, metric)
+    elif plain["images"] is not None:
+        evaluate_images(plain, metric)
+    else:
+        evaluate_samples(plain, metric)
+
+
+def evaluate_images(plain: dict[str, Any], extractor: Extractor) -> None:
+    """Scores images=… against reference=…"""
+    with mistakes():
+        device = usable(plain["device"])
+        if plain["ckpt_path"] is not None or plain["pretrained"] is not None:
+            raise Mistake("images: either images=… or a model to draw them from; leave one out")
+        real = read_real(plain, None)
+        samples = read_samples(plain, real, extractor)
+        comparison = _compare(extractor, real, device)
+    with Progress() as bar:
+        task = bar.add_task("measuring", total=len(samples))
+        measured = measure_images(comparison, samples, lambda count: bar.advance(task, count))
+    told: dict[str, Any] = {key: plain[key] for key in ("images", "reference", "data") if key in plain}
+    tell(comparison, measured, real.images, told, _made(plain))
+
+
+def evaluate_samples(plain: dict[str, Any], extractor: Extractor) -> None:
+    """Scores what a model draws, by one sampler or by several."""
+    with mistakes():
+        device = usable(plain["device"])
+        denoiser, trained = load_either(plain)
+        real = read_real(plain, trained)
+        N, batch_size = read_count(plain, real), plain["batch_size"]
+        walks = read_walks(plain, trained, denoiser)
+        comparison = _compare(extractor, real, device)
+    measured = []
+    with Progress() as bar:
+        for walk in walks:
+            steps = len(walk.recipe.sampler.times(denoiser.schedule)) * -(-N // batch_size)
+            task = bar.add_task(f"{walk.name}, {walk.num_steps} steps", total=steps)
+            on_step: Callable[[], None] = functools.partial(bar.advance, task)
+            measured.append(measure_walk(comparison, denoiser, walk, N, batch_size, on_step))
+    keys = ("ckpt_path", "pretrained", "seed", "guidance", "reference", "data")
+    told = {key: plain[key] for key in keys if key in plain}
+    if len(walks) == 1:
+        told |= {"sampler": walks[0].node}
+        tell(comparison, measured[0], real.images, told, _made(plain))
+    else:
+        tell_curve(comparison, walks, measured, told, _made(plain))
+
+
+def _compare(extractor: Extractor, real: Real, device: torch.device) -> Comparison:
+    """Prepares the extractor and the reference, or finds both where an earlier call has kept them."""
+    extractor.check(real.images)
+    with Progress(transient=True) as bar:
+        task = bar.add_task("reference", total=len(real.images))
+        return Comparison(extractor, real.images, real.held_out, device, lambda count: bar.advance(task, count))
+
+
+def _made(plain: dict[str, Any]) -> Path:
+    output_dir = Path(str(plain["output_dir"]))
+    output_dir.mkdir(parents=True, exist_ok=True)
+    return output_dir
+
+
+def evaluate_likelihood(plain: dict[str, Any], metric: Likelihood) -> None:
+    """Bits per dimension of images of the data."""
+    with mistakes():
+        if plain["split"] not in ("train", "val"):
+            raise Mistake(f"split={plain['split']}: choose train or val")
+        device = usable(plain["device"])
+        denoiser, trained = load_either(plain)
+        metric.check(denoiser)
+        dataset = load_data(trained["data"], plain.get("data"))[plain["split"]]
+        if plain["num_images"] > len(dataset):
+            raise Mistake(f"num_images={plain['num_images']}: the {plain['split']} split has {len(dataset)}")
+        denoiser = denoiser.to(device)
+
+    started, parts = time.monotonic(), []
+    batches = torch.arange(plain["num_images"]).split(plain["batch_size"])
+    with Progress() as progress:
+        task = progress.add_task("measuring", total=len(batches) * metric.steps(denoiser))
+        for batch in batches:
+            images, labels = dataset[batch]
+            cond = labels.to(device) if labels is not None and trained["data"]["num_classes"] is not None else None
+            parts.append(
+                metric(
+                    denoiser, images.to(device), cond, int(batch[0]), plain["seed"],
+                    on_step=lambda: progress.advance(task),
+                )
+            )  # fmt: skip
+    scores = {name: torch.cat([part[name].cpu().double() for part in parts]) for name in parts[0]}
+    _report(scores, plain, trained, time.monotonic() - started)
+
+
+def _report(scores: dict[str, Tensor], plain: dict[str, Any], trained: dict[str, Any], seconds: float) -> None:
+    N, output_dir = plain["num_images"], _made(plain)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in (f"{N} images ({plain['split']})", "bits/dim", "± s.e."):
+        table.add_column(column)
+    results = {}
+    for name, values in scores.items():
+        mean, error = float(values.mean()), float(values.std() / N**0.5) if N > 1 else None
+        results[name] = {"mean": mean, "standard_error": error}
+        table.add_row(name, f"{mean:.4f}", "–" if error is None else f"{error:.4f}")
+    told = {key: plain[key] for key in ("ckpt_path", "pretrained", "split", "num_images", "seed", "metrics")}
+    told |= {"schedule": trained["schedule"], "seconds": seconds, "unit": "bits/dim"}
+    (output_dir / "metrics.json").write_text(json.dumps(results | {"how": told}, indent=2) + "\n")
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"{output_dir}/metrics.json", soft_wrap=True)

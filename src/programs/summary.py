@@ -1,0 +1,49 @@
+"""What a network costs."""
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from src.backbones.summary import Summary, summarize
+from src.cli import mistakes
+from src.config import check
+from src.programs.train import KEYS
+
+
+def main(config: DictConfig) -> None:
+    """Prints parameters, FLOPs and activation memory of one image, and what lies at which resolution."""
+    with mistakes():
+        plain = check(config, KEYS)
+        network = instantiate(plain["backbone"], _convert_="all")
+        data = plain["data"]
+        shape = (data["channels"], data["image_size"], data["image_size"])
+        summary = summarize(network, shape, data["num_classes"])
+    console = Console(highlight=False)
+    console.print(_totals(plain["backbone"]["_target_"].rsplit(".", 1)[-1], shape, summary))
+    console.print()
+    console.print(_levels(summary))
+
+
+def _totals(name: str, shape: tuple[int, int, int], summary: Summary) -> Table:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    C, H, W = shape
+    table.add_row("network", f"{name} on {H}×{W}×{C}")
+    table.add_row("parameters", f"{summary.parameters:,}")
+    table.add_row("FLOPs", f"{summary.flops / 1e6:,.1f} M for one image, forward")
+    table.add_row(
+        "activations", f"{summary.activation_bytes / 2**20:,.2f} MiB kept for one image's backward pass, float32"
+    )
+    return table
+
+
+def _levels(summary: Summary) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("resolution", "channels", "layers", "attention"):
+        table.add_column(column, justify="left")
+    for place, level in sorted(summary.levels.items(), reverse=True):
+        side = "×".join(map(str, place)) if len(place) == 2 else f"{place[0]} tokens"
+        widths = f"{min(level.channels)}–{max(level.channels)}" if len(level.channels) > 1 else str(*level.channels)
+        heads = ", ".join(f"{h} head{'s' if h > 1 else ''}" for h in sorted(level.heads))
+        table.add_row(side, widths, str(level.layers), f"{level.attentions} of {heads}" if level.attentions else "–")
+    return table

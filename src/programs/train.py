@@ -1,0 +1,143 @@
+"""A training run: what a configuration names is built, checked, trained and measured."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import lightning as L
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import CheckpointIO, Precision
+from omegaconf import DictConfig
+
+from src.checkpoint import check_resumable, intact, read_checkpoint
+from src.cli import mistakes
+from src.config import Mistake, check
+from src.data.module import ImageDataModule
+from src.device import check_trainer
+from src.images import UnreadableImage
+from src.pretrained import adopt, load_weights
+from src.resume import resumed, save_overrides
+from src.training.callbacks.checkpoint import LastCheckpoint
+from src.training.callbacks.finding import callbacks_of
+from src.training.callbacks.scores import SampleScores
+from src.training.durable import DurableCheckpointIO, NotSaved
+from src.training.module import DiffusionModule, Diverged
+from src.training.precision import TrueBFloat16
+from src.training.results import Results, quiet
+
+KEYS = (
+    "name", "seed", "metric", "group", "tags", "sweep", "resume", "ckpt_path", "compile", "pretrained", "run_dir",
+    "data", "backbone", "schedule", "parameterization", "time_sampler", "weighting", "objective", "denoiser", "module",
+    "time_grid", "sampler", "guidance", "metrics", "optimizer", "lr_scheduler", "trainer", "callbacks", "logger",
+)  # fmt: skip
+
+
+def main(config: DictConfig) -> float:
+    """Returns config.metric as it is in the end, for sweeps to compare."""
+    quiet()
+    with mistakes():
+        given, config = config, config if config.resume is None else resumed(config)
+        plain, trainer, module, datamodule = assemble(config)
+        results = Results(plain, trainer)
+        if trainer.is_global_zero:
+            prepare_data(trainer, datamodule)
+            results.claim()
+    module.save_hyperparameters(plain)
+
+    with results:
+        results.start(module, datamodule)
+        if trainer.is_global_zero:
+            save_overrides(results.run_dir, given)
+        with ending(trainer):
+            trainer.fit(module, datamodule, ckpt_path=plain["ckpt_path"], weights_only=True)
+            trainer.validate(module, datamodule, verbose=False)
+        return results.finish()[config.metric]
+
+
+class Parts(NamedTuple):
+    """What a run is made of; plain is the configuration."""
+
+    plain: dict[str, Any]
+    trainer: L.Trainer
+    module: DiffusionModule
+    datamodule: ImageDataModule
+
+
+def assemble(config: DictConfig) -> Parts:
+    """Everything that a configuration names, built and checked; nothing is read but a checkpoint, nothing written."""
+    weights = adopt(config) if config.get("pretrained") is not None else None
+    plain = check(config, KEYS, called=("data", "module", "trainer", "sampler", "guidance"))
+    L.seed_everything(plain["seed"], verbose=False)
+    datamodule: ImageDataModule = instantiate(plain["data"], _convert_="all")
+    module: DiffusionModule = instantiate(plain["module"], _convert_="all")
+    if weights is not None:
+        for denoiser in (module.denoiser, module.ema.model):
+            load_weights(denoiser, weights, plain["pretrained"])
+    parts = Parts(plain, build_trainer(plain), module, datamodule)
+    check_together(parts)
+    return parts
+
+
+def build_trainer(plain: dict[str, Any]) -> L.Trainer:
+    """Lightning's trainer, with the project's own ways to save and to round."""
+    options = plain["trainer"]
+    device_type = check_trainer(options)
+    callbacks: dict[str, L.Callback] = instantiate(plain["callbacks"], _convert_="all")
+    loggers: dict[str, Logger] = instantiate(plain["logger"], _convert_="all")
+    plugins: list[CheckpointIO | Precision] = [DurableCheckpointIO()]
+    if options["precision"] == TrueBFloat16.precision:
+        options, plugins = {**options, "precision": None}, [*plugins, TrueBFloat16(device_type)]
+    parts = {"callbacks": list(callbacks.values()), "logger": list(loggers.values()), "plugins": plugins}
+    with mistakes("trainer"):
+        trainer: L.Trainer = instantiate(options, **parts, _convert_="all")
+    return trainer
+
+
+def check_together(parts: Parts) -> None:
+    """Raises ValueError where parts that are each in order do not fit each other."""
+    plain, trainer, module, datamodule = parts
+    datamodule.check_devices(trainer.world_size)
+    for theirs, ours in (("in_channels", "channels"), ("image_size", "image_size"), ("num_classes", "num_classes")):
+        if plain["backbone"].get(theirs, plain["data"][ours]) != plain["data"][ours]:
+            raise ValueError(
+                f"backbone.{theirs}={plain['backbone'][theirs]} and data.{ours}={plain['data'][ours]}: the network is "
+                f"for other images; leave backbone.{theirs} out"
+            )
+    instantiate(plain["sampler"], _convert_="all").check(module.denoiser)  # a walk that can be walked
+    instantiate(plain["guidance"], _convert_="all")(module.denoiser)
+    with mistakes("optimizer"):
+        module.configure_optimizers()
+    measured = ["val/loss", *(name for scores in callbacks_of(trainer, SampleScores) for name in scores.names)]
+    if plain["metric"] not in measured:
+        raise ValueError(f"metric={plain['metric']}: choose {', '.join(measured)}")
+    for keeper in callbacks_of(trainer, LastCheckpoint):
+        keeper.check(measured)
+    if plain["ckpt_path"] is not None:
+        plain["ckpt_path"] = str(intact(plain["ckpt_path"]))
+        check_resumable(read_checkpoint(plain["ckpt_path"]), module, f"ckpt_path={plain['ckpt_path']}")
+
+
+def prepare_data(trainer: L.Trainer, datamodule: ImageDataModule) -> None:
+    """Fetches and reads the images, before anything is written: what is wrong with them is the user's to mend."""
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    for scores in callbacks_of(trainer, SampleScores):
+        scores.check(datamodule.splits["train"])
+
+
+@contextlib.contextmanager
+def ending(trainer: L.Trainer) -> Iterator[None]:
+    """A run that cannot go on ends in one line: what would come after would be lost."""
+    try:
+        yield
+    except NotSaved as error:
+        raise Mistake(f"callbacks.checkpoint: {error}; make room and go on with resume=RUN_DIR") from error
+    except UnreadableImage as error:
+        told = str(error).strip().splitlines()[-1].removeprefix("src.images.UnreadableImage: ")  # a worker says more
+        raise Mistake(f"data: {told}, or data.unreadable=skip leaves such files out") from error
+    except Diverged as error:
+        raise Mistake(
+            f"step {trainer.global_step + 1}: {error}; the checkpoints are from before it: lower optimizer.lr, or "
+            "module.nonfinite=skip to leave such steps out"
+        ) from error
