@@ -80,8 +80,28 @@ def test_experiment_takes_a_training_and_a_sampling_step(name):
 
 def test_programs_compose():
     for program in CONF.glob("*.yaml"):
-        overrides = [] if program.stem == "train" else ["ckpt_path=x"]
+        overrides = {"train": [], "report": ["runs=x"]}.get(program.stem, ["ckpt_path=x"])
         assert OmegaConf.to_container(compose(*overrides, program=program.stem), resolve=True)
+
+
+def leaves(node, path=""):
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{path}{key}.")
+        elif key != "defaults":
+            yield f"{path}{key}", value
+
+
+@pytest.mark.parametrize(
+    "option", [option for option in OPTIONS if option.parts[0] in ("experiment", "debug")], ids=str
+)
+def test_a_preset_s_own_values_are_those_of_the_run(option):
+    """None is overridden by what train.yaml says."""
+    group, name = option.parts
+    config = compose(f"{group}={name}", *required_for(option))
+    said = OmegaConf.to_container(OmegaConf.load((CONF / option).with_suffix(".yaml")), resolve=False)
+    wanted = {key: value for key, value in leaves(said) if value != "???" and "${" not in str(value)}
+    assert {key: OmegaConf.select(config, key) for key in wanted} == wanted
 
 
 def test_every_option_is_one_short_file():

@@ -47,6 +47,22 @@ class InMemory(ImageDataset):
         return digest.hexdigest()
 
 
+class First(ImageDataset):
+    """The first so many images of a data set."""
+
+    def __init__(self, dataset: ImageDataset, count: int) -> None:
+        self.dataset, self.count = dataset, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.dataset[indices]
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"first {self.count} {self.dataset.fingerprint()}".encode()).hexdigest()
+
+
 class Mirrored(ImageDataset):
     """A data set and its mirror image, 2N images: horizontal flips without randomness."""
 

@@ -7,7 +7,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from src.data.dataset import Batches, ImageDataset, Mirrored
+from src.data.dataset import Batches, First, ImageDataset, Mirrored
 from src.data.order import EndlessShuffle, Sequential
 from src.images import Batch
 
@@ -27,6 +27,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         num_workers: loader processes; 0 is fastest for data in memory.
         horizontal_flip: trains on every training image's mirror image too.
         seed: of the order.
+        num_images: trains on the first so many alone; None takes all.
 
     Raises:
         ValueError: a value out of range; on setup, data that contradicts channels, image_size or num_classes.
@@ -41,6 +42,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         num_workers: int = 0,
         horizontal_flip: bool = False,
         seed: int = 0,
+        num_images: int | None = None,
     ) -> None:
         super().__init__()
         if channels not in (1, 3):
@@ -50,12 +52,13 @@ class ImageDataModule(L.LightningDataModule, ABC):
             ("batch_size", batch_size, 1),
             ("num_workers", num_workers, 0),
             ("num_classes", num_classes, 1),
+            ("num_images", num_images, 1),
         ):
             if value is not None and value < least:
                 raise ValueError(f"data.{key}={value}: must be at least {least}")
         self.channels, self.image_size, self.num_classes = channels, image_size, num_classes
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
-        self.horizontal_flip = horizontal_flip
+        self.horizontal_flip, self.num_images = horizontal_flip, num_images
         self.splits: dict[Split, ImageDataset] = {}
 
     @abstractmethod
@@ -75,6 +78,8 @@ class ImageDataModule(L.LightningDataModule, ABC):
         if not self.splits:
             splits: tuple[Split, Split] = ("train", "val")
             self.splits = {split: self._checked(split, self.read(split)) for split in splits}
+            if self.num_images is not None:
+                self.splits["train"] = self._first(self.splits["train"], self.num_images)
 
     def check_devices(self, count: int) -> None:
         """Raises ValueError where a batch does not divide over so many devices."""
@@ -117,6 +122,11 @@ class ImageDataModule(L.LightningDataModule, ABC):
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
             persistent_workers=self.num_workers > 0,
         )
+
+    def _first(self, dataset: ImageDataset, count: int) -> ImageDataset:
+        if count > len(dataset):
+            raise ValueError(f"data.num_images={count}: there are {len(dataset)} to train on; null takes all of them")
+        return First(dataset, count)
 
     def _checked(self, split: Split, dataset: ImageDataset) -> ImageDataset:
         if len(dataset) == 0:

@@ -15,6 +15,7 @@ from src.cli import mistakes
 from src.config import Mistake, check
 from src.data.module import ImageDataModule
 from src.device import check_trainer
+from src.environment import record
 from src.images import UnreadableImage
 from src.pretrained import adopt, load_weights
 from src.resume import resumed, save_overrides
@@ -27,9 +28,10 @@ from src.training.precision import TrueBFloat16
 from src.training.results import Results, quiet
 
 KEYS = (
-    "name", "seed", "metric", "group", "tags", "sweep", "resume", "ckpt_path", "compile", "pretrained", "run_dir",
-    "data", "backbone", "schedule", "parameterization", "time_sampler", "weighting", "objective", "denoiser", "module",
-    "time_grid", "sampler", "guidance", "metrics", "optimizer", "lr_scheduler", "trainer", "callbacks", "logger",
+    "name", "seed", "metric", "group", "tags", "debug", "sweep", "resume", "ckpt_path", "compile", "pretrained",
+    "run_dir", "print_config", "data", "backbone", "schedule", "parameterization", "time_sampler", "weighting",
+    "objective", "denoiser", "module", "time_grid", "sampler", "guidance", "metrics", "optimizer", "lr_scheduler",
+    "trainer", "callbacks", "logger",
 )  # fmt: skip
 
 
@@ -43,6 +45,7 @@ def main(config: DictConfig) -> float:
         if trainer.is_global_zero:
             prepare_data(trainer, datamodule)
             results.claim()
+            record(results.run_dir)
     module.save_hyperparameters(plain)
 
     with results:

@@ -13,8 +13,11 @@ from typing import Any
 import lightning as L
 from omegaconf import OmegaConf
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.tree import Tree
 
+from src.runs import CHECKPOINT, CONFIG, RESULT, relative
 from src.training.callbacks.finding import callbacks_of
 from src.training.callbacks.scores import SampleScores
 from src.training.callbacks.throughput import Throughput
@@ -57,14 +60,14 @@ class Results:
         Raises:
             FileExistsError: a run's folder: nothing of it is overwritten.
         """
-        path, goes_on_from = self.run_dir / "config.yaml", self.config["ckpt_path"]
+        path, goes_on_from = self.run_dir / CONFIG, self.config["ckpt_path"]
         goes_on = goes_on_from is not None and Path(goes_on_from).resolve().is_relative_to(self.run_dir.resolve())
         self.run_dir.mkdir(parents=True, exist_ok=True)
         try:
             with path.open("w" if goes_on else "x") as file:
                 file.write(OmegaConf.to_yaml(self.config))
         except FileExistsError as error:
-            folder = _relative(self.run_dir)
+            folder = relative(self.run_dir)
             raise FileExistsError(
                 f"run_dir={folder}: holds a run already; go on with resume={folder}, or choose another hydra.run.dir"
             ) from error
@@ -73,6 +76,8 @@ class Results:
         """Prints what is to be trained."""
         if not self.trainer.is_global_zero:
             return
+        if self.config["print_config"]:
+            self._console.print(_tree("config", self.config))
         denoiser, trainer = module.denoiser, self.trainer
         self._terminal_snr = denoiser.schedule.terminal_snr()
         parameters = sum(p.numel() for p in denoiser.parameters())
@@ -81,7 +86,7 @@ class Results:
         sizes = {split: len(dataset) for split, dataset in datamodule.splits.items()}
         self._table(
             {
-                "run": str(_relative(self.run_dir)),
+                "run": str(relative(self.run_dir)),
                 "data": f"{sizes['train']:,} images, {sizes['val']:,} held out, {H}×{W}×{C}{classes}",
                 "network": f"{type(denoiser.backbone).__name__}, {parameters:,} parameters",
                 "process": f"{_short_target(self.config['schedule'])} schedule, T = {denoiser.schedule.T:g}, "
@@ -108,20 +113,18 @@ class Results:
         }
         scores = next((callback.summary() for callback in callbacks_of(self.trainer, SampleScores)), {})
         metrics |= scores
-        (self.run_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-        folder = _relative(self.run_dir)
+        (self.run_dir / RESULT).write_text(json.dumps(metrics, indent=2) + "\n")
+        folder = relative(self.run_dir)
         self._table(
             {
                 "val/loss": f"{loss:.4f} after {self.trainer.global_step:,} steps in {_clock(seconds)}",
                 **_first_score(scores),
                 "samples": f"{folder}/samples/final.png, trajectory.gif",
                 "metrics": f"{folder}/metrics.csv, metrics.json",
-                "checkpoint": f"{folder}/checkpoints/last.ckpt",
+                "checkpoint": f"{folder}/{CHECKPOINT}",
             }
         )
-        self._console.print(
-            f"more samples: python -m src.sample ckpt_path={folder}/checkpoints/last.ckpt", soft_wrap=True
-        )
+        self._console.print(f"more samples: python -m src.sample ckpt_path={folder}/{CHECKPOINT}", soft_wrap=True)
         return {"val/loss": loss, **{name: score["value"] for name, score in scores.get("scores", {}).items()}}
 
     def __enter__(self) -> "Results":
@@ -133,9 +136,9 @@ class Results:
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.finish(exit_code=1 if error else 0, hurry=isinstance(error, SystemExit))
-        checkpoint = self.run_dir / "checkpoints" / "last.ckpt"
+        checkpoint = self.run_dir / CHECKPOINT
         if isinstance(error, SystemExit) and checkpoint.exists():
-            self._console.print(f"stopped; go on with resume={_relative(self.run_dir)}", soft_wrap=True)
+            self._console.print(f"stopped; go on with resume={relative(self.run_dir)}", soft_wrap=True)
 
     def _table(self, rows: dict[str, str]) -> None:
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -144,6 +147,19 @@ class Results:
         for name, value in rows.items():
             table.add_row(name, value)
         self._console.print(table)
+
+
+def _tree(label: str, node: Any) -> Tree:
+    """A configuration as a tree: a call is named by what it calls."""
+    tree = Tree(label)
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            called = value.get("_target_")
+            inside = {name: child for name, child in value.items() if name not in ("_target_", "_partial_")}
+            tree.add(_tree(f"[bold]{key}[/]: {called}" if called else f"[bold]{key}[/]", inside))
+        else:
+            tree.add(f"{key}: {escape(str(value))}")
+    return tree
 
 
 def _first_score(summary: dict[str, Any]) -> dict[str, str]:
@@ -156,10 +172,6 @@ def _first_score(summary: dict[str, Any]) -> dict[str, str]:
 
 def _short_target(node: dict[str, Any]) -> str:
     return str(node["_target_"]).rsplit(".", 1)[-1]
-
-
-def _relative(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _clock(seconds: float) -> str:
