@@ -63,6 +63,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; choose among {', '.join(sorted(known))}" if known else ""
 
 
+def quoted(value: object) -> str:
+    """As Hydra's command line reads it literally."""
+    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
+
+
 def _check_node(node: Any, written: Any, path: str) -> None:
     """`written` is the node before interpolation: where it refers to another key, that key is the one to name."""
     path = _source(written) or path

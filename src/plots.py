@@ -2,15 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 
-def curve(path: Path, rows: Sequence[dict[str, Any]], name: str, count: int, floor: float | None) -> None:
-    """Writes a score over the number of function evaluations, a line for each sampler.
+def over_evaluations(rows: Sequence[dict[str, Any]], name: str, count: int, floor: float | None) -> Figure:
+    """A score over the number of function evaluations, a line for each sampler.
 
     Args:
         rows: with sampler, nfe and the score.
@@ -31,4 +30,4 @@ def curve(path: Path, rows: Sequence[dict[str, Any]], name: str, count: int, flo
     axes.set_title(f"{count:,} samples", fontsize="medium")
     axes.grid(alpha=0.3, which="both")
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    return figure

@@ -19,7 +19,7 @@ from src.metrics.comparison import Comparison, Neighbours
 from src.metrics.extractor import Features, as_colour, concatenate
 from src.metrics.generate import deal
 from src.metrics.scores import Score
-from src.plots import curve
+from src.plots import over_evaluations
 from src.sources import Walk
 
 ROWS, COLUMNS = 10, 6  # of the picture of neighbours
@@ -100,7 +100,8 @@ def tell_curve(
         writer.writerows(rows)
     N = len(measured[0].samples)
     floor = comparison.floor(N)
-    curve(output_dir / "curve.png", rows, names[0], N, floor[names[0]].value if floor else None)
+    figure = over_evaluations(rows, names[0], N, floor[names[0]].value if floor else None)
+    figure.savefig(output_dir / "curve.png", dpi=150)
     floors = {name: score._asdict() for name, score in floor.items()}
     how |= {"num_samples": N, **comparison.how()}
     (output_dir / "metrics.json").write_text(json.dumps({"walks": rows, "floor": floors, "how": how}, indent=2) + "\n")

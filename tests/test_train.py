@@ -26,7 +26,8 @@ def test_run_folder_holds_what_the_contract_says(finished):
     run_dir, _ = finished
     files = {path.relative_to(run_dir).as_posix() for path in run_dir.rglob("*") if path.is_file()}
     assert files == {
-        "config.yaml", "overrides.yaml", "metrics.csv", "metrics.json", "checkpoints/last.ckpt",
+        "config.yaml", "overrides.yaml", "environment.json", "metrics.csv", "metrics.json", "noise_levels.csv",
+        "checkpoints/last.ckpt",
         *(f"checkpoints/step_{step:07d}.ckpt{suffix}" for step in (20, 40) for suffix in ("", ".sha256")),
         "samples/step_0000020.png", "samples/final.png", "samples/trajectory.gif",
     }  # fmt: skip

@@ -1,7 +1,7 @@
 """The training loss: how far the network's output is from its target at a random time."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,15 @@ from src.diffusion.weighting import Weighting
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 Distance = Literal["squared", "absolute", "huber"]
+
+
+class HeldOut(NamedTuple):
+    """Of each item, (B,): its share of the clock t/T in (0, 1], the unweighted loss, and ‖x̂_0 − x_0‖², a mean over
+    pixels, which compares between parameterizations."""
+
+    time: Tensor
+    loss: Tensor
+    error: Tensor
 
 
 class Objective(nn.Module):
@@ -91,8 +100,8 @@ class Objective(nn.Module):
         indices: Sequence[int],
         seed: int,
         cond: Tensor | None = None,
-    ) -> Tensor:
-        """The unweighted loss of each item, (B,), at its own ε and t: item i meets the same ones in every call.
+    ) -> HeldOut:
+        """The unweighted loss of each item at its own ε and t: item i meets the same ones in every call.
 
         Times are spread evenly over the clock for any set of consecutive items (the golden ratio's multiples, mod 1),
         whatever times the training prefers, so that losses compare between epochs, runs and time samplers.
@@ -101,10 +110,14 @@ class Objective(nn.Module):
         u = torch.tensor([i * GOLDEN_RATIO % 1 for i in indices], device=x_0.device)
         return self.at(denoiser, x_0, eps, denoiser.schedule.quantile(u), cond)
 
-    def at(self, denoiser: NetworkDenoiser, x_0: Tensor, eps: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """The unweighted loss of each item at given ε (B, C, H, W) and t (B,) -> (B,)."""
-        prediction = denoiser.predict(_noised(denoiser, x_0, eps, t), t, cond)
-        return self._error(denoiser, prediction, x_0, eps, t)
+    def at(self, denoiser: NetworkDenoiser, x_0: Tensor, eps: Tensor, t: Tensor, cond: Tensor | None = None) -> HeldOut:
+        """The unweighted loss of each item at given ε (B, C, H, W) and t (B,)."""
+        schedule = denoiser.schedule
+        x_t = _noised(denoiser, x_0, eps, t)
+        prediction = denoiser.predict(x_t, t, cond)
+        x0_hat = denoiser.parameterization.to_x0(schedule, prediction.output, x_t, t)
+        error = (x0_hat - x_0).square().flatten(1).mean(dim=1)
+        return HeldOut(t / schedule.T, self._error(denoiser, prediction, x_0, eps, t), error)
 
     def _error(self, denoiser: NetworkDenoiser, prediction: Prediction, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """The distance of output and target, a mean over pixels, (B,)."""

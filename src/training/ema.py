@@ -39,12 +39,15 @@ class ExponentialMovingAverage(nn.Module, Generic[Model]):
         """The averaged model always stays in evaluation mode."""
         return super().train(False)
 
+    def decay_at(self, step: int) -> float:
+        """d of optimizer step number `step` (from 0)."""
+        return min(self.decay, (1 + step) / (10 + step))
+
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Takes in the weights after optimizer step number `step` (from 0)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
         averages: list[Tensor] = list(self.model.parameters())
         weights = [whole(w).to(average) for w, average in zip(model.parameters(), averages, strict=True)]
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        torch._foreach_lerp_(averages, weights, 1 - self.decay_at(step))
         for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from src.diffusion.denoiser import NetworkDenoiser
 from src.diffusion.noise import Draws, stream_seed
-from src.diffusion.objective import Objective
+from src.diffusion.objective import HeldOut, Objective
 from src.images import Batch, to_model
 from src.training.ema import ExponentialMovingAverage
 from src.training.loggers import is_log_step
@@ -86,16 +86,20 @@ class DiffusionModule(L.LightningModule):
             self.log("train/loss", loss, sync_dist=True, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: Batch) -> None:
+    def validation_step(self, batch: Batch) -> HeldOut:  # type: ignore[override]  # for callbacks, not for Lightning
         x_0, B = to_model(batch.images), len(batch.images)
         indices = range(batch.start, batch.start + B)
-        losses = self.objective.on_fixed_noise(self.ema.model, x_0, indices, self.val_seed, batch.labels)
-        self.log("val/loss", losses.mean(), batch_size=B, sync_dist=True, prog_bar=True)
+        held_out = self.objective.on_fixed_noise(self.ema.model, x_0, indices, self.val_seed, batch.labels)
+        self.log("val/loss", held_out.loss.mean(), batch_size=B, sync_dist=True, prog_bar=True)
+        return held_out
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         step = self.global_step
         super().optimizer_step(*args, **kwargs)
         self.ema.update(self.denoiser, step)
+        if is_log_step(self.trainer, step + 1):
+            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+            self.log_dict({"train/lr": rate, "train/ema_decay": self.ema.decay_at(step)})
 
     def configure_gradient_clipping(
         self,

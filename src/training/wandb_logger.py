@@ -14,9 +14,12 @@ from typing import Any, ClassVar, TypeVar
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from src.runs import CONFIG, HIGHER_IS_BETTER
+
 T = TypeVar("T")
 PATIENCE = 10.0  # seconds for a call to W&B's process, which answers in milliseconds
 HURRY = 5.0  # seconds for a run that was asked to stop
+LOWER_IS_BETTER = ("train/loss", "val/", "fd_", "fid", "kd_", "kid")
 OFFLINE_PATIENCE = 5.0  # seconds to start offline, which takes half of one
 
 
@@ -33,6 +36,7 @@ class WandbLogger(Logger):
         project, name, group, tags: as in wandb.init.
         init_timeout: seconds to wait for the server.
         finish_timeout: seconds to wait for what is still to be uploaded.
+        log_checkpoints: uploads the last checkpoint, and the best one where one is kept, as artifacts; online alone.
     """
 
     _folders: ClassVar[set[str]] = set()  # variables that an earlier run in this process has set
@@ -46,6 +50,7 @@ class WandbLogger(Logger):
         tags: list[str] | None = None,
         init_timeout: float = 7.0,
         finish_timeout: float = 30.0,
+        log_checkpoints: bool = False,
     ) -> None:
         super().__init__()
         for variable in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
@@ -57,6 +62,7 @@ class WandbLogger(Logger):
         self.init_timeout, self.finish_timeout = init_timeout, finish_timeout
         self.project = project
         self._options: dict[str, Any] = {"dir": run_dir, "project": project, "name": name, "group": group, "tags": tags}
+        self._run_dir, self.log_checkpoints = Path(run_dir), log_checkpoints
         self._id_file = Path(run_dir) / "wandb" / "id.txt"
         self._wandb: Any = None
         self._run: Any = None
@@ -77,7 +83,10 @@ class WandbLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        self._guard(lambda run: run.config.update(dict(params), allow_val_change=True))
+        """With dotted keys, as on the command line and in a sweep; config.yaml beside them, as it stands."""
+        self._guard(lambda run: run.config.update(dotted(dict(params)), allow_val_change=True))
+        if (self._run_dir / CONFIG).is_file():
+            self._guard(lambda run: run.save(str(self._run_dir / CONFIG), base_path=str(self._run_dir), policy="now"))
 
     @rank_zero_only
     def log_picture(self, key: str, path: Path, step: int) -> None:
@@ -89,8 +98,16 @@ class WandbLogger(Logger):
     def finish(self, exit_code: int, hurry: bool = False) -> None:
         """Ends the W&B run, as failed where the code is not 0; in a hurry what is not uploaded by then is left."""
         if self._run is not None:
+            if self.log_checkpoints and not hurry and not self._run.offline:
+                self._guard(self._upload_checkpoints, self.finish_timeout)
             self._guard(lambda run: run.finish(exit_code), HURRY if hurry else self.finish_timeout + PATIENCE)
             self._leave()
+
+    def _upload_checkpoints(self, run: Any) -> None:
+        for name in ("last", "best"):
+            path = self._run_dir / "checkpoints" / f"{name}.ckpt"
+            if path.is_file():
+                run.log_artifact(str(path.resolve()), f"{run.id}-{name}", "model")
 
     def _guard(self, call: Callable[[Any], object], seconds: float = PATIENCE) -> None:
         """The one door to W&B: what comes back through it as an error, or not in time, turns W&B off."""
@@ -131,7 +148,9 @@ class WandbLogger(Logger):
         )
         run = self._wandb.init(**self._options, id=self.version, resume="allow", mode=mode, settings=settings)
         run.define_metric("trainer/global_step")
-        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        best = dict.fromkeys(LOWER_IS_BETTER, "min") | dict.fromkeys(HIGHER_IS_BETTER, "max")
+        for start, summary in {"": None, **best}.items():  # what a run's row shows: of anything else the last
+            run.define_metric(f"{start}*", step_metric="trainer/global_step", step_sync=True, summary=summary)
         return run
 
     def _tell(self, state: str, error: BaseException) -> None:
@@ -145,6 +164,14 @@ class WandbLogger(Logger):
         self._off = True
         with contextlib.suppress(Exception, SystemExit):
             within(1.0, self._wandb.teardown)
+
+
+def dotted(node: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """{"schedule": {"T": 10}} as {"schedule.T": 10}."""
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        found |= dotted(value, f"{path}{key}.") if isinstance(value, Mapping) and value else {f"{path}{key}": value}
+    return found
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:

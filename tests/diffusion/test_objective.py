@@ -38,7 +38,7 @@ def test_at_gives_each_item_its_own_loss():
     t = torch.tensor([1.0, 500.0, 1000.0])
     for parameterization in (Eps(), X0(), V()):
         denoiser = NetworkDenoiser(Constant(0.0), schedule, parameterization)
-        losses = Objective(Uniform(), Simple()).at(denoiser, x_0, eps, t)
+        losses = Objective(Uniform(), Simple()).at(denoiser, x_0, eps, t).loss
         target = parameterization.target(schedule, x_0, eps, t)
         torch.testing.assert_close(losses, target.square().mean((1, 2, 3)))
 
@@ -49,7 +49,7 @@ def test_mathematics_is_float32_under_bf16_autocast():
     denoiser = NetworkDenoiser(network, schedules.linear(), Eps())
     x_0, eps = torch.ones(2, 1, 2, 2), torch.ones(2, 1, 2, 2)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = Objective(Uniform(), Simple()).at(denoiser, x_0, eps, torch.ones(2))
+        loss = Objective(Uniform(), Simple()).at(denoiser, x_0, eps, torch.ones(2)).loss
     assert loss.dtype == torch.float32
     x_t = network.seen[0][0]
     assert x_t.dtype == torch.float32
@@ -69,14 +69,14 @@ def test_fixed_noise_is_spread_over_the_whole_clock_and_belongs_to_the_item():
     network = Constant(0.0)
     denoiser = NetworkDenoiser(network, schedules.linear(), Eps())
     x_0 = torch.zeros(100, 1, 4, 4)
-    losses = Objective(Uniform(), Simple()).on_fixed_noise(denoiser, x_0, range(50, 150), seed=0)
+    losses = Objective(Uniform(), Simple()).on_fixed_noise(denoiser, x_0, range(50, 150), seed=0).loss
     times = network.seen[0][1].sort().values
     assert times[0] < 20
     assert times[-1] > 980
     assert times.diff().max() < 30  # 100 random times would leave gaps of about 50
-    again = Objective(Uniform(), Simple()).on_fixed_noise(denoiser, x_0[:7], range(60, 67), seed=0)
+    again = Objective(Uniform(), Simple()).on_fixed_noise(denoiser, x_0[:7], range(60, 67), seed=0).loss
     torch.testing.assert_close(again, losses[10:17])
-    other = Objective(Uniform(), Simple()).on_fixed_noise(denoiser, x_0[:7], range(60, 67), seed=1)
+    other = Objective(Uniform(), Simple()).on_fixed_noise(denoiser, x_0[:7], range(60, 67), seed=1).loss
     assert not torch.allclose(other, again)
 
 

@@ -1,0 +1,73 @@
+"""What a run was started with: its exact words, the code, the libraries and the machine."""
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from src.runs import ENVIRONMENT
+
+CODE = Path(__file__).resolve().parent
+LIBRARIES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "torch-fidelity", "wandb", "numpy")
+
+
+def record(run_dir: Path) -> None:
+    """Adds this start of the run to its environment.json, a list of them."""
+    path = run_dir / ENVIRONMENT
+    starts = json.loads(path.read_text()) if path.is_file() else []
+    path.write_text(json.dumps([*starts, environment()], indent=2) + "\n")
+
+
+def environment() -> dict[str, Any]:
+    """command, started, folder; git; python, libraries; host, system, processor, cores, devices."""
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "command": command(),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "folder": str(Path.cwd()),
+        "git": git(),
+        "python": platform.python_version(),
+        "libraries": {name: metadata.version(name) for name in LIBRARIES},
+        "host": platform.node(),
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "devices": devices or ["cpu"],
+    }
+
+
+def command() -> str:
+    """What was typed, for a shell."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = ["python", "-m", spec.name] if spec is not None else [Path(sys.argv[0]).name]
+    return shlex.join([*program, *sys.argv[1:]])
+
+
+def git() -> dict[str, Any] | None:
+    """The code's commit, and whether it was changed since; None outside of a repository."""
+    try:
+        commit, changes = (_ask(*words) for words in (("rev-parse", "HEAD"), ("status", "--porcelain", ".")))
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "changed": bool(changes)}
+
+
+def _ask(*words: str) -> str:
+    asked = subprocess.run(["git", "-C", str(CODE), *words], capture_output=True, text=True, timeout=10, check=True)
+    return asked.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

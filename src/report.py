@@ -1,0 +1,14 @@
+"""Writes a run's or a sweep's report: report.html, which needs nothing else, report.csv and plots.
+
+python -m src.report runs=runs/sweeps/TIME
+python -m src.report runs=runs/digits/TIME              one run
+python -m src.report runs=runs metric=fd_classifier     all there are, by another metric
+python -m src.report runs=… output_dir=appendix num_pictures=6
+"""
+
+from src.cli import Program
+
+main = Program("report", __doc__)
+
+if __name__ == "__main__":
+    main()
