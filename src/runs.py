@@ -13,7 +13,7 @@ import yaml
 
 OVERRIDES, CONFIG, RESULT, CURVE = "overrides.yaml", "config.yaml", "metrics.json", "metrics.csv"
 LEVELS, ENVIRONMENT = "noise_levels.csv", "environment.json"
-LOG, FAILURE = "output.log", "failure.txt"  # of a sweep's job
+JOB, LOG, FAILURE = "job.yaml", "output.log", "failure.txt"  # of a sweep's job, whose words stand there from the first
 CHECKPOINT = "checkpoints/last.ckpt"
 HIGHER_IS_BETTER = ("inception_score", "is_", "precision", "recall", "density", "coverage", "images_per_second")
 
@@ -48,7 +48,7 @@ class Run:
     @cached_property
     def words(self) -> list[str]:
         """Of its command line, as far as they say what is trained."""
-        saved = _yaml(self.folder / OVERRIDES)
+        saved = _yaml(self.folder / OVERRIDES) or _yaml(self.folder / JOB)
         return [word for word in saved.get("overrides", ()) if not word.startswith(("hydra.", "group=", "resume="))]
 
     @cached_property
@@ -98,11 +98,10 @@ class Run:
 def find(folder: Path) -> list[Run]:
     """The runs in a folder, which may be one itself, in the order of their paths, numbers by value.
 
-    A job that failed before it had written anything but its log is one of them.
+    A job that failed before it had written anything is one of them.
     """
-    marks = {path.parent for mark in (OVERRIDES, LOG) for path in folder.rglob(mark)}
-    outermost = {path for path in marks if not marks & set(path.parents)}  # W&B has an output.log too
-    return [Run(path) for path in sorted(outermost, key=_natural)]
+    marks = {path.parent for mark in (OVERRIDES, JOB) for path in folder.rglob(mark)}
+    return [Run(path) for path in sorted(marks, key=_natural)]
 
 
 def higher_is_better(metric: str) -> bool:

@@ -22,7 +22,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from src.config import Mistake, quoted
-from src.runs import CHECKPOINT, CONFIG, CURVE, FAILURE, LOG, Run, find, relative
+from src.runs import CHECKPOINT, CONFIG, CURVE, FAILURE, JOB, LOG, Run, find, relative
 
 CODE = Path(__file__).resolve().parent.parent
 SWEEPS, WORDS = Path("runs/sweeps"), "sweep.yaml"
@@ -49,6 +49,7 @@ def run_job(program: str, config: DictConfig) -> float:
     job.check()
     if not job.result.is_done:
         job.folder.mkdir(parents=True, exist_ok=True)
+        (job.folder / JOB).write_text(yaml.safe_dump({"overrides": job.words}, allow_unicode=True))
         with (job.folder / LOG).open("a+") as log:
             fcntl.flock(log, fcntl.LOCK_EX)  # held by the run too: one that outlived its sweep is waited for
             job.run(program, str(config.group or sweep.name), log)
