@@ -39,6 +39,16 @@ def test_run_folder_holds_what_the_contract_says(finished):
     assert 0 < metrics["val/loss"] < 2
     assert metrics["images_per_second"] > 0
     assert metrics["terminal_snr"] < 1e-3
+    levels = list(csv.DictReader((run_dir / "noise_levels.csv").open()))
+    images = sum(int(level["images"]) for level in levels)
+    assert images == 32  # two batches of 16
+    mean = sum(int(level["images"]) * float(level["loss"]) for level in levels) / images
+    assert mean == pytest.approx(metrics["val/loss"], rel=1e-5)
+    (start,) = json.loads((run_dir / "environment.json").read_text())
+    assert start["command"].endswith(
+        "schedule.T=100 trainer.max_steps=40 trainer.val_check_interval=20 trainer.log_every_n_steps=5"
+    )
+    assert start["libraries"]["torch"] == torch.__version__.split("+")[0]
 
 
 def test_nothing_is_written_outside_the_run(finished):

@@ -29,7 +29,8 @@ class WandbLogger(Logger):
     A server that does not answer costs `init_timeout` seconds at the start, after which the run is logged offline, and
     `finish_timeout` at the end; anything else that fails turns W&B off. Either is told in one line.
 
-    WANDB_MODE overrides the choice. Everything, W&B's own caches too, lies under the run's folder.
+    A run's row shows the best of losses and scores, and the last of anything else. WANDB_MODE overrides online
+    and offline. Everything, W&B's own caches too, lies under the run's folder.
 
     Args:
         run_dir: folder of the run.
@@ -65,6 +66,7 @@ class WandbLogger(Logger):
         self._run_dir, self.log_checkpoints = Path(run_dir), log_checkpoints
         self._id_file = Path(run_dir) / "wandb" / "id.txt"
         self._wandb: Any = None
+        self._defined: set[str] = set()  # what W&B knows the step and the best of
         self._run: Any = None
         self._folder = Path(run_dir) / "wandb"  # of the W&B run, once there is one
         self._off = False
@@ -79,7 +81,7 @@ class WandbLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        self._guard(lambda run: run.log({**metrics, "trainer/global_step": step}))
+        self._guard(lambda run: self._log(run, metrics, step))
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -92,7 +94,7 @@ class WandbLogger(Logger):
     def log_picture(self, key: str, path: Path, step: int) -> None:
         """An image, or a film where the file is a .gif."""
         kind = "Video" if path.suffix == ".gif" else "Image"
-        self._guard(lambda run: run.log({key: getattr(self._wandb, kind)(str(path)), "trainer/global_step": step}))
+        self._guard(lambda run: self._log(run, {key: getattr(self._wandb, kind)(str(path))}, step))
 
     @rank_zero_only
     def finish(self, exit_code: int, hurry: bool = False) -> None:
@@ -102,6 +104,13 @@ class WandbLogger(Logger):
                 self._guard(self._upload_checkpoints, self.finish_timeout)
             self._guard(lambda run: run.finish(exit_code), HURRY if hurry else self.finish_timeout + PATIENCE)
             self._leave()
+
+    def _log(self, run: Any, values: Mapping[str, Any], step: int | None) -> None:
+        for key in values.keys() - self._defined:  # one by one: of patterns that overlap, W&B takes any
+            best = "min" if key.startswith(LOWER_IS_BETTER) else "max" if key.startswith(HIGHER_IS_BETTER) else None
+            run.define_metric(key, step_metric="trainer/global_step", step_sync=True, summary=best)
+            self._defined.add(key)
+        run.log({**values, "trainer/global_step": step})
 
     def _upload_checkpoints(self, run: Any) -> None:
         for name in ("last", "best"):
@@ -148,9 +157,6 @@ class WandbLogger(Logger):
         )
         run = self._wandb.init(**self._options, id=self.version, resume="allow", mode=mode, settings=settings)
         run.define_metric("trainer/global_step")
-        best = dict.fromkeys(LOWER_IS_BETTER, "min") | dict.fromkeys(HIGHER_IS_BETTER, "max")
-        for start, summary in {"": None, **best}.items():  # what a run's row shows: of anything else the last
-            run.define_metric(f"{start}*", step_metric="trainer/global_step", step_sync=True, summary=summary)
         return run
 
     def _tell(self, state: str, error: BaseException) -> None:

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -93,3 +94,19 @@ def test_labels_are_dropped_while_training_alone():
     assert torch.equal(seen[~dropped], labels[~dropped])
     Objective(Uniform(), Simple())(denoiser.eval(), x_0, labels)
     assert torch.equal(network.seen[1][2], labels)
+
+
+@pytest.mark.parametrize(
+    ("parameterization", "factor"),
+    [(V(), lambda snr: 1 + snr), (Eps(), lambda snr: snr), (X0(), lambda snr: torch.ones_like(snr))],
+    ids=["v", "eps", "x0"],
+)
+def test_the_error_of_x0_is_the_loss_in_other_units(parameterization, factor):
+    """‖v̂ − v‖² = ‖x̂_0 − x_0‖² (1 + SNR), ‖ε̂ − ε‖² = ‖x̂_0 − x_0‖² SNR, where α² + σ² = 1."""
+    denoiser = NetworkDenoiser(Constant(0.3), schedules.linear(T=50), parameterization)
+    x_0 = torch.randn(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = Objective(Uniform(), Simple()).on_fixed_noise(denoiser, x_0, range(40), seed=0)
+    t = (found.time.double() * 50).round()
+    assert ((t >= 1) & (t <= 50)).all()
+    snr = denoiser.schedule.logsnr(t).exp()
+    torch.testing.assert_close(found.loss.double(), found.error.double() * factor(snr), rtol=2e-3, atol=1e-5)

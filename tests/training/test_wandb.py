@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ STEPS, EVERY = 60, 5
 OPTIONS = [
     *(option for option in TINY if option != "logger=csv"),
     f"trainer.max_steps={STEPS}", f"trainer.log_every_n_steps={EVERY}", "trainer.val_check_interval=30",
-    "hydra.run.dir=run",
+    "hydra.run.dir=run", "group=g", "tags=[a,b]",
 ]  # fmt: skip
 KEY = "0" * 40
 START_UP, END = 15.0, 45.0  # seconds that W&B may cost at most
@@ -110,12 +111,40 @@ def check(seen, without, says):
         assert "no answer within" not in seen.err[0]  # W&B keeps its own time
 
 
+def check_contents(offline):
+    """What W&B's own reader finds in the log."""
+    (log,) = offline.glob("*.wandb")
+    asked = subprocess.run(["wandb", "leet", "inspect", "--json", str(log)], capture_output=True, text=True)
+    records = [json.loads(line) for line in asked.stdout.splitlines()]
+    kept = {
+        kind: [record[kind] for record in records if record["type"] == kind] for kind in ("run", "history", "files")
+    }
+    (run,) = kept["run"]
+    assert (run["run_group"], run["tags"]) == ("g", ["a", "b"])
+    rows = [row["item"] for row in kept["history"]]
+    everything = {key.split(".")[0] for row in rows for key in row}
+    assert everything >= {
+        "train/loss", "train/grad_norm", "train/lr", "train/ema_decay", "images_per_second", "val/loss", "val/loss_q1",
+        "val/loss_q2", "val/loss_q3", "val/loss_q4", "samples", "trajectory", "trainer/global_step",
+    }  # fmt: skip
+    losses = [row["train/loss"] for row in rows if "train/loss" in row]
+    assert len(losses) == STEPS // EVERY
+    assert "config.yaml" in {file["path"] for files in kept["files"] for file in files["files"]}
+    asked = subprocess.run(
+        ["wandb", "leet", "inspect", "--summary", "--json", str(log)], capture_output=True, text=True
+    )
+    told = json.loads(asked.stdout)
+    assert told["summary"]["train/loss"] == {"min": pytest.approx(min(losses))}
+    assert told["config"]["schedule.T"] == 1000
+    assert told["config"]["trainer.max_steps"] == STEPS
+
+
 def test_without_a_key_it_logs_offline_and_stays_in_the_run(tmp_path, without):
     folder = tmp_path / "home"
     folder.mkdir()
     check(observe(folder), without, says=[])
     (offline,) = (folder / "run" / "wandb").glob("offline-run-*")
-    assert next(offline.glob("*.wandb")).stat().st_size > 1000
+    check_contents(offline)
     assert list((offline / "files" / "media").rglob("*.png"))
     assert list((offline / "files" / "media").rglob("*.gif"))
     # torchmetrics imports matplotlib where there is one, which keeps a font cache of its own for the user
