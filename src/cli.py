@@ -22,7 +22,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from src.config import Mistake, did_you_mean
 from src.help import asks_for_help, help_text
-from src.sweep import folder_to_go_on_with
+from src.sweep import folder_to_go_on_with, forget
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 STATUS = 2
@@ -67,6 +67,8 @@ class Program:
         except Exception as error:
             if self._composed:
                 raise
+            if (folder := forget()) is not None:
+                _remove_empty(folder, since=self._started)
             self._fail(error)  # whatever Hydra makes of a command line
 
     def _run(self, config: DictConfig) -> Any:
@@ -163,7 +165,8 @@ def _keys(config_name: str) -> list[str]:
             yield path + key
             yield from dotted(value, f"{path}{key}.")
 
-    return [key for key in dotted(plain, "") if "_target_" not in key]
+    groups = [path.name for path in CONF.iterdir() if path.is_dir()]  # those without an option too
+    return groups + [key for key in dotted(plain, "") if "_target_" not in key and key not in groups]
 
 
 def _remove_empty(folder: Path, since: float) -> None:

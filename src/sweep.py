@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, ClassVar, NamedTuple
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -116,6 +116,8 @@ class Job(NamedTuple):
 class Sweep(Callback):
     """The sweep's own beginning and end, as Hydra calls them."""
 
+    folder: ClassVar[Path | None] = None  # of the sweep that this process has begun
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,6 +128,7 @@ class Sweep(Callback):
         )
         told = {"words": words, "keys": keys, "metric": config.metric}
         (folder / WORDS).write_text(yaml.safe_dump(told, allow_unicode=True))
+        Sweep.folder = folder
         print(f"sweep: {relative(folder)}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -158,6 +161,17 @@ def folder_to_go_on_with(argv: list[str]) -> list[str]:
         if yaml.safe_load(path.read_text())["words"] == _words(argv):
             return [f"hydra.sweep.dir={quoted(path.parent)}"]
     raise Mistake(f"resume=true: no sweep of these words in {SWEEPS}; leave it out, or name a run with resume=RUN_DIR")
+
+
+def forget() -> Path | None:
+    """Takes back what a sweep has written of which no job can be composed; its folder, empty by then."""
+    folder, Sweep.folder = Sweep.folder, None
+    written = [] if folder is None else list(folder.iterdir())
+    if not all(path.name in (WORDS, "multirun.yaml") for path in written):  # the second is Hydra's
+        return None
+    for path in written:
+        path.unlink()
+    return folder
 
 
 def _words(argv: list[str]) -> list[str]:

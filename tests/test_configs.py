@@ -14,7 +14,7 @@ from src.programs import evaluate, sample
 from src.programs.train import KEYS
 
 OPTIONS = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.glob("*/*.yaml"))]
-OTHER_PROGRAMS = {"edit": sample, "metrics": evaluate}  # groups that training has no use for
+OTHER_PROGRAMS = {"edit": sample, "metrics": evaluate, "sweep/samplers": evaluate}  # that training has no use for
 REQUIRED = {
     "image_folder": ["data.root=nowhere"],
     "custom": ["schedule.betas=[0.1,0.2]"],
@@ -51,10 +51,11 @@ def test_option_composes_and_builds(option, finished):
     group, name = option.parts
     checkpoint = str(finished[0] / "checkpoints" / "last.ckpt")
     required = [override.replace("CHECKPOINT", checkpoint) for override in required_for(option)]
-    if group in OTHER_PROGRAMS:
-        program, overrides = OTHER_PROGRAMS[group], ["ckpt_path=x", f"{group}={name}", *required]
+    program = OTHER_PROGRAMS.get(group) or OTHER_PROGRAMS.get(option.as_posix())
+    if program:
+        overrides = ["ckpt_path=x", f"{group}={name}", *required]
         plain = check(compose(*overrides, program=program.__name__.split(".")[-1]), program.KEYS)
-        assert build(plain[group]) is not None
+        assert group not in plain or build(plain[group]) is not None
         return
     plain = check(compose(f"{group}={name}", *required), KEYS)
     for key in ("data", "module", "sampler", "callbacks", "logger"):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from src.diffusion import beta as schedules
 from src.diffusion.analytic import Gaussian
@@ -14,7 +15,7 @@ from src.diffusion.time_grid import Trailing
 ROOT = Path(__file__).parent.parent
 GROUPS = (
     "experiment|callbacks|schedule|parameterization|sampler|logger|backbone|edit|metrics|guidance"
-    "|time_grid|time_sampler|sweep"
+    "|time_grid|time_sampler|sweep|debug"
 )
 
 
@@ -42,3 +43,13 @@ def test_a_page_names_only_files_and_options_that_exist(page):
             assert (ROOT / "conf" / group / f"{option}.yaml").exists(), f"{group}={option}"
     for module in re.findall(r"python -m (src\.\w+)", text):
         assert (ROOT / Path(*module.split("."))).with_suffix(".py").exists()
+
+
+def test_the_sweep_that_wandb_leads_is_the_preset():
+    text = (ROOT / "docs" / "sweeps.md").read_text()
+    theirs = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
+    preset = yaml.safe_load((ROOT / "conf" / "sweep" / "T_and_beta.yaml").read_text())
+    values = {key: ",".join(map(str, node["values"])) for key, node in theirs["parameters"].items()}
+    assert values == preset["hydra"]["sweeper"]["params"]
+    assert theirs["command"][:3] == ["python", "-m", "${program}"]
+    assert (theirs["program"], theirs["metric"]["name"]) == ("src.train", "val/loss")

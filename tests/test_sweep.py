@@ -56,6 +56,31 @@ def test_a_job_that_fails_ends_alone_and_is_told(tmp_path):
     assert err.splitlines()[-1].startswith(f"error: hydra.sweep.dir: {good.relative_to(tmp_path)} holds another job")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["schedule=linear,cosin"], "schedule=cosin: no such option; did you mean cosine? (options: "),
+        (["schedule.TT=5,10"], "schedule.TT: no such key; did you mean schedule.T?"),
+        (["schedule.T=5,10", "swep=optuna"], "swep: no such key; did you mean sweep?"),
+        (["seed=0,1", "resume=true"], "resume=true: no sweep of these words in runs/sweeps"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_misspelt_word_leaves_nothing_behind(tmp_path, words, message):
+    status, _, err = in_process(train, "-m", *words, cwd=tmp_path)
+    assert status == 2
+    assert err.startswith(f"error: {message}")
+    assert len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_has_one_node(tmp_path):
+    words = ["-m", "seed=0,1", "trainer.num_nodes=2"]
+    status, _, err = in_process(train, *words, cwd=tmp_path)
+    assert status == 2
+    assert err.splitlines()[-1].startswith("error: trainer.num_nodes, hydra.launcher.tasks_per_node: ")
+
+
 @pytest.mark.slow
 def test_one_that_is_cut_goes_on_and_those_that_are_done_stay(tmp_path):
     """Four jobs: done, failed, cut by a signal to the sweep, not begun yet; then the same words and resume=true."""

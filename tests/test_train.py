@@ -14,6 +14,9 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from src.checkpoint import load_data
+from src.data.digits import Digits
+from src.data.order import EndlessShuffle
 from src.sample import main as sample
 from src.train import main as train
 from tests.command import in_process, start
@@ -307,3 +310,17 @@ def test_what_cannot_be_edited_is_said_in_one_line(finished, pictures, tmp_path,
     checkpoint = f"ckpt_path={finished[0]}/checkpoints/last.ckpt"
     status, _, err = in_process(sample, checkpoint, *arguments, cwd=tmp_path)
     check_one_line(status, err, says, tmp_path)
+
+
+def test_ten_images_by_heart_are_ten_images(tmp_path):
+    """debug=overfit trains on ten images alone, which a run's reference is too."""
+    options = [*(word for word in TINY if not word.startswith("data.batch_size")), "trainer.max_steps=2"]
+    status, out, err = in_process(train, "debug=overfit", *options, "hydra.run.dir=run", cwd=tmp_path)
+    assert status == 0, err
+    assert "10 images, 297 held out" in out
+    data = load_data(OmegaConf.to_container(OmegaConf.load(tmp_path / "run" / "config.yaml").data))
+    everything = Digits(channels=1, image_size=8, num_classes=None, batch_size=1).read("train")
+    assert torch.equal(data["train"][torch.arange(10)][0], everything.images[:10])
+    assert len(data["train"]) == 10
+    order = EndlessShuffle(10, 40, num_batches=2, seed=0)
+    assert all(sorted(indices.tolist()) == sorted([*range(10)] * 4) for _, indices in order)

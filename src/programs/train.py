@@ -39,6 +39,8 @@ def main(config: DictConfig) -> float:
     """Returns config.metric as it is in the end, for sweeps to compare."""
     quiet()
     with mistakes():
+        if "samplers" in config:
+            raise Mistake("sweep=samplers: it takes a trained model; python -m src.evaluate ckpt_path=… sweep=samplers")
         given, config = config, config if config.resume is None else resumed(config)
         plain, trainer, module, datamodule = assemble(config)
         results = Results(plain, trainer)
