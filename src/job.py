@@ -1,0 +1,112 @@
+"""One job of a sweep: a run in a process of its own, started, waited for and, where it fails, told in a line."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import IO, NamedTuple
+
+from src.config import Mistake, quoted
+from src.runs import CHECKPOINT, CONFIG, CURVE, FAILURE, LOG, Run, relative
+
+CODE = Path(__file__).resolve().parent.parent
+
+
+class Job(NamedTuple):
+    """A job's run, and what the command line says of it."""
+
+    result: Run
+    words: list[str]
+
+    @property
+    def folder(self) -> Path:
+        return self.result.folder
+
+    def check(self) -> None:
+        """Raises Mistake where the folder holds a run that other words started: its result is not this job's."""
+        if not self.result.is_started_by(self.words):
+            raise Mistake(f"hydra.sweep.dir: {relative(self.folder)} holds another job; choose another folder")
+
+    def told(self, metric: str, keys: list[str]) -> str:
+        """What is its own among the sweep's jobs, and what came of it."""
+        words = " ".join(word for word in self.words if word.split("=")[0].lstrip("+") in keys)
+        if self.result.failure is not None:
+            return f"{words}: failed: {self.result.failure} ({relative(self.folder / LOG)})"
+        return f"{words}: {metric} {self.result.metric(metric):.4g}"
+
+    def run(self, program: str, group: str, log: IO[str]) -> None:
+        """Starts the run and waits for it.
+
+        Raises:
+            SystemExit: the sweep was asked to stop; its run has saved a checkpoint by then.
+        """
+        if self.result.is_done:  # by the run that was waited for
+            return
+        (self.folder / FAILURE).unlink(missing_ok=True)
+        if (self.folder / CHECKPOINT).exists():
+            words = [f"resume={quoted(self.folder)}"]
+        else:
+            for leftover in (CONFIG, CURVE):  # of a run that was cut before it had a checkpoint
+                (self.folder / leftover).unlink(missing_ok=True)
+            words = [*self.words, f"group={quoted(group)}", f"hydra.run.dir={quoted(self.folder)}", "hydra.mode=RUN"]
+        command = [sys.executable, "-m", program, *words]
+        process = subprocess.Popen(
+            command,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches it once: from here
+            preexec_fn=_end_with_parent,
+        )
+        with _passing_on(process) as asked:
+            status = process.wait()
+        if asked:
+            raise SystemExit(128 + asked[0])
+        if status != 0:
+            (self.folder / FAILURE).write_text(_cause(status, self.folder / LOG) + "\n")
+
+
+def _environment() -> dict[str, str]:
+    """Of a run of the same code that starts its ranks itself, where Lightning would leave that to SLURM's srun."""
+    path = os.pathsep.join(filter(None, (str(CODE), os.environ.get("PYTHONPATH"))))
+    alone = {"SLURM_JOB_NAME": "bash"} if "SLURM_NTASKS" in os.environ else {}
+    return os.environ | {"PYTHONPATH": path} | alone
+
+
+def _end_with_parent() -> None:
+    """In the new process: SIGTERM when the sweep is gone, however it went."""
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@contextmanager
+def _passing_on(process: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
+    """Signals to the sweep go to its run, which ends with a checkpoint; they are noted for the sweep to end too."""
+    asked: list[int] = []
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        process.send_signal(signum)
+        asked.append(signum)
+
+    previous = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+
+def _cause(status: int, log: Path) -> str:
+    """In one line: what the run said last, or what ended it."""
+    if status < 0:
+        return f"ended by {signal.Signals(-status).name}"
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith("error: ")] if status == 2 else lines
+    return told[-1].removeprefix("error: ") if told else f"exit status {status}"
