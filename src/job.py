@@ -32,15 +32,22 @@ class Job(NamedTuple):
         if not self.result.is_started_by(self.words):
             raise Mistake(f"hydra.sweep.dir: {relative(self.folder)} holds another job; choose another folder")
 
+    def own(self, keys: list[str]) -> str:
+        """What sets it apart among the sweep's jobs."""
+        return " ".join(word for word in self.words if word.split("=")[0].lstrip("+") in keys)
+
     def told(self, metric: str, keys: list[str]) -> str:
-        """What is its own among the sweep's jobs, and what came of it."""
-        words = " ".join(word for word in self.words if word.split("=")[0].lstrip("+") in keys)
+        """What is its own, and what came of it."""
+        words = self.own(keys)
         if self.result.failure is not None:
             return f"{words}: failed: {self.result.failure} ({relative(self.folder / LOG)})"
         return f"{words}: {metric} {self.result.metric(metric):.4g}"
 
-    def run(self, program: str, group: str, log: IO[str]) -> None:
+    def run(self, program: str, group: str, name: str, log: IO[str]) -> None:
         """Starts the run and waits for it.
+
+        Args:
+            group, name: of its W&B run.
 
         Raises:
             SystemExit: the sweep was asked to stop; its run has saved a checkpoint by then.
@@ -53,7 +60,8 @@ class Job(NamedTuple):
         else:
             for leftover in (CONFIG, CURVE):  # of a run that was cut before it had a checkpoint
                 (self.folder / leftover).unlink(missing_ok=True)
-            words = [*self.words, f"group={quoted(group)}", f"hydra.run.dir={quoted(self.folder)}", "hydra.mode=RUN"]
+            named = [f"group={quoted(group)}", f"name={quoted(name)}"]
+            words = [*self.words, *named, f"hydra.run.dir={quoted(self.folder)}", "hydra.mode=RUN"]
         command = [sys.executable, "-m", program, *words]
         process = subprocess.Popen(
             command,

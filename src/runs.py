@@ -15,6 +15,7 @@ OVERRIDES, CONFIG, RESULT, CURVE = "overrides.yaml", "config.yaml", "metrics.jso
 LEVELS, ENVIRONMENT = "noise_levels.csv", "environment.json"
 JOB, LOG, FAILURE = "job.yaml", "output.log", "failure.txt"  # of a sweep's job, whose words stand there from the first
 CHECKPOINT = "checkpoints/last.ckpt"
+ABOUT_THE_RUN = ("hydra.", "group=", "name=", "resume=")  # words that change nothing of what is trained
 HIGHER_IS_BETTER = ("inception_score", "is_", "precision", "recall", "density", "coverage", "images_per_second")
 
 Points = tuple[list[float], list[float]]
@@ -49,7 +50,9 @@ class Run:
     def words(self) -> list[str]:
         """Of its command line, as far as they say what is trained."""
         saved = _yaml(self.folder / OVERRIDES) or _yaml(self.folder / JOB)
-        return [word for word in saved.get("overrides", ()) if not word.startswith(("hydra.", "group=", "resume="))]
+        return [
+            word for word in saved.get("overrides", ()) if not word.startswith(("hydra.", "group=", "name=", "resume="))
+        ]
 
     @cached_property
     def config(self) -> dict[str, Any]:

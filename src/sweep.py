@@ -40,13 +40,13 @@ def run_job(program: str, config: DictConfig) -> float:
     sweep = Path(hydra.sweep.dir)
     job = Job(Run(Path(hydra.runtime.output_dir)), [word for word in hydra.overrides.task if not word.startswith(OWN)])
     job.check()
+    keys = yaml.safe_load((sweep / WORDS).read_text())["keys"]
     if not job.result.is_done:
         job.folder.mkdir(parents=True, exist_ok=True)
         (job.folder / JOB).write_text(yaml.safe_dump({"overrides": job.words}, allow_unicode=True))
         with (job.folder / LOG).open("a+") as log:
             fcntl.flock(log, fcntl.LOCK_EX)  # held by the run too: one that outlived its sweep is waited for
-            job.run(program, str(config.group or sweep.name), log)
-    keys = yaml.safe_load((sweep / WORDS).read_text())["keys"]
+            job.run(program, str(config.group or sweep.name), f"{config.name} {job.own(keys)}", log)
     print(f"{hydra.job.num}: {job.told(config.metric, keys)}", flush=True)
     return job.result.metric(config.metric)
 

@@ -132,6 +132,7 @@ def test_what_goes_on_must_have_been_started(tmp_path, monkeypatch):
 def test_a_product_of_two_keys_is_a_job_for_each_pair(tmp_path):
     status, _, err = in_process(train, "-m", "schedule=linear,cosine", "schedule.T=20,50", *OPTIONS, cwd=tmp_path)
     assert status == 0, err
+    assert config_of(only_sweep(tmp_path) / "1")["name"] == "digits schedule=linear schedule.T=50"
     schedules = [config_of(job)["schedule"] for job in jobs_of(only_sweep(tmp_path))]
     assert [(schedule["_target_"].rsplit(".", 1)[-1], schedule["T"]) for schedule in schedules] == [
         ("linear", 20), ("linear", 50), ("cosine", 20), ("cosine", 50),
