@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests import zygote
-
 REPOSITORY = Path(__file__).parent.parent
 
 
@@ -29,16 +27,11 @@ def in_process(main, *arguments, cwd):
     return status, out.getvalue(), err.getvalue()
 
 
-def start(module, *arguments, cwd, anew=False, **environment):
-    """Starts `python -m module …` with the repository on its path; a variable given as None is unset.
-
-    Args:
-        anew: a new interpreter, for tests of starting up itself.
-    """
+def start(module, *arguments, cwd, **environment):
+    """Starts `python -m module …` with the repository on its path; a variable given as None is unset."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     merged = clean | {"PYTHONPATH": str(REPOSITORY)} | environment
-    start_process = subprocess.Popen if anew or not zygote.available() else zygote.Copied
-    return start_process(
+    return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)],
         cwd=cwd,
         env={name: value for name, value in merged.items() if value is not None},
@@ -59,14 +52,6 @@ def start_ranks(module, *arguments, cwd, count=2, **environment):
     }  # fmt: skip
     names = ("SLURM_PROCID", "SLURM_LOCALID") if "SLURM_JOB_ID" in environment else ("RANK", "LOCAL_RANK")
     return [start(module, *arguments, cwd=cwd, **common, **dict.fromkeys(names, str(r))) for r in range(count)]
-
-
-def is_alive(pid):
-    """Whether a process runs; not one that has ended and whose end nobody has asked for yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def run(module, *arguments, cwd, timeout=120, **environment):
