@@ -89,6 +89,14 @@ def test_the_heat_map_holds_each_score_at_its_place(sweep):
     assert {cells["sigmoid", T] for T in ("-5", "10", "100")} == {"–"}
 
 
+@pytest.mark.parametrize(("metric", "best"), [("fd_x", 1.0), ("images_per_second", 103.0)])
+def test_the_best_cell_is_the_darkest(sweep, metric, best):
+    figure = figures.heat_map(compare(find(sweep), metric))
+    (picture,) = next(axes.images for axes in figure.axes if axes.images)
+    values = picture.get_array().compressed()
+    assert min(values, key=lambda value: sum(picture.to_rgba(value)[:3])) == best
+
+
 def test_numbers_stand_by_size_and_words_as_they_are():
     assert in_order({"1000", "250", "1e-3", "b", "a"}) == ["1e-3", "250", "1000", "a", "b"]
 

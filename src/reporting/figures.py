@@ -28,7 +28,7 @@ def heat_map(table: Comparison) -> Figure | None:
     cells = {key: float(np.mean(values)) for key, values in table.over(across, down).items()}
     values = np.array([[cells.get((x, y), math.nan) for x in columns] for y in rows])
     figure, axes = _figure(1.6 + 1.1 * len(columns), 1.4 + 0.6 * len(rows))
-    cmap = colormaps["viridis" if higher_is_better(table.metric) else "viridis_r"].with_extremes(bad="0.92")
+    cmap = colormaps["viridis_r" if higher_is_better(table.metric) else "viridis"].with_extremes(bad="0.92")
     picture = axes.imshow(values, cmap=cmap, aspect="auto")
     for (y, x), value in np.ndenumerate(values):
         dark = not math.isnan(value) and sum(picture.to_rgba(value)[:3]) < 1.5
