@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -16,7 +16,8 @@ LEVELS, ENVIRONMENT = "noise_levels.csv", "environment.json"
 JOB, LOG, FAILURE = "job.yaml", "output.log", "failure.txt"  # of a sweep's job, whose words stand there from the first
 CHECKPOINT = "checkpoints/last.ckpt"
 ABOUT_THE_RUN = ("hydra.", "group=", "name=", "resume=")  # words that change nothing of what is trained
-HIGHER_IS_BETTER = ("inception_score", "is_", "precision", "recall", "density", "coverage", "images_per_second")
+LOWER_IS_BETTER = ("train/loss", "val/", "fd_", "fid", "kd_", "kid")
+HIGHER_IS_BETTER = ("inception_score", "is_", "precision", "recall", "density", "coverage")
 
 Points = tuple[list[float], list[float]]
 
@@ -107,8 +108,13 @@ def find(folder: Path) -> list[Run]:
     return [Run(path) for path in sorted(marks, key=_natural)]
 
 
+def best_of(metric: str) -> Literal["min", "max"] | None:
+    """Which of its values is the best; None of what is no loss and no score."""
+    return "min" if metric.startswith(LOWER_IS_BETTER) else "max" if metric.startswith(HIGHER_IS_BETTER) else None
+
+
 def higher_is_better(metric: str) -> bool:
-    return metric.startswith(HIGHER_IS_BETTER)
+    return best_of(metric) == "max" or metric == "images_per_second"
 
 
 def relative(path: Path) -> Path:
@@ -132,4 +138,7 @@ def _yaml(path: Path) -> dict[str, Any]:
 
 
 def _json(path: Path, missing: Any) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else missing
+    try:
+        return json.loads(path.read_text()) if path.is_file() else missing
+    except ValueError as error:
+        raise ValueError(f"{path}: unreadable ({error}); remove it") from error

@@ -1,6 +1,6 @@
 """Trains a diffusion model, samples from it and measures it.
 
-python -m src.train                                         digits on a CPU, in about a minute
+python -m src.train                                         digits on a CPU, in a minute or two
 python -m src.train experiment=mnist trainer.devices=4      another data set, on four GPUs
 python -m src.train schedule=linear schedule.T=250          another part, and a key of it
 python -m src.train -m schedule=linear,cosine seed=0,1      a sweep: four runs

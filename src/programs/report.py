@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from src.cli import mistakes
 from src.config import Mistake, at_least, check
 from src.reporting.page import write
 from src.reporting.table import Comparison, compare
@@ -25,9 +26,10 @@ def main(config: DictConfig) -> None:
     runs = find(folder) if folder.is_dir() else []
     if not runs:
         raise Mistake(f"runs={plain['runs']}: no run in it; name a run's folder, or one that runs lie in")
-    table = compare(runs, _metric(plain["metric"], runs))
     output_dir = Path(str(plain["output_dir"] or folder / "report")).expanduser()
-    write(table, folder, output_dir, plain["num_pictures"])
+    with mistakes(f"runs={plain['runs']}"):  # a file that was cut off, a folder that cannot be written
+        table = compare(runs, _metric(plain["metric"], runs))
+        write(table, folder, output_dir, plain["num_pictures"])
     console = Console(highlight=False)
     console.print(_best(table))
     console.print(f"{os.path.relpath(output_dir)}/report.html, report.csv, *.png", soft_wrap=True)

@@ -28,7 +28,7 @@ from src.training.precision import TrueBFloat16
 from src.training.results import Results, quiet
 
 KEYS = (
-    "name", "seed", "metric", "group", "tags", "debug", "sweep", "resume", "ckpt_path", "compile", "pretrained",
+    "name", "seed", "metric", "group", "tags", "resume", "ckpt_path", "compile", "pretrained",
     "run_dir", "print_config", "data", "backbone", "schedule", "parameterization", "time_sampler", "weighting",
     "objective", "denoiser", "module", "time_grid", "sampler", "guidance", "metrics", "optimizer", "lr_scheduler",
     "trainer", "callbacks", "logger",

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
-from src.runs import CHECKPOINT, CONFIG, RESULT, relative
+from src.runs import CHECKPOINT, CONFIG, RESULT, Run, relative
 from src.training.callbacks.finding import callbacks_of
 from src.training.callbacks.scores import SampleScores
 from src.training.callbacks.throughput import Throughput
@@ -125,7 +125,7 @@ class Results:
             }
         )
         self._console.print(f"more samples: python -m src.sample ckpt_path={folder}/{CHECKPOINT}", soft_wrap=True)
-        return {"val/loss": loss, **{name: score["value"] for name, score in scores.get("scores", {}).items()}}
+        return Run(self.run_dir).metrics
 
     def __enter__(self) -> "Results":
         return self

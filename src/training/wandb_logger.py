@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any, ClassVar, TypeVar
@@ -14,12 +15,11 @@ from typing import Any, ClassVar, TypeVar
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from src.runs import CONFIG, HIGHER_IS_BETTER
+from src.runs import CONFIG, best_of
 
 T = TypeVar("T")
 PATIENCE = 10.0  # seconds for a call to W&B's process, which answers in milliseconds
 HURRY = 5.0  # seconds for a run that was asked to stop
-LOWER_IS_BETTER = ("train/loss", "val/", "fd_", "fid", "kd_", "kid")
 OFFLINE_PATIENCE = 5.0  # seconds to start offline, which takes half of one
 
 
@@ -101,22 +101,26 @@ class WandbLogger(Logger):
         """Ends the W&B run, as failed where the code is not 0; in a hurry what is not uploaded by then is left."""
         if self._run is not None:
             if self.log_checkpoints and not hurry and not self._run.offline:
-                self._guard(self._upload_checkpoints, self.finish_timeout)
+                self._upload_checkpoints()
             self._guard(lambda run: run.finish(exit_code), HURRY if hurry else self.finish_timeout + PATIENCE)
             self._leave()
 
     def _log(self, run: Any, values: Mapping[str, Any], step: int | None) -> None:
         for key in values.keys() - self._defined:  # one by one: of patterns that overlap, W&B takes any
-            best = "min" if key.startswith(LOWER_IS_BETTER) else "max" if key.startswith(HIGHER_IS_BETTER) else None
-            run.define_metric(key, step_metric="trainer/global_step", step_sync=True, summary=best)
+            run.define_metric(key, step_metric="trainer/global_step", step_sync=True, summary=best_of(key))
             self._defined.add(key)
         run.log({**values, "trainer/global_step": step})
 
-    def _upload_checkpoints(self, run: Any) -> None:
+    def _upload_checkpoints(self) -> None:
+        """What fails here is told, and no reason to leave the run unfinished."""
         for name in ("last", "best"):
             path = self._run_dir / "checkpoints" / f"{name}.ckpt"
             if path.is_file():
-                run.log_artifact(str(path.resolve()), f"{run.id}-{name}", "model")
+                upload = partial(self._run.log_artifact, str(path.resolve()), f"{self._run.id}-{name}", "model")
+                try:
+                    within(self.finish_timeout, upload)
+                except Exception as error:
+                    print(f"W&B has not taken {path.name} ({_reason(error)})", file=sys.stderr)
 
     def _guard(self, call: Callable[[Any], object], seconds: float = PATIENCE) -> None:
         """The one door to W&B: what comes back through it as an error, or not in time, turns W&B off."""
@@ -160,16 +164,19 @@ class WandbLogger(Logger):
         return run
 
     def _tell(self, state: str, error: BaseException) -> None:
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         which = "" if self._folder.name.startswith("offline") else "--include-online "
         command = f"wandb sync {which}{os.path.relpath(self._folder)}"
-        print(f"W&B is {state} ({reason}); `{command}` uploads what there is", file=sys.stderr)
+        print(f"W&B is {state} ({_reason(error)}); `{command}` uploads what there is", file=sys.stderr)
 
     def _leave(self) -> None:
         """Lets go of W&B's process, which would else be waited for when this one ends."""
         self._off = True
         with contextlib.suppress(Exception, SystemExit):
             within(1.0, self._wandb.teardown)
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def dotted(node: Mapping[str, Any], path: str = "") -> dict[str, Any]:

@@ -172,6 +172,21 @@ def test_a_server_is_told_how_the_run_ended(tmp_path, monkeypatch, capfd, code):
     assert not capfd.readouterr().err
 
 
+def test_a_checkpoint_that_the_server_does_not_take_is_told_and_the_run_ends_well(tmp_path, monkeypatch, capfd):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"weights")
+    with answering() as server:
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        logger = WandbLogger(str(tmp_path), log_checkpoints=True)
+        logger.log_metrics({"loss": 1.5}, 7)
+        logger.finish(0)
+        told = b"".join(content for path, content in server.uploads if path.endswith("/file_stream"))
+    assert b'"exitcode":0' in told
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("W&B has not taken last.ckpt (")
+
+
 @pytest.mark.slow
 def test_a_service_that_hangs_turns_it_off(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("WANDB_MODE", "offline")
