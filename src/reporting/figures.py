@@ -111,10 +111,9 @@ def throughput(table: Comparison) -> Figure | None:
 
 def _styles(table: Comparison) -> list[tuple[Run, Style]]:
     """A colour for each value of one key and dashes for each of another; a colour for each run where that is not it."""
-    by_count = table.axes[::-1]  # few values first: dashes
-    if len(by_count) == 2 and all(_count(table, key) >= 2 for key in by_count):
-        dashed, coloured = by_count
-        if _count(table, dashed) <= STYLE_LIMIT:
+    if len(table.axes) == 2:
+        coloured, dashed = table.axes
+        if len(_values(table, dashed)) <= STYLE_LIMIT:
             dashes = dict(zip(_values(table, dashed), DASHES, strict=False))
             colours = _colours(_values(table, coloured))
             return [
@@ -148,10 +147,6 @@ def _colours(values: Sequence[str]) -> dict[str, Any]:
 
 def _values(table: Comparison, key: str) -> list[str]:
     return in_order({value_of(run, key) for run in table.runs})
-
-
-def _count(table: Comparison, key: str) -> int:
-    return len(_values(table, key))
 
 
 def _shared(table: Comparison, used: int) -> str:
