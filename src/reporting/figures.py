@@ -15,6 +15,7 @@ from src.runs import Run, higher_is_better
 STYLE_LIMIT = 4  # values of a key that dashes can tell apart
 DASHES = ("-", "--", "-.", ":")
 LEGEND_LIMIT = 16
+LUMA = (0.299, 0.587, 0.114)  # how bright red, green and blue look. Ref: ITU-R BT.601
 CURVES = ("train/loss", "val/loss")
 Style = dict[str, Any]
 
@@ -31,7 +32,7 @@ def heat_map(table: Comparison) -> Figure | None:
     cmap = colormaps["viridis_r" if higher_is_better(table.metric) else "viridis"].with_extremes(bad="0.92")
     picture = axes.imshow(values, cmap=cmap, aspect="auto")
     for (y, x), value in np.ndenumerate(values):
-        dark = not math.isnan(value) and sum(picture.to_rgba(value)[:3]) < 1.5
+        dark = not math.isnan(value) and np.dot(picture.to_rgba(value)[:3], LUMA) < 0.5
         text = "–" if math.isnan(value) else f"{value:.3g}"
         axes.text(x, y, text, ha="center", va="center", color="white" if dark else "black")
     axes.set_xticks(range(len(columns)), columns)
