@@ -31,7 +31,7 @@ def run_job(program: str, config: DictConfig) -> float:
     Raises:
         Mistake: for a job that cannot be one of a sweep.
     """
-    hydra = HydraConfig.get()
+    Sweep.folder, hydra = None, HydraConfig.get()
     if config.trainer.get("num_nodes", 1) != 1 or hydra.launcher.get("tasks_per_node", 1) != 1:
         raise Mistake(
             "trainer.num_nodes, hydra.launcher.tasks_per_node: a job of a sweep starts its ranks itself, on one node; "
@@ -54,7 +54,7 @@ def run_job(program: str, config: DictConfig) -> float:
 class Sweep(Callback):
     """The sweep's own beginning and end, as Hydra calls them."""
 
-    folder: ClassVar[Path | None] = None  # of the sweep that this process has begun
+    folder: ClassVar[Path | None] = None  # of the sweep that this process has begun, until it has a job
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -75,7 +75,7 @@ class Sweep(Callback):
         Raises:
             SystemExit: status 1 if any did.
         """
-        folder = Path(config.hydra.sweep.dir)
+        Sweep.folder, folder = None, Path(config.hydra.sweep.dir)
         jobs = find(folder)
         failed = [job for job in jobs if job.failure is not None]
         print(f"{len(jobs) - len(failed)} of {len(jobs)} jobs done in {relative(folder)}")

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from src.config import Mistake
-from src.sweep import folder_to_go_on_with
+from src.sweep import Sweep, folder_to_go_on_with
 from src.train import main as train
 from tests.command import in_process, run, start
 from tests.runs import TINY
@@ -54,6 +54,7 @@ def test_a_job_that_fails_ends_alone_and_is_told(tmp_path):
     status, out, err = in_process(train, *other, cwd=tmp_path)
     assert status == 2
     assert err.splitlines()[-1].startswith(f"error: hydra.sweep.dir: {good.relative_to(tmp_path)} holds another job")
+    assert Sweep.folder is None  # what goes wrong from here on in this process takes nothing back
 
 
 @pytest.mark.parametrize(
