@@ -10,8 +10,10 @@ import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from PIL import Image
 
+from src.device import bf16_slowdown
 from src.sample import main as sample
 from src.train import main as train
+from src.training.results import _slow_bf16
 from tests import runs
 from tests.command import in_process, run, start_ranks
 from tests.runs import TINY
@@ -120,9 +122,34 @@ def test_two_ranks_have_the_gradients_of_one_process_and_noise_of_their_own(tmp_
             assert difference < bound, name
 
 
-def test_bf16_true_rounds_the_network_alone(tmp_path, alone):
-    status, _, err = in_process(train, *OPTIONS, "trainer=cpu", "trainer.precision=bf16-true", cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("device", "precision", "times", "told"),
+    [
+        ("cpu", "bf16-mixed", 300.0, True),
+        ("cpu", "bf16-true", 2.5, True),
+        ("cpu", "bf16-mixed", 0.5, False),
+        ("cpu", "32-true", 300.0, False),
+        ("cuda", "bf16-mixed", 300.0, False),
+    ],
+)
+def test_a_cpu_that_is_slow_in_bf16_is_told(monkeypatch, device, precision, times, told):
+    monkeypatch.setattr("src.training.results.bf16_slowdown", lambda: times)
+    assert _slow_bf16(device, precision) == (
+        {"note": f"this CPU multiplies {times:.0f} times slower in bf16; trainer.precision=32-true is faster"}
+        if told
+        else {}
+    )
+
+
+def test_bf16_slowdown_is_a_ratio_of_times():
+    assert 0 < bf16_slowdown(side=16) < 1e6
+
+
+def test_bf16_true_rounds_the_network_alone(tmp_path, alone, monkeypatch):
+    monkeypatch.setattr("src.training.results.bf16_slowdown", lambda: 300.0)
+    status, out, err = in_process(train, *OPTIONS, "trainer=cpu", "trainer.precision=bf16-true", cwd=tmp_path)
     assert status == 0, err
+    assert "300 times slower in bf16" in out
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     kinds = {name: value.dtype for name, value in checkpoint["state_dict"].items() if value.is_floating_point()}
     assert {kind for name, kind in kinds.items() if name.startswith("denoiser.backbone")} == {torch.bfloat16}

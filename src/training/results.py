@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
+from src.device import bf16_slowdown
 from src.runs import CHECKPOINT, CONFIG, RESULT, Run, relative
 from src.training.callbacks.finding import callbacks_of
 from src.training.callbacks.scores import SampleScores
@@ -81,6 +82,7 @@ class Results:
         denoiser, trainer = module.denoiser, self.trainer
         self._terminal_snr = denoiser.schedule.terminal_snr()
         parameters = sum(p.numel() for p in denoiser.parameters())
+        device = trainer.strategy.root_device.type
         C, H, W = datamodule.shape
         classes = f", {datamodule.num_classes} classes" if datamodule.num_classes else ""
         sizes = {split: len(dataset) for split, dataset in datamodule.splits.items()}
@@ -93,7 +95,8 @@ class Results:
                 f"terminal SNR {self._terminal_snr:.1e}, "
                 f"predicts {type(denoiser.parameterization).__name__.lower()}",
                 "training": f"{trainer.max_steps:,} steps of {datamodule.batch_size} images, "
-                f"{trainer.world_size} × {trainer.strategy.root_device.type}, {trainer.precision}",
+                f"{trainer.world_size} × {device}, {trainer.precision}",
+                **_slow_bf16(device, str(trainer.precision)),
             }
         )
 
@@ -160,6 +163,13 @@ def _tree(label: str, node: Any) -> Tree:
         else:
             tree.add(f"{key}: {escape(str(value))}")
     return tree
+
+
+def _slow_bf16(device: str, precision: str) -> dict[str, str]:
+    """A row for a CPU that is slower in the reduced precision than in the full one."""
+    if device != "cpu" or not precision.startswith("bf16") or (times := bf16_slowdown()) < 2:
+        return {}
+    return {"note": f"this CPU multiplies {times:.0f} times slower in bf16; trainer.precision=32-true is faster"}
 
 
 def _first_score(summary: dict[str, Any]) -> dict[str, str]:
