@@ -214,6 +214,7 @@ def test_what_diffusers_cannot_express_is_refused(tmp_path):
         (NetworkDenoiser(torch.nn.Identity(), schedules.cosine(), Eps()), 8, "no network like Identity"),
         (NetworkDenoiser(UNet(7, 1, 16, (1, 2), 1, ()), schedules.cosine(), Eps()), 7, "data.image_size=7"),
         (ours(num_heads=2, attention_resolutions=(8,)), 8, "its heads differ in width"),
+        (ours(patch_size=2), 8, "does not fold pixels"),
     ):
         with pytest.raises(ValueError, match=says):
             folder.write(tmp_path / "out", denoiser, size, 1)

@@ -57,12 +57,14 @@ class UNet(nn.Module):
             channel would subtract what the embedding has just added, and be blind to time and class.
         norm_eps: of the normalization.
         frequency_shift: of the time embedding, 1 (DDPM) or 0.
+        patch_size: p folds p×p pixels into channels before the first convolution, and unfolds them after the last: the
+            levels start p times smaller, where the same FLOPs buy more width and convolutions run faster.
         checkpointing: computes each stage anew in the backward pass instead of keeping its activations.
 
     Raises:
         ValueError: a size out of range, or an attention resolution that no level has.
 
-    Ref: DDPM App. B; Improved DDPM §3; Diffusion Models Beat GANs §3
+    Ref: DDPM App. B; Improved DDPM §3; Diffusion Models Beat GANs §3; simple diffusion §3.3 (patches)
     """
 
     def __init__(
@@ -83,20 +85,22 @@ class UNet(nn.Module):
         norm_groups: int | None = None,
         norm_eps: float = 1e-6,
         frequency_shift: int = 1,
+        patch_size: int = 1,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.num_classes, self.outputs, self.checkpointing = num_classes, outputs, checkpointing
-        self.scale_shift, self.resampling = scale_shift, resampling
-        sides = _sides(image_size, len(channel_mults))
-        _check_sizes(sides, channels, channel_mults, num_blocks, attention_resolutions, outputs)
+        self.scale_shift, self.resampling, self.patch_size = scale_shift, resampling, patch_size
+        _check_sizes(channels, channel_mults, num_blocks, outputs)
+        sides = _sides(image_size, patch_size, channel_mults)
+        _check_attention(attention_resolutions, sides)
         groups = norm_groups or max(g for g in range(1, min(32, channels // 4) + 1) if channels % g == 0)
         _check_style(channels, num_heads, head_dim, dropout, groups)
         style = Style(4 * channels, groups, norm_eps, dropout, num_heads, head_dim, scale_shift)
         widths = [channels * mult for mult in channel_mults]
 
         self.embedding = ConditionEmbedding(channels, style.embedding_dim, num_classes, frequency_shift)
-        self.stem = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.stem = nn.Conv2d(patch_size**2 * in_channels, channels, 3, padding=1)
         skips, width = [channels], channels
 
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
@@ -125,12 +129,12 @@ class UNet(nn.Module):
                 self.upsample.append(ResidualBlock(width, width, style, Resize()) if residual else Upsample(width))
 
         self.norm = style.norm(width)
-        self.head = zero(nn.Conv2d(width, outputs * in_channels, 3, padding=1))
+        self.head = zero(nn.Conv2d(width, patch_size**2 * outputs * in_channels, 3, padding=1))
 
     def forward(self, x: Tensor, time: Tensor, cond: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), time (B,) on DDPM's clock 0 … 1000, cond (B,) labels or None -> (B, outputs·C, H, W)."""
         embedding = self.embedding(time, cond)
-        x = self.stem(x.to(self.stem.weight.dtype))
+        x = self.stem(F.pixel_unshuffle(x.to(self.stem.weight.dtype), self.patch_size))
         skips = [x]
         for level, stages in enumerate(self.down):
             for stage in stages.children():
@@ -146,7 +150,7 @@ class UNet(nn.Module):
                 x = maybe_checkpoint(self.checkpointing, stage, torch.cat([x, skips.pop()], dim=1), embedding)
             if level < len(self.upsample):
                 x = _resampled(self.upsample[level], x, embedding, skips[-1].shape[-2:])
-        return self.head(F.silu(self.norm(x)))
+        return F.pixel_shuffle(self.head(F.silu(self.norm(x))), self.patch_size)
 
 
 def _downsampling(resampling: Resampling, channels: int, style: Style) -> nn.Module:
@@ -161,21 +165,22 @@ def _resampled(module: nn.Module, x: Tensor, embedding: Tensor, size: torch.Size
     return module(x) if size is None else module(x, size)
 
 
-def _sides(image_size: int, num_levels: int) -> list[int]:
-    sides = [image_size]
-    for _ in range(num_levels - 1):
+def _sides(image_size: int, patch_size: int, channel_mults: Sequence[int]) -> list[int]:
+    """The side of each level, in patches."""
+    if patch_size < 1 or image_size % patch_size:
+        raise ValueError(f"backbone.patch_size={patch_size}: must be >= 1 and divide data.image_size={image_size}")
+    sides = [image_size // patch_size]
+    for _ in channel_mults[1:]:
         sides.append((sides[-1] + 1) // 2)
+    if sides[-1] < 2:
+        raise ValueError(
+            f"backbone.channel_mults={list(channel_mults)} and data.image_size={image_size}: the levels shrink to "
+            f"{sides} pixels; give fewer multiples"
+        )
     return sides
 
 
-def _check_sizes(
-    sides: list[int],
-    channels: int,
-    channel_mults: Sequence[int],
-    num_blocks: int,
-    attention_resolutions: Sequence[int],
-    outputs: int,
-) -> None:
+def _check_sizes(channels: int, channel_mults: Sequence[int], num_blocks: int, outputs: int) -> None:
     if channels < 4 or channels % 2:
         raise ValueError(f"backbone.channels={channels}: choose an even number >= 4")
     if not channel_mults or min(channel_mults) < 1:
@@ -184,16 +189,14 @@ def _check_sizes(
         raise ValueError(f"backbone.num_blocks={num_blocks}: must be >= 1")
     if outputs not in (1, 2):
         raise ValueError(f"backbone.outputs={outputs}: choose 1, or 2 for a prediction and the variance")
-    if sides[-1] < 2:
-        raise ValueError(
-            f"backbone.channel_mults={list(channel_mults)} and data.image_size={sides[0]}: the levels shrink to "
-            f"{sides} pixels; give fewer multiples"
-        )
+
+
+def _check_attention(attention_resolutions: Sequence[int], sides: list[int]) -> None:
     unreached = [r for r in attention_resolutions if r not in sides]
     if unreached:
         raise ValueError(
             f"backbone.attention_resolutions={list(attention_resolutions)}: no level is {unreached[0]} pixels wide; "
-            f"with data.image_size={sides[0]} choose among {sides}"
+            f"choose among {sides}"
         )
 
 

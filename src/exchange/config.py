@@ -77,6 +77,11 @@ def unet_config(network: UNet, image_size: int, in_channels: int) -> dict[str, A
             f"format=diffusers: diffusers has no network like {type(network).__name__}; only backbone=unet and "
             "backbone=adm can be exported so, or choose format=safetensors"
         )
+    if network.patch_size > 1:
+        raise ValueError(
+            f"format=diffusers: diffusers' U-Net does not fold pixels (backbone.patch_size={network.patch_size}); "
+            "choose format=safetensors"
+        )
     strides = 2 ** len(network.downsample)
     if image_size % strides:
         raise ValueError(

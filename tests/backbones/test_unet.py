@@ -1,6 +1,7 @@
 import diffusers
 import pytest
 import torch
+from torch.nn import functional as F
 
 from src.backbones.layers import Downsample, ResidualBlock, SelfAttention, Style, sinusoidal_embedding
 from src.backbones.unet import UNet
@@ -97,6 +98,18 @@ def test_normalization_does_not_undo_the_embedding(channels):
     assert ((first - second).abs().mean((0, 2, 3)) > 1e-3 * first.abs().mean()).all()
 
 
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_patches_are_pixels_folded_into_channels(outputs):
+    """As the network for images of half the side and four times the channels, between folding and unfolding."""
+    folding = randomized(tiny(8, in_channels=2, patch_size=2, outputs=outputs, num_classes=3)).eval()
+    inner = tiny(4, in_channels=8, outputs=outputs, num_classes=3).eval()
+    inner.load_state_dict(folding.state_dict())
+    x, time, labels = torch.randn(3, 2, 8, 8), torch.tensor([1.0, 300.0, 1000.0]), torch.tensor([0, 1, 3])
+    inside = inner(F.pixel_unshuffle(x, 2), time, labels)
+    expected = [F.pixel_shuffle(part, 2) for part in inside.chunk(outputs, dim=1)]  # an image, and its variance
+    assert torch.equal(folding(x, time, labels), torch.cat(expected, dim=1))
+
+
 def test_images_of_a_batch_do_not_meet():
     network = randomized(tiny(attention_resolutions=(4,))).eval()
     x, time = torch.randn(5, 1, 8, 8), torch.linspace(1, 1000, 5)
@@ -116,6 +129,9 @@ def test_images_of_a_batch_do_not_meet():
         ({"num_blocks": 0}, "backbone.num_blocks=0"),
         ({"dropout": 1.5}, "backbone.dropout=1.5"),
         ({"num_heads": 3}, "backbone.num_heads=3 does not divide"),
+        ({"patch_size": 3}, "backbone.patch_size=3: .* divide data.image_size=8"),
+        ({"patch_size": 0}, "backbone.patch_size=0: must be >= 1"),
+        ({"patch_size": 4, "channel_mults": (1, 1, 1)}, "shrink to"),
     ],
 )
 def test_refuses_what_cannot_be_built(options, key):
