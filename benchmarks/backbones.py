@@ -1,6 +1,6 @@
 """Networks side by side on the embedded digits: size, speed, and what each has learned after the same time.
 
-python benchmarks/backbones.py [seconds of training each, 60]      # prints the table of docs/backbones.md
+python -m benchmarks.backbones [seconds of training each, 60]      # prints the table of docs/backbones.md
 """
 
 import functools
@@ -8,7 +8,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -16,8 +15,6 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from src.backbones.summary import summarize
 from src.cli import CONF

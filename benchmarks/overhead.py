@@ -1,33 +1,25 @@
 """What Lightning costs: a training step through the Trainer, callbacks and logger included, beside the same step in a
 bare loop, a step of each in turn. Both end with the same weights, to the bit.
 
-python benchmarks/overhead.py                                                  # 28×28, batch 128, float32; minutes
-python benchmarks/overhead.py trainer.precision=bf16-mixed data.batch_size=64  # or any other key=value of src.train
+python -m benchmarks.overhead                                                  # 28×28, batch 128, float32; minutes
+python -m benchmarks.overhead trainer.precision=bf16-mixed data.batch_size=64  # or any other key=value of src.train
 """
 
 import statistics
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
-import hydra
 import lightning as L
 import torch
 from hydra.utils import instantiate
-from torch import nn
 from torch.utils.data import DataLoader
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from src.cli import CONF
-from src.config import check
+from benchmarks.loop import BareLoop, configuration, module_of
 from src.data.dataset import Batches, InMemory
 from src.data.module import ImageDataModule, Split
 from src.data.order import EndlessShuffle
-from src.diffusion.noise import stream_seed
-from src.images import to_model
 from src.training.module import DiffusionModule
 from src.training.results import quiet
 
@@ -49,35 +41,6 @@ class Noise(ImageDataModule):
         return InMemory(images, torch.randint(self.num_classes or 1, (2000,), generator=generator))
 
 
-class BareLoop:
-    """The training of a DiffusionModule with nothing around it."""
-
-    def __init__(self, module: DiffusionModule, data: Noise, trainer: L.Trainer) -> None:
-        self.module, self.step = module.train(), 0
-        order = EndlessShuffle(len(data.splits["train"]), data.batch_size, STEPS, data.seed)
-        self.batches = iter(DataLoader(Batches(data.splits["train"], True), sampler=order, batch_size=None))
-        self.optimizer = module.optimizer(module.denoiser.parameters())
-        self.lr_scheduler = module.lr_scheduler(self.optimizer)
-        self.clip, self.bf16 = trainer.gradient_clip_val or float("inf"), trainer.precision == "bf16-mixed"
-
-    def run(self, steps: int) -> None:
-        module, denoiser = self.module, self.module.denoiser
-        for _ in range(steps):
-            batch = next(self.batches)
-            torch.manual_seed(stream_seed("train", module.seed, batch.start))
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-                loss = module.objective(denoiser, to_model(batch.images), batch.labels)
-            self.optimizer.zero_grad()
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(denoiser.parameters(), self.clip)
-            if not (norm + loss).isfinite():
-                raise RuntimeError("diverged")
-            self.optimizer.step()
-            module.ema.update(denoiser, self.step)
-            self.lr_scheduler.step()
-            self.step += 1
-
-
 class Turns(L.Callback):
     """Lets the bare loop take a step after each of the Trainer's, and takes the time of both."""
 
@@ -91,7 +54,7 @@ class Turns(L.Callback):
     ) -> None:
         began = time.perf_counter()
         if batch_idx:
-            self.bare.run(1)
+            self.bare.step()
             self.through.append(began - self._since)
             self.plain.append(time.perf_counter() - began)
         self._since = time.perf_counter()
@@ -106,21 +69,20 @@ class Turns(L.Callback):
 
 def train(run_dir: str, overrides: list[str]) -> tuple[DiffusionModule, Turns]:
     """As src.train does it, with the bare loop in between."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        plain = check(hydra.compose("train", overrides=[*OPTIONS, f"run_dir={run_dir}", *overrides]))
+    plain = configuration([*OPTIONS, f"run_dir={run_dir}", *overrides])
     data = Noise(**{key: plain["data"][key] for key in ("channels", "image_size", "num_classes", "batch_size", "seed")})
     data.setup()
-    modules: list[DiffusionModule] = []
-    for _ in range(2):
-        L.seed_everything(plain["seed"], verbose=False)
-        modules.append(instantiate(plain["module"], _convert_="all"))
+    modules = module_of(plain), module_of(plain)
+    order = EndlessShuffle(len(data.splits["train"]), data.batch_size, STEPS, data.seed)
+    batches = iter(DataLoader(Batches(data.splits["train"], True), sampler=order, batch_size=None))
     callbacks = list(instantiate(plain["callbacks"], _convert_="all").values())
     loggers = list(instantiate(plain["logger"], _convert_="all").values())
     trainer = instantiate(plain["trainer"], callbacks=callbacks, logger=loggers, _convert_="all")
-    turns = Turns(BareLoop(modules[1], data, trainer))
+    turns = Turns(BareLoop(modules[1], batches, plain["trainer"]))
     trainer.callbacks.append(turns)
     trainer.fit(modules[0], data)
-    turns.bare.run(STEPS - turns.bare.step)
+    while turns.bare.number < STEPS:
+        turns.bare.step()
     return modules[0], turns
 
 

@@ -1,7 +1,7 @@
 """Error of each deterministic sampler against the exact probability flow of a mixture of Gaussians, by evaluations.
 
-python benchmarks/sampler_error.py            # prints the table of docs/mathematics.md
-python benchmarks/sampler_error.py plot.png   # draws it too (needs matplotlib)
+python -m benchmarks.sampler_error            # prints the table of docs/mathematics.md
+python -m benchmarks.sampler_error plot.png   # draws it too (needs matplotlib)
 """
 
 import sys

@@ -32,7 +32,15 @@ def test_the_sampler_of_the_extension_guide_works_and_equals_ddim(tmp_path):
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "docs/mathematics.md", "docs/backbones.md", "docs/metrics.md", "docs/hardware.md", "docs/sweeps.md"],
+    [
+        "README.md",
+        "docs/mathematics.md",
+        "docs/backbones.md",
+        "docs/metrics.md",
+        "docs/hardware.md",
+        "docs/sweeps.md",
+        "benchmarks/README.md",
+    ],
 )
 def test_a_page_names_only_files_and_options_that_exist(page):
     text = (ROOT / page).read_text()
@@ -41,7 +49,7 @@ def test_a_page_names_only_files_and_options_that_exist(page):
     for group, options in re.findall(rf"\b({GROUPS})=([\w,]+)", text):
         for option in options.strip(",").split(","):
             assert (ROOT / "conf" / group / f"{option}.yaml").exists(), f"{group}={option}"
-    for module in re.findall(r"python -m (src\.\w+)", text):
+    for module in re.findall(r"python -m ((?:src|benchmarks)\.\w+)", text):
         assert (ROOT / Path(*module.split("."))).with_suffix(".py").exists()
 
 

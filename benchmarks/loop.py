@@ -1,0 +1,69 @@
+"""This project's training with nothing around it, for what is measured without the Trainer."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import hydra
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from torch import Tensor, nn
+
+from src.cli import CONF
+from src.config import check
+from src.diffusion.noise import Draws, stream_seed
+from src.images import Batch, to_model
+from src.training.module import DiffusionModule
+
+
+def configuration(words: list[str]) -> dict[str, Any]:
+    """What these words of src.train mean, checked."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return check(hydra.compose("train", overrides=["name=x", "run_dir=x", *words]))
+
+
+def module_of(plain: dict[str, Any]) -> DiffusionModule:
+    L.seed_everything(plain["seed"], verbose=False)
+    module: DiffusionModule = instantiate(plain["module"], _convert_="all")
+    return module
+
+
+def random_batches(data: dict[str, Any]) -> Iterator[Batch]:
+    """One batch of random images and classes, of the size that a configuration's data have, again and again."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (data["batch_size"], data["channels"], data["image_size"], data["image_size"])
+    images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+    labels = torch.randint(data["num_classes"], shape[:1], generator=generator) if data["num_classes"] else None
+    return (Batch(images, labels, start) for start in itertools.count(0, len(images)))
+
+
+class BareLoop:
+    """The training of a DiffusionModule on the CPU, or on the device that it is on, step by step."""
+
+    def __init__(self, module: DiffusionModule, batches: Iterator[Batch], options: dict[str, Any]) -> None:
+        """options: those of the trainer; precision and clipping are heeded."""
+        self.module, self.batches, self.number = module.train(), batches, 0
+        module.configure_model()
+        self.optimizer = module.optimizer(module.denoiser.parameters())
+        self.lr_scheduler = module.lr_scheduler(self.optimizer)
+        self.clip, self.bf16 = options["gradient_clip_val"] or float("inf"), options["precision"] == "bf16-mixed"
+        self.device = next(module.denoiser.parameters()).device
+
+    def step(self) -> Tensor:
+        module, denoiser, batch = self.module, self.module.denoiser, next(self.batches)
+        x_0 = to_model(batch.images.to(self.device, non_blocking=True))
+        labels = None if batch.labels is None else batch.labels.to(self.device, non_blocking=True)
+        draws = Draws(stream_seed("train", module.seed, batch.start), self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            loss = module.objective(denoiser, x_0, labels, draws)
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(denoiser.parameters(), self.clip)
+        if not (norm + loss).isfinite():
+            raise RuntimeError("diverged")
+        self.optimizer.step()
+        module.ema.update(denoiser, self.number)
+        self.lr_scheduler.step()
+        self.number += 1
+        return loss.detach()

@@ -1,0 +1,193 @@
+"""What users would train with instead: each peer's own network, loss, optimizer and moving average, as its examples put
+them together. pip install -e '.[peers]'
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import repeat
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.loop import BareLoop, configuration, module_of, random_batches
+
+
+@dataclass(frozen=True)
+class Size:
+    """A U-Net as all but lucidrains' can build it, and a batch for it; what is the default has 1.62 M parameters and
+    takes 0.55 GFLOPs forward."""
+
+    image_size: int = 28
+    image_channels: int = 1
+    channels: int = 32
+    mults: tuple[int, ...] = (1, 2, 2)
+    num_blocks: int = 2
+    attends_at: tuple[int, ...] = (7,)
+    batch_size: int = 128
+    bf16: bool = False
+    device: str = "cpu"
+
+    @property
+    def words(self) -> list[str]:
+        """Of src.train."""
+        return [
+            "experiment=fashion_mnist", "callbacks=default", "logger=csv", "data.num_classes=null",
+            f"data.image_size={self.image_size}", f"data.channels={self.image_channels}",
+            f"data.batch_size={self.batch_size}", f"backbone.channels={self.channels}",
+            f"backbone.channel_mults={list(self.mults)}", f"backbone.num_blocks={self.num_blocks}",
+            f"backbone.attention_resolutions={list(self.attends_at)}",
+            f"trainer.precision={'bf16-mixed' if self.bf16 else '32-true'}",
+        ]  # fmt: skip
+
+    def batch(self) -> Tensor:
+        """Images in [−1, 1]."""
+        shape = (self.batch_size, self.image_channels, self.image_size, self.image_size)
+        return 2 * torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(self.device) - 1
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A network, and a whole training step of it: loss, gradient, clipping, optimizer, moving average."""
+
+    network: nn.Module
+    step: Callable[[], object]
+
+
+def ours(size: Size, *words: str) -> Contender:
+    plain = configuration([*size.words, *words])
+    module = module_of(plain).to(size.device)
+    batches = random_batches(plain["data"])
+    batch = next(batches)._replace(images=next(batches).images.to(size.device))
+    loop = BareLoop(module, repeat(batch), plain["trainer"])
+    return Contender(module.denoiser.backbone, loop.step)
+
+
+def diffusers(size: Size) -> Contender:
+    from diffusers import DDPMScheduler
+    from diffusers.training_utils import EMAModel
+
+    network = diffusers_network(size)
+    scheduler, ema = DDPMScheduler(1000), EMAModel(network.parameters(), decay=0.9999, use_ema_warmup=True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6)
+    x_0 = size.batch()
+
+    def step() -> None:
+        noise = torch.randn_like(x_0)
+        t = torch.randint(1000, (len(x_0),), device=x_0.device)
+        noised = scheduler.add_noise(x_0, noise, t)
+        with _precision(size):
+            predicted = network(noised, t).sample
+        F.mse_loss(predicted.float(), noise).backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.step(network.parameters())
+
+    return Contender(network, step)
+
+
+def diffusers_network(size: Size) -> nn.Module:
+    from diffusers import UNet2DModel
+
+    sides = [size.image_size]
+    for _ in size.mults[1:]:
+        sides.append((sides[-1] + 1) // 2)
+    attends = [side in size.attends_at for side in sides]
+    kinds = {way: [f"{'Attn' if a else ''}{way}Block2D" for a in attends] for way in ("Down", "Up")}
+    groups = configuration_groups(size.channels)
+    return UNet2DModel(
+        size.image_size, size.image_channels, size.image_channels, layers_per_block=size.num_blocks,
+        block_out_channels=tuple(size.channels * mult for mult in size.mults), norm_num_groups=groups,
+        down_block_types=tuple(kinds["Down"]), up_block_types=tuple(kinds["Up"][::-1]),
+        attention_head_dim=size.channels * size.mults[-1], downsample_padding=0, flip_sin_to_cos=False, freq_shift=1,
+    ).to(size.device)  # fmt: skip
+
+
+def configuration_groups(channels: int) -> int:
+    """As many groups of at least four channels as this project's U-Net takes where none are said."""
+    return max(groups for groups in range(1, min(32, channels // 4) + 1) if channels % groups == 0)
+
+
+def torchcfm(size: Size) -> Contender:
+    from torchcfm.conditional_flow_matching import ConditionalFlowMatcher
+    from torchcfm.models.unet import UNetModel
+
+    shape = (size.image_channels, size.image_size, size.image_size)
+    at = ",".join(map(str, size.attends_at))
+    network = UNetModel(
+        shape, size.channels, size.num_blocks, channel_mult=size.mults, attention_resolutions=at, num_heads=1
+    ).to(size.device)
+    average = {name: value.clone() for name, value in network.state_dict().items()}
+    matcher, optimizer = ConditionalFlowMatcher(sigma=0.0), torch.optim.Adam(network.parameters(), lr=2e-4)
+    x_1 = size.batch()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        t, x_t, velocity = matcher.sample_location_and_conditional_flow(torch.randn_like(x_1), x_1)
+        with _precision(size):
+            predicted = network(t, x_t)
+        (predicted.float() - velocity).square().mean().backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        for name, value in network.state_dict().items():
+            average[name].copy_(average[name] * 0.9999 + value * 0.0001)
+
+    return Contender(network, step)
+
+
+def lucidrains(size: Size) -> Contender:
+    from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+    from ema_pytorch import EMA
+
+    network = Unet(size.channels, dim_mults=size.mults, channels=size.image_channels)
+    diffusion = GaussianDiffusion(network, image_size=size.image_size).to(size.device)
+    ema = EMA(diffusion, beta=0.995, update_every=10).to(size.device)
+    optimizer = torch.optim.Adam(diffusion.parameters(), lr=1e-4, betas=(0.9, 0.99))
+    images = size.batch() / 2 + 0.5  # in [0, 1], as it wants them
+
+    def step() -> None:
+        with _precision(size):
+            loss = diffusion(images)
+        loss.backward()
+        nn.utils.clip_grad_norm_(diffusion.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update()
+
+    return Contender(network, step)
+
+
+PEERS: dict[str, Callable[[Size], Contender]] = {
+    "diffusers": diffusers,
+    "torchcfm": torchcfm,
+    "denoising-diffusion-pytorch": lucidrains,
+}
+
+
+def available() -> dict[str, Callable[[Size], Contender]]:
+    """The peers that are installed."""
+    found = {}
+    for name, build in PEERS.items():
+        try:
+            __import__(name.replace("-", "_"))
+        except ImportError:
+            print(f"{name} is not installed and left out: pip install -e '.[peers]'")
+        else:
+            found[name] = build
+    return found
+
+
+def _precision(size: Size) -> torch.autocast:
+    return torch.autocast(torch.device(size.device).type, torch.bfloat16, enabled=size.bf16)
+
+
+def forward_flops(network: nn.Module, size: Size) -> float:
+    """Of one image."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x, time = size.batch()[:1], torch.full((1,), 500.0, device=size.device)
+    flipped = type(network).__module__.startswith("torchcfm")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(time, x) if flipped else network(x, time)
+    return float(counter.get_total_flops())

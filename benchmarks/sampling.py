@@ -1,0 +1,77 @@
+"""Samples a second at 20 evaluations each, beside diffusers' pipeline with the same weights and the same output.
+
+python -m benchmarks.sampling [--bf16] [--rounds 5] [--out FOLDER]
+"""
+
+import statistics
+import tempfile
+from collections.abc import Callable
+
+import diffusers
+import torch
+from torch import Tensor
+
+from benchmarks.peers import Size, diffusers_network
+from benchmarks.turns import Table, in_turns, options, speed_up
+from src.diffusion.samplers.ddim import DDIM
+from src.diffusion.time_grid import Trailing
+from src.metrics.generate import Recipe
+from src.pretrained import load_pretrained
+
+STEPS, SMALL, LARGE = 20, 64, 256
+
+
+def theirs(size: Size, folder: str) -> diffusers.DDIMPipeline:
+    """A pipeline around a network of random weights, also saved into the folder."""
+    torch.manual_seed(0)
+    network = diffusers_network(size).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    scheduler = diffusers.DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
+    pipeline = diffusers.DDIMPipeline(network, scheduler)
+    pipeline.save_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@torch.inference_mode()
+def pair(size: Size, batch_size: int) -> tuple[Callable[[], Tensor], Callable[[], Tensor], float]:
+    """A batch of samples by either, and how far apart the two are that begin with the same noise."""
+    shape = (size.image_channels, size.image_size, size.image_size)
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline = theirs(size, folder)
+        denoiser, _ = load_pretrained(folder)
+    denoiser = denoiser.to(size.device)
+    recipe = Recipe(DDIM(Trailing(), STEPS), lambda inner: inner, shape, None, seed=0)
+
+    def diffusers_step() -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        with torch.autocast(torch.device(size.device).type, torch.bfloat16, enabled=size.bf16):
+            images = pipeline(batch_size, generator, num_inference_steps=STEPS, output_type="np").images
+        return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+    def our_step() -> Tensor:
+        with torch.autocast(torch.device(size.device).type, torch.bfloat16, enabled=size.bf16):
+            return recipe.make(denoiser, range(batch_size), size.device)[0]
+
+    noise = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(0))
+    *_, x = recipe.sampler.walk(denoiser, lambda: noise.to(size.device))
+    apart = (x.clamp(-1, 1).cpu() / 2 + 0.5 - diffusers_step()).abs().max()
+    return our_step, diffusers_step, float(apart)
+
+
+def main() -> None:
+    given = options(__doc__, rounds=5)
+    size = Size(bf16=given.bf16)
+    columns = ("batch", "this project, images/s", "diffusers", "ratio", "largest difference, of 1")
+    table = Table(f"sampling_{'bf16' if size.bf16 else 'float32'}", *columns)
+    for batch_size in (SMALL, LARGE):
+        ours, diffusers_, apart = pair(size, batch_size)
+        seconds = in_turns({"ours": ours, "diffusers": diffusers_}, given.rounds, warm_up=1)
+        rates = [batch_size / statistics.median(values) for values in seconds.values()]
+        table.add(batch_size, *rates, f"×{speed_up(seconds, 'ours', over='diffusers'):.2f}", f"{apart:.1e}")
+    table.write(given.out)
+
+
+if __name__ == "__main__":
+    main()

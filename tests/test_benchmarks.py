@@ -1,0 +1,67 @@
+"""The scripts behind the figures of the documentation compare what they say they compare."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from benchmarks.peers import Size, diffusers, forward_flops, ours
+from benchmarks.recipes import steps_within
+from benchmarks.sampling import pair
+from benchmarks.scaling import exponent
+from benchmarks.turns import Table, in_turns, speed_up
+
+TINY = Size(image_size=8, channels=16, mults=(1, 2), num_blocks=1, attends_at=(4,), batch_size=4)
+
+
+def test_contenders_train_the_same_network():
+    mine, theirs = ours(TINY), diffusers(TINY)
+    counts = [sum(p.numel() for p in contender.network.parameters()) for contender in (mine, theirs)]
+    assert counts[0] == counts[1]
+    assert forward_flops(mine.network, TINY) == pytest.approx(forward_flops(theirs.network, TINY), rel=0.02)
+    for contender in (mine, theirs):
+        before = [p.detach().clone() for p in contender.network.parameters()]
+        for _ in range(4):  # what starts at zero holds back what lies before it
+            contender.step()
+        moved = [not torch.equal(p, old) for p, old in zip(contender.network.parameters(), before, strict=True)]
+        assert sum(moved) / len(moved) > 0.9
+
+
+def test_samplers_that_are_timed_put_out_the_same_images():
+    mine, theirs, apart = pair(TINY, batch_size=3)
+    assert apart < 1e-4
+    assert mine().shape == theirs().shape == (3, 1, 8, 8)
+
+
+def test_turns_take_each_case_once_a_round():
+    order = []
+    seconds = in_turns({name: lambda name=name: order.append(name) for name in "ab"}, rounds=3, warm_up=2)
+    assert order == ["a", "b"] * 5
+    assert [len(values) for values in seconds.values()] == [3, 3]
+
+
+def test_speed_up_is_the_median_of_the_rounds_own_ratios():
+    """A round that was slow for all changes nothing."""
+    assert speed_up({"fast": [1.0, 10.0, 1.0], "slow": [2.0, 20.0, 2.0]}, "fast", over="slow") == 2
+
+
+def test_exponent():
+    work = [1.0, 2.0, 4.0]
+    assert exponent(work, [3 * w**1.5 for w in work]) == pytest.approx(1.5)
+
+
+def test_a_table_is_kept_as_csv(tmp_path):
+    table = Table("name", "what", "value")
+    table.add("a", 1.23456)
+    table.write(tmp_path / "new")
+    assert (tmp_path / "new" / "name.csv").read_text().splitlines() == ["what,value", "a,1.23"]
+
+
+def test_recipes_get_the_steps_that_their_speed_allows():
+    words = ["experiment=digits", "logger=csv", "callbacks=default", "backbone.channels=8", "data.batch_size=4"]
+    assert 1 < steps_within(5.0, [*words, "data.batch_size=64"]) < steps_within(5.0, words)
+    assert steps_within(0.0, words) == 1
+
+
+def test_sizes_compose():
+    assert dataclasses.replace(TINY, bf16=True).words[-1] == "trainer.precision=bf16-mixed"
