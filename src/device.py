@@ -1,6 +1,5 @@
 """Where a program computes."""
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,21 +21,6 @@ def usable(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise Mistake(f"device={name}: not usable here ({str(error).splitlines()[0]}); choose auto or cpu") from error
-
-
-def bf16_slowdown(side: int = 256, tries: int = 3) -> float:
-    """How many times as long as in float32 a product of matrices takes in bfloat16 on this CPU: hundreds of times on
-    one that has no instructions for it."""
-
-    def least(dtype: torch.dtype) -> float:
-        matrix, seconds = torch.ones(side, side, dtype=dtype), []
-        for _ in range(tries):
-            began = time.perf_counter()
-            matrix @ matrix
-            seconds.append(time.perf_counter() - began)
-        return min(seconds)
-
-    return least(torch.bfloat16) / least(torch.float32)
 
 
 def check_trainer(options: Mapping[str, Any]) -> str:

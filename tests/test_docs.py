@@ -40,6 +40,7 @@ def test_the_sampler_of_the_extension_guide_works_and_equals_ddim(tmp_path):
         "docs/hardware.md",
         "docs/sweeps.md",
         "benchmarks/README.md",
+        "docs/recipes.md",
     ],
 )
 def test_a_page_names_only_files_and_options_that_exist(page):

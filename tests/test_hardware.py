@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from PIL import Image
 
-from src.device import bf16_slowdown
 from src.sample import main as sample
 from src.train import main as train
+from src.training.precision import bf16_slowdown
 from src.training.results import _slow_bf16
 from tests import runs
 from tests.command import in_process, run, start_ranks

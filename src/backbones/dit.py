@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.backbones.layers import ConditionEmbedding, maybe_checkpoint
-from src.backbones.transformer import Patches, TokenAttention, check_patches, mlp, position_embedding
+from src.backbones.transformer import Patches, TokenAttention, check_tokens, mlp, position_embedding
 
 
 class DiT(nn.Module):
@@ -40,7 +40,7 @@ class DiT(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        check_patches(image_size, patch_size, dim, num_heads, depth)
+        check_tokens(image_size, patch_size, dim, num_heads, depth)
         self.num_classes, self.outputs, self.checkpointing = num_classes, outputs, checkpointing
         self.embedding = ConditionEmbedding(dim, dim, num_classes)
         self.patches = Patches(image_size, in_channels, patch_size, dim, outputs * in_channels)

@@ -27,6 +27,17 @@ def zero(module: nn.Module) -> nn.Module:
     return module
 
 
+def check_patches(image_size: int, patch_size: int) -> None:
+    """Raises ValueError where patches of p × p pixels do not fill an image, naming the nearest sizes that do."""
+    if patch_size < 1 or image_size % patch_size:
+        below = image_size // max(patch_size, 1) * max(patch_size, 1)
+        legal = [p for p in range(1, image_size + 1) if image_size % p == 0]
+        raise ValueError(
+            f"backbone.patch_size={patch_size} and data.image_size={image_size}: patches do not fill the image; choose "
+            f"backbone.patch_size among {legal}, or data.image_size={below or patch_size} or {below + patch_size}"
+        )
+
+
 def maybe_checkpoint(wanted: bool, module: nn.Module, *inputs: Tensor) -> Tensor:
     """module(*inputs); if wanted, computed anew in the backward pass, which keeps nothing but the inputs."""
     if wanted and torch.is_grad_enabled():

@@ -4,16 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from src.backbones.layers import check_patches
 
-def check_patches(image_size: int, patch_size: int, dim: int, num_heads: int, depth: int) -> None:
-    """Raises ValueError where these do not fit together, naming the nearest sizes that do."""
-    if patch_size < 1 or image_size % patch_size:
-        below = image_size // max(patch_size, 1) * max(patch_size, 1)
-        legal = [p for p in range(1, image_size + 1) if image_size % p == 0]
-        raise ValueError(
-            f"backbone.patch_size={patch_size} and data.image_size={image_size}: patches do not fill the image; choose "
-            f"backbone.patch_size among {legal}, or data.image_size={below or patch_size} or {below + patch_size}"
-        )
+
+def check_tokens(image_size: int, patch_size: int, dim: int, num_heads: int, depth: int) -> None:
+    """Raises ValueError where these do not fit together."""
+    check_patches(image_size, patch_size)
     if num_heads < 1 or dim % (4 * num_heads) or depth < 1:
         raise ValueError(
             f"backbone.dim={dim}, num_heads={num_heads}, depth={depth}: choose depth >= 1, num_heads >= 1 and "

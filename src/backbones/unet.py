@@ -16,6 +16,7 @@ from src.backbones.layers import (
     SelfAttention,
     Style,
     Upsample,
+    check_patches,
     maybe_checkpoint,
     zero,
 )
@@ -167,8 +168,7 @@ def _resampled(module: nn.Module, x: Tensor, embedding: Tensor, size: torch.Size
 
 def _sides(image_size: int, patch_size: int, channel_mults: Sequence[int]) -> list[int]:
     """The side of each level, in patches."""
-    if patch_size < 1 or image_size % patch_size:
-        raise ValueError(f"backbone.patch_size={patch_size}: must be >= 1 and divide data.image_size={image_size}")
+    check_patches(image_size, patch_size)
     sides = [image_size // patch_size]
     for _ in channel_mults[1:]:
         sides.append((sides[-1] + 1) // 2)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from src.backbones.layers import ConditionEmbedding, maybe_checkpoint
-from src.backbones.transformer import Patches, TokenAttention, check_patches, mlp
+from src.backbones.transformer import Patches, TokenAttention, check_tokens, mlp
 
 
 class UViT(nn.Module):
@@ -39,7 +39,7 @@ class UViT(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        check_patches(image_size, patch_size, dim, num_heads, depth)
+        check_tokens(image_size, patch_size, dim, num_heads, depth)
         if depth % 2 == 0:
             raise ValueError(f"backbone.depth={depth}: choose an odd number, with a block between the two halves")
         self.num_classes, self.outputs, self.checkpointing = num_classes, outputs, checkpointing

@@ -1,6 +1,7 @@
 """Reduced precision lives inside the network alone."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 
 import torch
@@ -31,3 +32,18 @@ class TrueBFloat16(Precision):
     def forward_context(self) -> Iterator[None]:
         with torch.autocast(self.device_type, torch.bfloat16, cache_enabled=False):
             yield
+
+
+def bf16_slowdown(side: int = 256, tries: int = 3) -> float:
+    """How many times as long as in float32 a product of matrices takes in bfloat16 on this CPU: hundreds of times on
+    one that has no instructions for it."""
+
+    def least(dtype: torch.dtype) -> float:
+        matrix, seconds = torch.ones(side, side, dtype=dtype), []
+        for _ in range(tries):
+            began = time.perf_counter()
+            matrix @ matrix
+            seconds.append(time.perf_counter() - began)
+        return min(seconds)
+
+    return least(torch.bfloat16) / least(torch.float32)

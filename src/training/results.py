@@ -17,12 +17,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
-from src.device import bf16_slowdown
 from src.runs import CHECKPOINT, CONFIG, RESULT, Run, relative
 from src.training.callbacks.finding import callbacks_of
 from src.training.callbacks.scores import SampleScores
 from src.training.callbacks.throughput import Throughput
 from src.training.module import DiffusionModule
+from src.training.precision import bf16_slowdown
 from src.training.wandb_logger import WandbLogger
 
 
