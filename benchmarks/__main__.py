@@ -1,4 +1,4 @@
-"""All measurements of training and sampling on this machine, one after the other; twenty minutes on two CPU cores.
+"""All measurements of training and sampling on this machine, one after the other.
 
 python -m benchmarks [--bf16] [--out FOLDER]
 """

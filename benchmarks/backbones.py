@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import hydra
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor
 
+from benchmarks.loop import configuration
+from benchmarks.turns import in_turns
 from src.backbones.summary import summarize
-from src.cli import CONF
 from src.diffusion.guidance import Clip
 from src.diffusion.objective import Objective
 from src.diffusion.samplers.base import class_labels
@@ -32,12 +31,9 @@ SHAPE, BATCH, SAMPLES, LR = (1, 8, 8), 64, 500, 1e-3
 
 
 def build(backbone: str) -> tuple[Any, Objective]:
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose("train", overrides=[f"backbone={backbone}", "name=x", "run_dir=x"])
+    plain = configuration([f"backbone={backbone}"])
     torch.manual_seed(0)
-    return instantiate(OmegaConf.to_container(config.denoiser, resolve=True)), instantiate(
-        OmegaConf.to_container(config.objective, resolve=True)
-    )
+    return instantiate(plain["denoiser"]), instantiate(plain["objective"])
 
 
 def digits() -> tuple[Tensor, Tensor]:
@@ -48,17 +44,6 @@ def digits() -> tuple[Tensor, Tensor]:
     images, labels = data.splits["train"][torch.arange(len(data.splits["train"]))]
     assert labels is not None
     return to_model(images), labels
-
-
-def rates(steps: dict[str, Callable[[], object]], rounds: int = 15) -> dict[str, float]:
-    """Images a second of each step: the batch over its median time, in turns, after three rounds to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds + 3):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            times[name].append(time.perf_counter() - started)
-    return {name: BATCH / statistics.median(values[3:]) for name, values in times.items()}
 
 
 def speeds(backbone: str, x_0: Tensor, labels: Tensor) -> dict[str, float]:
@@ -85,7 +70,7 @@ def speeds(backbone: str, x_0: Tensor, labels: Tensor) -> dict[str, float]:
         steps[f"float32 {name}"] = functools.partial(train, True)
         steps[f"bf16 {name}"] = functools.partial(train, False)
         steps[f"sample {name}"] = sample
-    return rates(steps)
+    return {name: BATCH / statistics.median(taken) for name, taken in in_turns(steps, rounds=15, warm_up=3).items()}
 
 
 def learned(backbone: str, x_0: Tensor, labels: Tensor, seconds: float) -> tuple[int, Any]:

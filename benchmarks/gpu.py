@@ -1,5 +1,5 @@
 """Training on one GPU beside the peers, on random images of CIFAR-10's shape: images a second, share of the GPU's peak
-(MFU), memory. Within ten minutes.
+(MFU), memory. No figure of the documentation comes from it yet.
 
 python -m benchmarks.gpu PEAK_TFLOPS [--out FOLDER]       # the card's dense bf16 peak: 312 on an A100, 989 on an H100
 """

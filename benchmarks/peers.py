@@ -4,13 +4,14 @@ them together. pip install -e '.[peers]'
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import repeat
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.loop import BareLoop, configuration, module_of, random_batches
+from src.backbones.unet import UNet
+from src.exchange.config import unet_config
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,7 @@ class Contender:
 def ours(size: Size, *words: str) -> Contender:
     plain = configuration([*size.words, *words])
     module = module_of(plain).to(size.device)
-    batches = random_batches(plain["data"])
-    batch = next(batches)._replace(images=next(batches).images.to(size.device))
-    loop = BareLoop(module, repeat(batch), plain["trainer"])
+    loop = BareLoop(module, random_batches(plain["data"]), plain["trainer"])
     return Contender(module.denoiser.backbone, loop.step)
 
 
@@ -88,25 +87,14 @@ def diffusers(size: Size) -> Contender:
 
 
 def diffusers_network(size: Size) -> nn.Module:
+    """The network of this project in diffusers' words."""
     from diffusers import UNet2DModel
 
-    sides = [size.image_size]
-    for _ in size.mults[1:]:
-        sides.append((sides[-1] + 1) // 2)
-    attends = [side in size.attends_at for side in sides]
-    kinds = {way: [f"{'Attn' if a else ''}{way}Block2D" for a in attends] for way in ("Down", "Up")}
-    groups = configuration_groups(size.channels)
-    return UNet2DModel(
-        size.image_size, size.image_channels, size.image_channels, layers_per_block=size.num_blocks,
-        block_out_channels=tuple(size.channels * mult for mult in size.mults), norm_num_groups=groups,
-        down_block_types=tuple(kinds["Down"]), up_block_types=tuple(kinds["Up"][::-1]),
-        attention_head_dim=size.channels * size.mults[-1], downsample_padding=0, flip_sin_to_cos=False, freq_shift=1,
-    ).to(size.device)  # fmt: skip
-
-
-def configuration_groups(channels: int) -> int:
-    """As many groups of at least four channels as this project's U-Net takes where none are said."""
-    return max(groups for groups in range(1, min(32, channels // 4) + 1) if channels % groups == 0)
+    twin = UNet(
+        size.image_size, size.image_channels, size.channels, size.mults, size.num_blocks, size.attends_at
+    )  # fmt: skip
+    config = unet_config(twin, size.image_size, size.image_channels)
+    return UNet2DModel.from_config(config).to(size.device)
 
 
 def torchcfm(size: Size) -> Contender:

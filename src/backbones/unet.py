@@ -59,13 +59,13 @@ class UNet(nn.Module):
         norm_eps: of the normalization.
         frequency_shift: of the time embedding, 1 (DDPM) or 0.
         patch_size: p folds p×p pixels into channels before the first convolution, and unfolds them after the last: the
-            levels start p times smaller, where the same FLOPs buy more width and convolutions run faster.
+            levels start p times smaller, where the same FLOPs buy more width.
         checkpointing: computes each stage anew in the backward pass instead of keeping its activations.
 
     Raises:
         ValueError: a size out of range, or an attention resolution that no level has.
 
-    Ref: DDPM App. B; Improved DDPM §3; Diffusion Models Beat GANs §3; simple diffusion §3.3 (patches)
+    Ref: DDPM App. B; Improved DDPM §3; Diffusion Models Beat GANs §3; simple diffusion for the patches
     """
 
     def __init__(
