@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from src.config import Mistake, did_you_mean
+from src.deferred import TORCHMETRICS, defer
 from src.help import asks_for_help, help_text
 from src.sweep import folder_to_go_on_with, forget
 
@@ -78,6 +79,7 @@ class Program:
         try:
             if self.job is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
                 return self.job(f"src.{self.name}", config)
+            defer("torchmetrics", TORCHMETRICS)
             return importlib.import_module(f"src.programs.{self.name}").main(config)
         except (Mistake, OmegaConfBaseException) as error:
             self._fail(error)

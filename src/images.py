@@ -11,7 +11,6 @@ import imageio.v3 as imageio
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms import functional as F
 
 # What is read, by Pillow's names and the endings of files. No other format is tried, whatever a file holds: Pillow
 # hands some of them to other programs.
@@ -114,6 +113,8 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
         UnreadableImage: missing, forbidden, empty, truncated, no image of FORMATS, of 32 bits a channel (which have no
             agreed white), or so large that decoding would take more than MEMORY, which the header decides beforehand.
     """
+    from torchvision.transforms import functional as F  # here, as it takes half a second
+
     channels, height, width = shape
     with _opened(path) as file:
         ImageOps.exif_transpose(file, in_place=True)

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torchvision
 from lightning.pytorch.utilities import rank_zero_info
 
 from src.data.dataset import ImageDataset, InMemory
@@ -31,6 +30,8 @@ class MNIST(ImageDataModule):
     def prepare_data(self) -> None:
         if all(self._find(name) for name in NAMES):
             return
+        import torchvision  # here, as it takes half a second
+
         rank_zero_info(f"{self.dataset}: downloading into {self.root}")
         try:
             getattr(torchvision.datasets, self.dataset)(str(self.root), download=True)

@@ -1,0 +1,39 @@
+"""What a command imports before its first step, and that what is put off is there when asked for."""
+
+import subprocess
+import sys
+
+DEFER = "from src.deferred import TORCHMETRICS, defer; defer('torchmetrics', TORCHMETRICS); import sys, lightning; "
+
+
+def python(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_lightning_comes_without_what_takes_long_and_is_not_used():
+    """scipy alone takes two seconds, torchvision and scikit-learn half a second and one."""
+    heavy = ("scipy", "torchvision", "sklearn", "pandas")
+    shown = python(
+        f"{DEFER}import src.programs.train, src.data.digits as d; d.read_digits(); "
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    assert shown == "[]"
+
+
+def test_torchmetrics_is_whole_when_asked_for():
+    assert python(
+        f"{DEFER}from torchmetrics import Metric; from torchmetrics.image.fid import FrechetInceptionDistance; "
+        "import torchmetrics, torchmetrics.metric; mean = torchmetrics.MeanMetric(); mean.update([1.0, 3.0]); "
+        "assert torchmetrics.Metric is Metric is torchmetrics.metric.Metric; "
+        "assert isinstance(mean, Metric) and issubclass(FrechetInceptionDistance, Metric); "
+        "print(float(mean.compute()), torchmetrics.__version__ > '1', torchmetrics.functional.accuracy.__name__)"
+    ) == "2.0 True accuracy"  # fmt: skip
+
+
+def test_what_is_not_installed_or_imported_already_is_left_alone():
+    assert python("from src.deferred import defer; defer('no_such_package', {}); import sys; print(len(sys.argv))")
+    assert python(
+        "import json; from src.deferred import defer; defer('json', {}); import json as same; print(json is same)"
+    ) == "True"  # fmt: skip
