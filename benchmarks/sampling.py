@@ -13,6 +13,7 @@ from torch import Tensor
 
 from benchmarks.peers import Size, diffusers_network
 from benchmarks.turns import Table, in_turns, options, speed_up
+from src.device import placed
 from src.diffusion.samplers.ddim import DDIM
 from src.diffusion.time_grid import Trailing
 from src.metrics.generate import Recipe
@@ -41,7 +42,7 @@ def pair(size: Size, batch_size: int) -> tuple[Callable[[], Tensor], Callable[[]
     with tempfile.TemporaryDirectory() as folder:
         pipeline = theirs(size, folder)
         denoiser, _ = load_pretrained(folder)
-    denoiser = denoiser.to(size.device)
+    denoiser = placed(denoiser, torch.device(size.device))
     recipe = Recipe(DDIM(Trailing(), STEPS), lambda inner: inner, shape, None, seed=0)
 
     def diffusers_step() -> Tensor:

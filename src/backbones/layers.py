@@ -2,11 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+LARGE = 512  # positions from which a CPU normalizes NHWC images faster by their channels' moments
+SHORT = 64  # positions up to which a CPU attends faster by plain products than by the fused kernel
 
 
 def sinusoidal_embedding(time: Tensor, dim: int, frequency_shift: int = 1) -> Tensor:
@@ -68,8 +72,62 @@ class Style:
     def norm(self, channels: int) -> nn.GroupNorm:
         return nn.GroupNorm(self.norm_groups, channels, eps=self.norm_eps)
 
+    def norm_silu(self, channels: int) -> "NormSiLU":
+        return NormSiLU(self.norm_groups, channels, eps=self.norm_eps)
+
     def heads(self, channels: int) -> int:
         return self.num_heads if self.head_dim is None else channels // self.head_dim
+
+
+class NormSiLU(nn.GroupNorm):
+    """SiLU(GroupNorm(x)), in one buffer where no gradient is asked for; on a CPU training does not keep the norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return F.silu(_by_channels(self, x) if _is_large_nhwc(x) else super().forward(x), inplace=True)
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():  # a compiler weighs for itself what to keep
+            return cast(Tensor, _NormSiLU.apply(x, self.weight, self.bias, self.num_groups, self.eps))
+        return F.silu(super().forward(x))
+
+
+def _is_large_nhwc(x: Tensor) -> bool:
+    """Whether torch's GroupNorm would take more than twice as long as it does in NCHW."""
+    large = x.ndim == 4 and x.shape[2:].numel() >= LARGE and x.is_contiguous(memory_format=torch.channels_last)
+    return large and x.dtype == torch.float32 and x.device.type == "cpu" and not x.is_contiguous()
+
+
+def _by_channels(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """GroupNorm(x) from each channel's mean and mean square: a x + b."""
+    B, C = x.shape[:2]
+    mean, square = (F.adaptive_avg_pool2d(y, 1).view(B, norm.num_groups, -1) for y in (x, x * x))
+    centre = mean.mean(2, keepdim=True)
+    variance = (square.mean(2, keepdim=True) - centre.square()).clamp(min=0)
+    a = (variance + norm.eps).rsqrt() * norm.weight.view(1, norm.num_groups, -1)
+    b = norm.bias.view(1, norm.num_groups, -1) - centre * a
+    return torch.addcmul(b.view(B, C, 1, 1), x, a.view(B, C, 1, 1))
+
+
+class _NormSiLU(torch.autograd.Function):
+    """Keeps x and its moments; SiLU'(GroupNorm(x)) is computed anew, as a x + b for each group's moments."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+        ctx.sizes = len(x), x.shape[1], x.shape[2:].numel(), groups
+        y, mean, rstd = torch.ops.aten.native_group_norm(x, weight, bias, *ctx.sizes, eps)
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        return F.silu(y, inplace=True)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        B, C, _, groups = ctx.sizes
+        a = rstd[:, :, None] * weight.view(1, groups, -1)
+        b = bias.view(1, groups, -1) - mean[:, :, None] * a
+        norm = torch.addcmul(b.view(B, C, 1, 1), x, a.view(B, C, 1, 1)).to(x.dtype)
+        through = torch.ops.aten.silu_backward(gradient, norm)
+        return *torch.ops.aten.native_group_norm_backward(
+            through, x, mean, rstd, weight, *ctx.sizes, [True, True, True]
+        ), None, None  # fmt: skip
 
 
 class ConditionEmbedding(nn.Module):
@@ -101,6 +159,13 @@ class ConditionEmbedding(nn.Module):
         return embedding
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(QKᵀ/√d) V over all positions: q, k, v (…, positions, d) -> the same shape."""
+    if q.device.type == "cpu" and q.shape[-2] <= SHORT:
+        return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
 class SelfAttention(nn.Module):
     """x + proj(softmax(QKᵀ/√d) V) over all positions. Ref: DDPM App. B"""
 
@@ -118,8 +183,8 @@ class SelfAttention(nn.Module):
         B, C, H, W = x.shape
         qkv = self.qkv(self.norm(x)).reshape(B, 3, self.num_heads, C // self.num_heads, H * W)
         q, k, v = qkv.transpose(-1, -2).unbind(1)  # each (B, heads, H·W, C/heads)
-        y = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out(y.transpose(-1, -2).reshape(B, C, H, W))
+        y = attend(q, k, v)
+        return self.out(y.transpose(-1, -2).reshape(B, C, H, W)).add_(x)
 
 
 class ResidualBlock(nn.Module):
@@ -135,26 +200,26 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.scale_shift, self.resample = style.scale_shift, resample
-        self.norm_1 = style.norm(in_channels)
+        self.norm_1 = style.norm_silu(in_channels)
         self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.embedding = nn.Linear(style.embedding_dim, out_channels * (2 if style.scale_shift else 1))
-        self.norm_2 = style.norm(out_channels)
+        self.norm_2 = style.norm(out_channels) if style.scale_shift else style.norm_silu(out_channels)
         self.dropout = nn.Dropout(style.dropout)
         self.conv_2 = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor, size: torch.Size | None = None) -> Tensor:
         """x (B, C, H, W), embedding (B, embedding_dim); size (H', W') where a `Resize` is to bring it."""
-        h = F.silu(self.norm_1(x))
+        h = self.norm_1(x)
         if self.resample is not None:
             h, x = self.resample(h, size), self.resample(x, size)
         h, steering = self.conv_1(h), self.embedding(F.silu(embedding))[:, :, None, None]
         if self.scale_shift:
             scale, shift = steering.chunk(2, dim=1)
-            h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
+            h = F.silu(torch.addcmul(shift, self.norm_2(h), 1 + scale))
         else:
-            h = self.norm_2(h + steering)
-        return self.skip(x) + self.conv_2(self.dropout(F.silu(h)))
+            h = self.norm_2(h.add_(steering))
+        return self.conv_2(self.dropout(h)).add_(self.skip(x))
 
 
 class Halve(nn.Module):

@@ -1,10 +1,9 @@
 """Pieces of networks that see an image as a sequence of patches."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.backbones.layers import check_patches
+from src.backbones.layers import attend, check_patches
 
 
 def check_tokens(image_size: int, patch_size: int, dim: int, num_heads: int, depth: int) -> None:
@@ -69,7 +68,7 @@ class TokenAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, N, d)
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.out(attend(q, k, v).transpose(1, 2).flatten(2))
 
 
 def mlp(dim: int, ratio: int = 4) -> nn.Sequential:

@@ -129,7 +129,7 @@ class UNet(nn.Module):
                 residual = resampling == "residual"
                 self.upsample.append(ResidualBlock(width, width, style, Resize()) if residual else Upsample(width))
 
-        self.norm = style.norm(width)
+        self.norm = style.norm_silu(width)
         self.head = zero(nn.Conv2d(width, patch_size**2 * outputs * in_channels, 3, padding=1))
 
     def forward(self, x: Tensor, time: Tensor, cond: Tensor | None = None) -> Tensor:
@@ -151,7 +151,7 @@ class UNet(nn.Module):
                 x = maybe_checkpoint(self.checkpointing, stage, torch.cat([x, skips.pop()], dim=1), embedding)
             if level < len(self.upsample):
                 x = _resampled(self.upsample[level], x, embedding, skips[-1].shape[-2:])
-        return F.pixel_shuffle(self.head(F.silu(self.norm(x))), self.patch_size)
+        return F.pixel_shuffle(self.head(self.norm(x)), self.patch_size)
 
 
 def _downsampling(resampling: Resampling, channels: int, style: Style) -> nn.Module:

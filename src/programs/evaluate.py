@@ -18,7 +18,7 @@ from torch import Tensor
 from src.checkpoint import load_data
 from src.cli import mistakes
 from src.config import Mistake, at_least, check
-from src.device import usable
+from src.device import placed, usable
 from src.metrics.comparison import Comparison
 from src.metrics.extractor import Extractor
 from src.metrics.likelihood import Likelihood
@@ -70,6 +70,7 @@ def evaluate_samples(plain: dict[str, Any], extractor: Extractor) -> None:
         real = read_real(plain, trained)
         N, batch_size = read_count(plain, real), plain["batch_size"]
         walks = read_walks(plain, trained, denoiser)
+        denoiser = placed(denoiser, device)
         comparison = _compare(extractor, real, device)
     measured = []
     with Progress() as bar:
@@ -112,7 +113,7 @@ def evaluate_likelihood(plain: dict[str, Any], metric: Likelihood) -> None:
         dataset = load_data(trained["data"], plain.get("data"))[plain["split"]]
         if plain["num_images"] > len(dataset):
             raise Mistake(f"num_images={plain['num_images']}: the {plain['split']} split has {len(dataset)}")
-        denoiser = denoiser.to(device)
+        denoiser = placed(denoiser, device)
 
     started, parts = time.monotonic(), []
     batches = torch.arange(plain["num_images"]).split(plain["batch_size"])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from src.cli import mistakes
 from src.config import Mistake, at_least, check
-from src.device import usable
+from src.device import placed, usable
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.editing.base import Editing, Given
 from src.diffusion.samplers.base import Sampler, class_labels
@@ -38,7 +38,7 @@ def main(config: DictConfig) -> None:
         device = usable(plain["device"])
         denoiser, trained = load_either(plain)
         sampler: Sampler = instantiate(plain["sampler"], _convert_="all")
-        denoiser = instantiate(plain["guidance"], _convert_="all")(denoiser).to(device)
+        denoiser = placed(instantiate(plain["guidance"], _convert_="all")(denoiser), device)
         sampler.check(denoiser)
         if "edit" in plain:
             editing: Editing = instantiate(plain["edit"], _convert_="all")
