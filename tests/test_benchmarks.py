@@ -5,11 +5,14 @@ import dataclasses
 import pytest
 import torch
 
+from benchmarks import judge
 from benchmarks.peers import Size, diffusers, forward_flops, ours
 from benchmarks.recipes import steps_within
 from benchmarks.sampling import pair
 from benchmarks.scaling import exponent
 from benchmarks.turns import Table, in_turns, speed_up
+from src.data.dataset import InMemory
+from src.metrics.frechet import frechet_distance, moments
 
 TINY = Size(image_size=8, channels=16, mults=(1, 2), num_blocks=1, attends_at=(4,), batch_size=4)
 
@@ -69,3 +72,20 @@ def test_recipes_get_the_steps_that_their_speed_allows(monkeypatch):
 
 def test_sizes_compose():
     assert dataclasses.replace(TINY, bf16=True).words[-1] == "trainer.precision=bf16-mixed"
+
+
+def test_the_judge_learns_what_it_is_shown_and_tells_images_from_noise(monkeypatch):
+    monkeypatch.setattr(judge, "STEPS", 40)
+    monkeypatch.setattr(judge, "BATCH", 32)
+    labels = torch.arange(600) % 10
+    images = torch.zeros(600, 1, 28, 28, dtype=torch.uint8)
+    for image, label in zip(images, labels, strict=True):  # a class is a height, the same in the mirror
+        image[:, 2 * label + 4 : 2 * label + 8] = 200
+    images += (20 * torch.rand(images.shape)).to(torch.uint8)
+    network = judge.fit(InMemory(images, labels))
+    with torch.inference_mode():
+        read_as = network.head(judge.features(network, images)).argmax(1)
+    assert (read_as == labels).float().mean() > 0.9
+    half, other = (moments(judge.features(network, part)) for part in images.split(300))
+    noise = moments(judge.features(network, torch.randint(256, images.shape, dtype=torch.uint8)))
+    assert frechet_distance(noise, other) > 10 * frechet_distance(half, other)

@@ -20,6 +20,7 @@ REQUIRED = {
     "custom": ["schedule.betas=[0.1,0.2]"],
     "autoguidance": ["guidance.weak.ckpt_path=CHECKPOINT"],
     "unet_28": ["data.image_size=28"],
+    "unet_28_narrow": ["data.image_size=28"],
     "unet_64": ["data.image_size=64"],
     "unet_cifar10": ["data.image_size=32"],
     "metrics/module": ["metrics.network._target_=torch.nn.Flatten", "metrics.name=pixels"],

@@ -92,7 +92,7 @@ def test_samples_are_scored_beside_real_images_with_all_that_a_score_needs(finis
     score = found["fd_classifier"]
     assert score["num_samples"] == score["floor"]["num_samples"] == 40
     assert score["num_real"] == 1500
-    assert score["value"] > 3 * score["floor"]["value"]  # forty steps of training teach little
+    assert score["value"] > 2 * score["floor"]["value"]  # forty steps of training teach little
     assert f"{score['value']:.4g}" in out
     assert "40 held out" in out
     assert "40 images in 64 dimensions: the Fréchet distance is biased upwards" in out

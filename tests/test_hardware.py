@@ -25,6 +25,8 @@ OPTIONS = [
     "time_sampler=importance", "time_sampler.warmup=1", "hydra.run.dir=run",
 ]  # fmt: skip
 
+FSDP = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
+
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
@@ -53,10 +55,7 @@ def check_equal_runs(got, expected):
     "options",
     [
         ["trainer=ddp_cpu"],
-        pytest.param(
-            ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"],
-            marks=pytest.mark.slow,
-        ),
+        pytest.param(FSDP, marks=pytest.mark.slow),
         pytest.param(["trainer=ddp_cpu", "trainer.devices=4"], marks=pytest.mark.slow),
     ],
     ids=["ddp", "fsdp", "four"],
@@ -71,6 +70,17 @@ def test_the_same_curve_on_several_devices(tmp_path, alone, options):
     scores = json.loads((tmp_path / "run" / "metrics.json").read_text())["scores"]
     assert scores["fd_classifier"]["num_samples"] == 101
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+@pytest.mark.slow
+def test_muon_puts_matrices_together_that_are_shared_out(tmp_path):
+    curves = {}
+    for name, options in {"cpu": ["trainer=cpu"], "fsdp": FSDP}.items():
+        (tmp_path / name).mkdir()
+        status, _, err = run("src.train", *OPTIONS, "optimizer=muon", *options, cwd=tmp_path / name)
+        assert status == 0, err
+        curves[name] = curve(tmp_path / name / "run")
+    assert curves["fsdp"] == pytest.approx(curves["cpu"], rel=2e-3)
 
 
 @pytest.mark.slow

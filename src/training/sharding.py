@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def share_out(network: nn.Module, mesh: DeviceMesh) -> None:
@@ -23,3 +23,10 @@ def share_out(network: nn.Module, mesh: DeviceMesh) -> None:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that is shared out, put together; any other as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(tensor: Tensor, values: Tensor) -> Tensor:
+    """Values, the same ones on every device, shared out as a tensor is: `whole` the other way round."""
+    if not isinstance(tensor, DTensor):
+        return values
+    return distribute_tensor(values, tensor.device_mesh, tensor.placements, src_data_rank=None)
