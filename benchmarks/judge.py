@@ -65,7 +65,7 @@ def features(judge: Judge, images: Tensor) -> Tensor:
     return torch.cat([judge(part) for part in images.split(500)])
 
 
-def judge_of(root: str, train: InMemory, test: InMemory) -> tuple[Judge, float]:
+def judge_of(train: InMemory, test: InMemory) -> tuple[Judge, float]:
     """The judge, trained once, and its accuracy on the test images."""
 
     def make() -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -90,7 +90,7 @@ def main() -> None:
     data = MNIST(given.root, "FashionMNIST", channels=1, image_size=28, num_classes=10, batch_size=BATCH)
     data.setup()
     train, test = data.splits["train"], data.splits["val"]
-    judge, accuracy = judge_of(given.root, train, test)
+    judge, accuracy = judge_of(train, test)
     print(f"the judge reads {accuracy:.1%} of the test images rightly")
 
     def of(images: Tensor) -> Moments:

@@ -76,10 +76,15 @@ def test_norm_and_activation_round_to_bfloat16_as_torch_does():
         torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.parametrize(("dtype", "bound"), [(F64, 1e-7), (torch.bfloat16, 3e-2)])
 @pytest.mark.parametrize("positions", [1, 49, SHORT, SHORT + 1])
-def test_attention_is_that_of_torch_at_any_length(positions):
+def test_attention_is_that_of_torch_at_any_length(positions, dtype, bound):
     torch.manual_seed(0)
-    qkv = [torch.randn(2, 3, positions, 8, dtype=F64, requires_grad=True) for _ in range(3)]
-    plain = F.scaled_dot_product_attention(*qkv)
-    torch.testing.assert_close(attend(*qkv), plain)
-    torch.testing.assert_close(gradients(attend(*qkv), *qkv), gradients(plain, *qkv))
+    exact = [torch.randn(2, 3, positions, 8).bfloat16().to(F64).requires_grad_() for _ in range(3)]
+    qkv = [tensor.detach().to(dtype).requires_grad_() for tensor in exact]
+    plain, ours = F.scaled_dot_product_attention(*exact), attend(*qkv)
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours.to(F64), plain, rtol=bound, atol=bound)
+    expected = torch.autograd.grad(plain, exact, torch.ones_like(plain))
+    for found, wanted in zip(torch.autograd.grad(ours, qkv, torch.ones_like(ours)), expected, strict=True):
+        torch.testing.assert_close(found.to(F64), wanted, rtol=bound, atol=bound)
