@@ -1,6 +1,7 @@
 """The most memory that training takes, a process each: what it holds at its peak beyond the start of its first step.
+And its speed there: a peer's freed memory goes back to the system at every step, this project's does not.
 
-python -m benchmarks.memory [--bf16] [--rounds 1] [--out FOLDER]
+python -m benchmarks.memory [--bf16] [--rounds 3] [--out FOLDER]
 """
 
 import multiprocessing
@@ -9,10 +10,12 @@ import statistics
 from multiprocessing.queues import Queue
 
 from benchmarks.peers import PEERS, Size, available, ours
-from benchmarks.turns import Table, options
+from benchmarks.turns import Table, in_turns, options
+from src.memory import keep_freed_memory
 
-STEPS = 3
-OURS = {"this project": (), "this project, checkpointing": ("backbone.checkpointing=true",)}
+STEPS, WARM_UP = 8, 2
+HANDS_BACK = "this project, freed memory handed back"
+OURS = {"this project": (), HANDS_BACK: (), "this project, checkpointing": ("backbone.checkpointing=true",)}
 
 
 def peak() -> float:
@@ -20,32 +23,36 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure(name: str, size: Size, answer: "Queue[float]") -> None:
+def measure(name: str, size: Size, answer: "Queue[tuple[float, float]]") -> None:
+    """MiB, and seconds of a step."""
+    if name in OURS and name != HANDS_BACK:
+        keep_freed_memory()
     contender = ours(size, *OURS[name]) if name in OURS else PEERS[name](size)
-    before = peak()
-    for _ in range(STEPS):
-        contender.step()
-    answer.put(peak() - before)
+    before, seconds = peak(), in_turns({name: contender.step}, STEPS, WARM_UP)[name]
+    answer.put((peak() - before, statistics.median(seconds)))
 
 
 def main() -> None:
-    given = options(__doc__, rounds=1)
+    given = options(__doc__, rounds=3)
     size, context = Size(bf16=given.bf16), multiprocessing.get_context("spawn")
     names = [*OURS, *available()]
-    found: dict[str, list[float]] = {name: [] for name in names}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for _ in range(given.rounds):
         for name in names:
-            answer: Queue[float] = context.Queue()
+            answer: Queue[tuple[float, float]] = context.Queue()
             process = context.Process(target=measure, args=(name, size, answer))
             process.start()
             found[name].append(answer.get())
             process.join()
     precision = "bf16" if size.bf16 else "float32"
-    table = Table(f"memory_{precision}", f"{precision}, batches of {size.batch_size}", "MiB", "of diffusers'")
-    theirs = statistics.median(found.get("diffusers", [float("nan")]))
+    columns = (f"{precision}, batches of {size.batch_size}", "MiB", "of diffusers'", "images/s", "of diffusers'")
+    table = Table(f"memory_{precision}", *columns)
+    memory, seconds = ({name: statistics.median(one[i] for one in found[name]) for name in names} for i in (0, 1))
+    nothing = float("nan")
     for name in names:
-        mine = statistics.median(found[name])
-        table.add(name, f"{mine:.0f}", f"×{mine / theirs:.2f}")
+        less = memory[name] / memory.get("diffusers", nothing)
+        faster = seconds.get("diffusers", nothing) / seconds[name]
+        table.add(name, f"{memory[name]:.0f}", f"×{less:.2f}", size.batch_size / seconds[name], f"×{faster:.2f}")
     table.write(given.out)
 
 

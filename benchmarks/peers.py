@@ -33,7 +33,8 @@ class Size:
     def words(self) -> list[str]:
         """Of src.train."""
         return [
-            "data=fashion_mnist", "backbone=unet", "callbacks=default", "logger=csv", "data.num_classes=null",
+            "data=fashion_mnist", "backbone=unet", "optimizer=adamw", "callbacks=default", "logger=csv",
+            "data.num_classes=null",
             f"data.image_size={self.image_size}", f"data.channels={self.image_channels}",
             f"data.batch_size={self.batch_size}", f"backbone.channels={self.channels}",
             f"backbone.channel_mults={list(self.mults)}", f"backbone.num_blocks={self.num_blocks}",

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from src.memory import keep_freed_memory
+
 
 def in_turns(cases: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> dict[str, list[float]]:
     """Seconds of each case in each round that counts; whatever slows the machine for a while slows all cases alike."""
@@ -44,7 +46,8 @@ class Table:
 
 
 def options(doc: str | None, rounds: int) -> argparse.Namespace:
-    """What the command line says: precision, rounds, and the folder for the CSV."""
+    """What the command line says: precision, rounds, and the folder for the CSV. Memory is freed as in src.train."""
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bf16", action="store_true", help="the networks in bfloat16 autocast, all of them")
     parser.add_argument("--rounds", type=int, default=rounds, help=f"that count; {rounds} unless told otherwise")

@@ -23,6 +23,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from src.config import Mistake, did_you_mean
 from src.deferred import TORCHMETRICS, defer
 from src.help import asks_for_help, help_text
+from src.memory import keep_freed_memory
 from src.sweep import folder_to_go_on_with, forget
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -80,6 +81,7 @@ class Program:
             if self.job is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
                 return self.job(f"src.{self.name}", config)
             defer("torchmetrics", TORCHMETRICS)
+            keep_freed_memory()
             return importlib.import_module(f"src.programs.{self.name}").main(config)
         except (Mistake, OmegaConfBaseException) as error:
             self._fail(error)

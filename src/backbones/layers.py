@@ -2,15 +2,18 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-LARGE = 512  # positions from which a CPU normalizes NHWC images faster by their channels' moments
+from src.backbones.norm import NormSiLU, norm_silu_conv
+
 SHORT = 64  # positions up to which plain products do in bfloat16 on a CPU; the fused kernel takes 14 ms for 49 there
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def sinusoidal_embedding(time: Tensor, dim: int, frequency_shift: int = 1) -> Tensor:
@@ -24,7 +27,7 @@ def sinusoidal_embedding(time: Tensor, dim: int, frequency_shift: int = 1) -> Te
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-def zero(module: nn.Module) -> nn.Module:
+def zero(module: Module) -> Module:
     """Sets every parameter to 0: the branch that the module ends starts as the identity."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
@@ -72,65 +75,11 @@ class Style:
     def norm(self, channels: int) -> nn.GroupNorm:
         return nn.GroupNorm(self.norm_groups, channels, eps=self.norm_eps)
 
-    def norm_silu(self, channels: int) -> "NormSiLU":
+    def norm_silu(self, channels: int) -> NormSiLU:
         return NormSiLU(self.norm_groups, channels, eps=self.norm_eps)
 
     def heads(self, channels: int) -> int:
         return self.num_heads if self.head_dim is None else channels // self.head_dim
-
-
-class NormSiLU(nn.GroupNorm):
-    """SiLU(GroupNorm(x)), in one buffer where no gradient is asked for; on a CPU training does not keep the norm."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            return F.silu(_by_channels(self, x) if _is_large_nhwc(x) else super().forward(x), inplace=True)
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():  # a compiler weighs for itself what to keep
-            return cast(Tensor, _NormSiLU.apply(x, self.weight, self.bias, self.num_groups, self.eps))
-        return F.silu(super().forward(x))
-
-
-def _is_large_nhwc(x: Tensor) -> bool:
-    """Whether torch's GroupNorm would take more than twice as long as it does in NCHW."""
-    large = x.ndim == 4 and x.shape[2:].numel() >= LARGE and x.is_contiguous(memory_format=torch.channels_last)
-    return large and x.dtype == torch.float32 and x.device.type == "cpu" and not x.is_contiguous()
-
-
-def _by_channels(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    """GroupNorm(x) from each channel's mean and mean square."""
-    B = len(x)
-    mean, square = (F.adaptive_avg_pool2d(y, 1).view(B, norm.num_groups, -1) for y in (x, x * x))
-    centre = mean.mean(2, keepdim=True)
-    variance = (square.mean(2, keepdim=True) - centre.square()).clamp(min=0)
-    return _scaled(x, centre, (variance + norm.eps).rsqrt(), norm.weight, norm.bias)
-
-
-def _scaled(x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """weight (x − mean) · rstd + bias in one pass, a x + b; mean and rstd (B, groups, 1)."""
-    B, C = x.shape[:2]
-    a = rstd * weight.view(1, rstd.shape[1], -1)
-    b = bias.view(1, rstd.shape[1], -1) - mean * a
-    return torch.addcmul(b.view(B, C, 1, 1), x, a.view(B, C, 1, 1))
-
-
-class _NormSiLU(torch.autograd.Function):
-    """Keeps x and its moments; SiLU'(GroupNorm(x)) is computed anew from them."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        ctx.sizes = len(x), x.shape[1], x.shape[2:].numel(), groups
-        y, mean, rstd = torch.ops.aten.native_group_norm(x, weight, bias, *ctx.sizes, eps)
-        ctx.save_for_backward(x, weight, bias, mean, rstd)
-        return F.silu(y, inplace=True)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, mean, rstd = ctx.saved_tensors
-        norm = _scaled(x, mean[:, :, None], rstd[:, :, None], weight, bias).to(x.dtype)
-        through = torch.ops.aten.silu_backward(gradient, norm)
-        return *torch.ops.aten.native_group_norm_backward(
-            through, x, mean, rstd, weight, *ctx.sizes, [True, True, True]
-        ), None, None  # fmt: skip
 
 
 class ConditionEmbedding(nn.Module):
@@ -213,16 +162,19 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor, size: torch.Size | None = None) -> Tensor:
         """x (B, C, H, W), embedding (B, embedding_dim); size (H', W') where a `Resize` is to bring it."""
-        h = self.norm_1(x)
-        if self.resample is not None:
-            h, x = self.resample(h, size), self.resample(x, size)
-        h, steering = self.conv_1(h), self.embedding(F.silu(embedding))[:, :, None, None]
+        if self.resample is None:
+            h = norm_silu_conv(self.norm_1, self.conv_1, x)
+        else:
+            h, x = self.conv_1(self.resample(self.norm_1(x), size)), self.resample(x, size)
+        steering = self.embedding(F.silu(embedding))[:, :, None, None]
         if self.scale_shift:
             scale, shift = steering.chunk(2, dim=1)
-            h = F.silu(torch.addcmul(shift, self.norm_2(h), 1 + scale))
+            h = self.conv_2(self.dropout(F.silu(torch.addcmul(shift, self.norm_2(h), 1 + scale))))
+        elif self.dropout.p:
+            h = self.conv_2(self.dropout(self.norm_2(h.add_(steering))))
         else:
-            h = self.norm_2(h.add_(steering))
-        return self.conv_2(self.dropout(h)).add_(self.skip(x))
+            h = norm_silu_conv(cast(NormSiLU, self.norm_2), self.conv_2, h.add_(steering))
+        return h.add_(self.skip(x))
 
 
 class Halve(nn.Module):

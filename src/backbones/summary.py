@@ -52,12 +52,6 @@ def summarize(network: nn.Module, shape: tuple[int, int, int], num_classes: int 
             level.layers += 1
             level.channels.add(output.shape[1] if output.ndim == 4 else output.shape[-1])
 
-    spatial = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, SelfAttention, TokenAttention)
-    handles = [
-        module.register_forward_hook(lambda m, i, o: record(m, i, o) if o.ndim > 2 else None)
-        for module in network.modules()
-        if isinstance(module, spatial)
-    ]
     weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
     kept: dict[int, int] = {}
 
@@ -72,12 +66,18 @@ def summarize(network: nn.Module, shape: tuple[int, int, int], num_classes: int 
     network.train()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = network(x, time, cond)  # alive until here, so that no storage's address is used twice
-    for handle in handles:
-        handle.remove()
     del output
+    spatial = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, SelfAttention, TokenAttention)
+    handles = [
+        module.register_forward_hook(lambda m, i, o: record(m, i, o) if o.ndim > 2 else None)
+        for module in network.modules()
+        if isinstance(module, spatial)
+    ]
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:  # the counter does not know the CPU's fused attention
-        network(x, time, cond)
+        network(x, time, cond)  # every layer is called here; with gradients some are fused
+    for handle in handles:
+        handle.remove()
     return Summary(
         sum(parameter.numel() for parameter in network.parameters()),
         counter.get_total_flops(),

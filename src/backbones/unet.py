@@ -20,6 +20,7 @@ from src.backbones.layers import (
     maybe_checkpoint,
     zero,
 )
+from src.backbones.norm import norm_silu_conv
 
 Resampling = Literal["conv", "symmetric_conv", "residual"]
 
@@ -151,7 +152,7 @@ class UNet(nn.Module):
                 x = maybe_checkpoint(self.checkpointing, stage, torch.cat([x, skips.pop()], dim=1), embedding)
             if level < len(self.upsample):
                 x = _resampled(self.upsample[level], x, embedding, skips[-1].shape[-2:])
-        return F.pixel_shuffle(self.head(self.norm(x)), self.patch_size)
+        return F.pixel_shuffle(norm_silu_conv(self.norm, self.head, x), self.patch_size)
 
 
 def _downsampling(resampling: Resampling, channels: int, style: Style) -> nn.Module:
