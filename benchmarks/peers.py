@@ -2,6 +2,7 @@
 them together. pip install -e '.[peers]'
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -172,11 +173,12 @@ def _precision(size: Size) -> torch.autocast:
 
 
 def forward_flops(network: nn.Module, size: Size) -> float:
-    """Of one image."""
+    """Of one image, by the definition of its layers."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    x, time = size.batch()[:1], torch.full((1,), 500.0, device=size.device)
+    plain = copy.deepcopy(network).to("meta")
+    x, time = size.batch()[:1].to("meta"), torch.full((1,), 500.0, device="meta")
     flipped = type(network).__module__.startswith("torchcfm")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(time, x) if flipped else network(x, time)
+        plain(time, x) if flipped else plain(x, time)
     return float(counter.get_total_flops())

@@ -1,5 +1,6 @@
 """What a network costs, measured by running it once."""
 
+import copy
 from dataclasses import dataclass, field
 
 import torch
@@ -52,35 +53,37 @@ def summarize(network: nn.Module, shape: tuple[int, int, int], num_classes: int 
             level.layers += 1
             level.channels.add(output.shape[1] if output.ndim == 4 else output.shape[-1])
 
-    weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
-    kept: dict[int, int] = {}
+    def batch(size: int, device: str = "cpu") -> list[Tensor | None]:
+        cond = None if num_classes is None else torch.zeros(size, dtype=torch.long, device=device)
+        return [torch.zeros(size, *shape, device=device), torch.full((size,), 500.0, device=device), cond]
 
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    x, time = torch.zeros(1, *shape), torch.full((1,), 500.0)
-    cond = None if num_classes is None else torch.zeros(1, dtype=torch.long)
     network.train()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = network(x, time, cond)  # alive until here, so that no storage's address is used twice
-    del output
+    one, two = (_kept(network, *batch(size)) for size in (1, 2))
+    plain = copy.deepcopy(network).to("meta")  # where every layer is called by itself, as it is defined
     spatial = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, SelfAttention, TokenAttention)
-    handles = [
-        module.register_forward_hook(lambda m, i, o: record(m, i, o) if o.ndim > 2 else None)
-        for module in network.modules()
-        if isinstance(module, spatial)
-    ]
+    for module in plain.modules():
+        if isinstance(module, spatial):
+            module.register_forward_hook(lambda m, i, o: record(m, i, o) if o.ndim > 2 else None)
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:  # the counter does not know the CPU's fused attention
-        network(x, time, cond)  # every layer is called here; with gradients some are fused
-    for handle in handles:
-        handle.remove()
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        plain(*batch(1, "meta"))
     return Summary(
         sum(parameter.numel() for parameter in network.parameters()),
         counter.get_total_flops(),
-        sum(kept.values()),
+        two - one,
         levels,
     )
+
+
+def _kept(network: nn.Module, *inputs: Tensor | None) -> int:
+    """Bytes that a forward pass keeps for the backward pass; those that do not grow with the batch are no image's."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = network(*inputs)  # alive until here, so that no storage's address is used twice
+    del output
+    return sum(kept.values())

@@ -1,10 +1,10 @@
-"""Attention that is written for speed, against the plain one."""
+"""Layers that are written for speed, against the plain ones."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from src.backbones.layers import SHORT, attend
+from src.backbones.layers import SHORT, Upsample, attend
 
 F64 = torch.float64
 
@@ -21,3 +21,14 @@ def test_attention_is_that_of_torch_at_any_length(positions, dtype, bound):
     expected = torch.autograd.grad(plain, exact, torch.ones_like(plain))
     for found, wanted in zip(torch.autograd.grad(ours, qkv, torch.ones_like(ours)), expected, strict=True):
         torch.testing.assert_close(found.to(F64), wanted, rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize("size", [(5, 4), (1, 3)])
+def test_doubling_is_nearest_neighbour_and_a_convolution(size):
+    torch.manual_seed(0)
+    upsample, x = Upsample(6).to(F64), torch.randn(2, 6, *size, dtype=F64, requires_grad=True)
+    to = torch.Size(2 * side for side in size)
+    plain, ours = upsample.conv(F.interpolate(x, size=to, mode="nearest")), upsample(x, to)
+    torch.testing.assert_close(ours, plain)
+    inputs, weights = (x, *upsample.parameters()), torch.randn_like(plain)
+    torch.testing.assert_close(torch.autograd.grad(ours, inputs, weights), torch.autograd.grad(plain, inputs, weights))
