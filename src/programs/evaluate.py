@@ -28,7 +28,8 @@ from src.sources import Real, read_count, read_real, read_samples, read_walks
 
 KEYS = (
     "ckpt_path", "pretrained", "images", "reference", "split", "num_images", "num_samples", "batch_size", "seed",
-    "device", "output_dir", "data", "metrics", "sampler", "samplers", "num_steps", "time_grid", "guidance",
+    "device", "precision", "compile", "output_dir", "data", "metrics", "sampler", "samplers", "num_steps",
+    "time_grid", "guidance",
 )  # fmt: skip
 
 
@@ -70,7 +71,7 @@ def evaluate_samples(plain: dict[str, Any], extractor: Extractor) -> None:
         real = read_real(plain, trained)
         N, batch_size = read_count(plain, real), plain["batch_size"]
         walks = read_walks(plain, trained, denoiser)
-        denoiser = placed(denoiser, device)
+        denoiser = placed(denoiser, device, plain["precision"], plain["compile"])
         comparison = _compare(extractor, real, device)
     measured = []
     with Progress() as bar:
@@ -79,7 +80,7 @@ def evaluate_samples(plain: dict[str, Any], extractor: Extractor) -> None:
             task = bar.add_task(f"{walk.name}, {walk.num_steps} steps", total=steps)
             on_step: Callable[[], None] = functools.partial(bar.advance, task)
             measured.append(measure_walk(comparison, denoiser, walk, N, batch_size, on_step))
-    keys = ("ckpt_path", "pretrained", "seed", "guidance", "reference", "data")
+    keys = ("ckpt_path", "pretrained", "seed", "precision", "guidance", "reference", "data")
     told = {key: plain[key] for key in keys if key in plain}
     if len(walks) == 1:
         told |= {"sampler": walks[0].node}
@@ -113,7 +114,7 @@ def evaluate_likelihood(plain: dict[str, Any], metric: Likelihood) -> None:
         dataset = load_data(trained["data"], plain.get("data"))[plain["split"]]
         if plain["num_images"] > len(dataset):
             raise Mistake(f"num_images={plain['num_images']}: the {plain['split']} split has {len(dataset)}")
-        denoiser = placed(denoiser, device)
+        denoiser = placed(denoiser, device, plain["precision"], plain["compile"])
 
     started, parts = time.monotonic(), []
     batches = torch.arange(plain["num_images"]).split(plain["batch_size"])

@@ -23,8 +23,8 @@ from src.pictures import one_class, read_given, strip
 from src.pretrained import load_either
 
 KEYS = (
-    "ckpt_path", "pretrained", "num_samples", "seed", "label", "batch_size", "device", "output_dir",
-    "time_grid", "sampler", "guidance", "edit", "images", "mask",
+    "ckpt_path", "pretrained", "num_samples", "seed", "label", "batch_size", "device", "precision", "compile",
+    "output_dir", "time_grid", "sampler", "guidance", "edit", "images", "mask",
 )  # fmt: skip
 
 
@@ -36,9 +36,10 @@ def main(config: DictConfig) -> None:
         if not isinstance(plain["seed"], int):
             raise Mistake(f"seed={plain['seed']}: choose a whole number")
         device = usable(plain["device"])
-        denoiser, trained = load_either(plain)
+        network, trained = load_either(plain)
         sampler: Sampler = instantiate(plain["sampler"], _convert_="all")
-        denoiser = placed(instantiate(plain["guidance"], _convert_="all")(denoiser), device)
+        network = placed(network, device, plain["precision"], plain["compile"])
+        denoiser: Denoiser = instantiate(plain["guidance"], _convert_="all")(network).to(device)
         sampler.check(denoiser)
         if "edit" in plain:
             editing: Editing = instantiate(plain["edit"], _convert_="all")
