@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+from src.summary import main as summary
+from tests.command import in_process
+
 FAULTS = """
 import resource, sys
 import torch
@@ -29,3 +32,12 @@ def test_freed_memory_is_used_again():
         return int(run.stdout)
 
     assert pages("keep") < 1000 < pages("hand back")
+
+
+def test_programs_ask_for_it_once_their_words_compose(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("src.cli.keep_freed_memory", lambda: asked.append(True))
+    in_process(summary, "backbone=none_such", cwd=tmp_path)
+    assert not asked
+    in_process(summary, "backbone=unet", cwd=tmp_path)
+    assert asked == [True]

@@ -130,6 +130,9 @@ def test_final_grid_is_what_sampling_from_the_checkpoint_gives(finished, tmp_pat
 
 
 def test_samples_of_a_compiled_network_and_in_bfloat16(finished, tmp_path):
+    torch.compiler.reset()
+    graphs = torch._dynamo.utils.counters["stats"]
+    graphs.clear()
     checkpoint, images = f"ckpt_path={finished[0]}/checkpoints/last.ckpt", {}
     for words in ("precision=32-true", "precision=bf16-mixed", "compile=true"):
         options = [words, "num_samples=4", "sampler.num_steps=3", f"output_dir='{words}'"]
@@ -138,6 +141,7 @@ def test_samples_of_a_compiled_network_and_in_bfloat16(finished, tmp_path):
         images[words] = np.load(tmp_path / words / "samples.npz")["images"].astype(int)
     plain, reduced, compiled = images.values()
     assert abs(plain - compiled).max() <= 1
+    assert graphs["unique_graphs"] > 0
     assert 0 < abs(plain - reduced).mean() < 2  # of 255
     for words, told in (("precision=16", "choose 32-true or bf16-mixed"), ("compile=maybe", "choose true or false")):
         status, _, err = in_process(sample, checkpoint, words, cwd=tmp_path)
