@@ -2,8 +2,9 @@
 
 python -m benchmarks.judge ROOT [IMAGES …] [--out FOLDER]
 
-ROOT holds Fashion-MNIST; each IMAGES is a folder or .npz file, as src.sample writes it. All are compared with the
-10,000 test images. The first rows say what a distance means: of training images, the floor, and of uniform noise.
+ROOT holds Fashion-MNIST; each IMAGES is an .npz file, as src.sample writes it, or a folder of pictures. All are
+compared with the 10,000 test images. The first rows say what a distance means: of training images, the floor, and of
+uniform noise.
 """
 
 import argparse
