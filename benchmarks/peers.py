@@ -31,6 +31,11 @@ class Size:
     device: str = "cpu"
 
     @property
+    def precision(self) -> str:
+        """The network's, as src.train and src.sample call it."""
+        return "bf16-mixed" if self.bf16 else "32-true"
+
+    @property
     def words(self) -> list[str]:
         """Of src.train."""
         return [
@@ -40,7 +45,7 @@ class Size:
             f"data.batch_size={self.batch_size}", f"backbone.channels={self.channels}",
             f"backbone.channel_mults={list(self.mults)}", f"backbone.num_blocks={self.num_blocks}",
             f"backbone.attention_resolutions={list(self.attends_at)}",
-            f"trainer.precision={'bf16-mixed' if self.bf16 else '32-true'}",
+            f"trainer.precision={self.precision}",
         ]  # fmt: skip
 
     def batch(self) -> Tensor:

@@ -42,8 +42,7 @@ def pair(size: Size, batch_size: int) -> tuple[Callable[[], Tensor], Callable[[]
     with tempfile.TemporaryDirectory() as folder:
         pipeline = theirs(size, folder)
         denoiser, _ = load_pretrained(folder)
-    precision = "bf16-mixed" if size.bf16 else "32-true"
-    denoiser = placed(denoiser, torch.device(size.device), precision, compiled=False)
+    denoiser = placed(denoiser, torch.device(size.device), size.precision, compiled=False)
     recipe = Recipe(DDIM(Trailing(), STEPS), lambda inner: inner, shape, None, seed=0)
 
     def diffusers_step() -> Tensor:

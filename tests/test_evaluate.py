@@ -33,6 +33,7 @@ def test_likelihood_of_each_image_does_not_depend_on_the_batch(finished, tmp_pat
     total = sum(whole[f"bound/{part}"]["mean"] for part in ("prior", "steps", "decoder"))
     assert whole["bound"]["mean"] == pytest.approx(total)
     assert whole["how"]["num_images"] == 6
+    assert whole["how"]["precision"] == "32-true"
     assert whole["how"]["schedule"]["T"] == 100
 
     denoiser, trained = load_denoiser(finished[0] / "checkpoints" / "last.ckpt")

@@ -213,7 +213,7 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Nearest neighbour to the size of the skip connection that follows, then 3×3 conv: any size comes back exactly.
 
-    To twice the size it is one transposed convolution of 4/9 the FLOPs, which takes half the time on a CPU.
+    To twice the size, on a CPU, it is one transposed convolution of 4/9 the FLOPs.
     """
 
     def __init__(self, channels: int) -> None:

@@ -38,7 +38,7 @@ def _precision(conv: nn.Conv2d) -> torch.dtype:
 
 
 class _NormSiLUConv(torch.autograd.Function):
-    """Keeps x; the backward pass normalizes and activates anew, in about a tenth of the convolution's time."""
+    """Keeps x; the backward pass normalizes and activates anew, which is little beside the convolution."""
 
     @staticmethod
     def forward(

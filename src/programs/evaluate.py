@@ -143,7 +143,8 @@ def _report(scores: dict[str, Tensor], plain: dict[str, Any], trained: dict[str,
         mean, error = float(values.mean()), float(values.std() / N**0.5) if N > 1 else None
         results[name] = {"mean": mean, "standard_error": error}
         table.add_row(name, f"{mean:.4f}", "–" if error is None else f"{error:.4f}")
-    told = {key: plain[key] for key in ("ckpt_path", "pretrained", "split", "num_images", "seed", "metrics")}
+    keys = ("ckpt_path", "pretrained", "split", "num_images", "seed", "precision", "metrics")
+    told = {key: plain[key] for key in keys}
     told |= {"schedule": trained["schedule"], "seconds": seconds, "unit": "bits/dim"}
     (output_dir / "metrics.json").write_text(json.dumps(results | {"how": told}, indent=2) + "\n")
     console = Console(highlight=False)
