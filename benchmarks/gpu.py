@@ -1,5 +1,5 @@
-"""Training on one GPU beside the peers, on random images of CIFAR-10's shape: images a second, share of the GPU's peak
-(MFU), memory. No figure of the documentation comes from it yet.
+"""One GPU beside the peers, in bf16, on random images of CIFAR-10's shape, with DDPM's network for it: images a second
+when training, share of the GPU's peak (MFU), memory; samples a second at 20 evaluations. Under ten minutes.
 
 python -m benchmarks.gpu PEAK_TFLOPS [--out FOLDER]       # the card's dense bf16 peak: 312 on an A100, 989 on an H100
 """
@@ -11,22 +11,44 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import sampling
 from benchmarks.peers import Contender, Size, available, forward_flops, ours
 from benchmarks.turns import Table, in_turns, speed_up
+from src.diffusion.denoiser import GRAPHS
 
 CIFAR = {"image_size": 32, "image_channels": 3, "channels": 128, "num_blocks": 2, "bf16": True, "device": "cuda"}
 DDPM = Size(**CIFAR, mults=(1, 2, 2, 2), attends_at=(16,))  # type: ignore[arg-type]  # 35.7 M parameters
 NHWC = "module.channels_last=true"
 WAYS = {
     "this project": (),
-    "this project, channels_last": (NHWC,),
-    "this project, compile": ("compile=true",),
-    "this project, channels_last, compile": (NHWC, "compile=true"),
+    "this project, channels_last, compile=true": (NHWC, "compile=true"),
+    f"this project, channels_last, compile={GRAPHS}": (NHWC, f"compile={GRAPHS}"),
 }
-ROUNDS, WARM_UP, STEPS = 5, 2, 10
+COMPILED = "diffusers"  # the peer that is shown compiled too; graphs share their memory, so its own cannot be told
+ROUNDS, WARM_UP, STEPS = 5, 1, 10
 
 
-def synchronized(step: Callable[[], object]) -> Callable[[], None]:
+def contenders(size: Size) -> dict[str, Callable[[], Contender]]:
+    found: dict[str, Callable[[], Contender]] = {
+        name: lambda words=words: ours(size, *words)  # type: ignore[misc]
+        for name, words in WAYS.items()
+    }
+    peers = available()
+    found |= {name: lambda build=build: build(size) for name, build in peers.items()}  # type: ignore[misc]
+    if COMPILED in peers:
+        found[f"{COMPILED}, channels_last, compiled by {GRAPHS}"] = lambda: compiled(peers[COMPILED](size))
+    return found
+
+
+def compiled(contender: Contender) -> Contender:
+    contender.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    contender.network.compile(mode=GRAPHS)
+    return contender
+
+
+def several(step: Callable[[], object]) -> Callable[[], None]:
+    """Steps without a wait in between, and one in the end."""
+
     def run() -> None:
         for _ in range(STEPS):
             step()
@@ -35,38 +57,54 @@ def synchronized(step: Callable[[], object]) -> Callable[[], None]:
     return run
 
 
-def contenders(size: Size) -> dict[str, Contender]:
-    found = {name: ours(size, *words) for name, words in WAYS.items()}
-    return found | {name: build(size) for name, build in available().items()}
-
-
-def memory(step: Callable[[], object]) -> float:
-    """GiB at the peak of one step, all contenders' weights included."""
-    torch.cuda.reset_peak_memory_stats()
-    step()
+def settled(build: Callable[[], Contender]) -> tuple[Contender, float]:
+    """A contender that has compiled what it compiles, and the GiB that it and a step of it keep from others."""
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info()
+    contender = build()
+    several(contender.step)()
+    torch.cuda.empty_cache()
+    contender.step()
     torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() / 2**30
+    return contender, (free - torch.cuda.mem_get_info()[0]) / 2**30
+
+
+def training(size: Size, peak: float) -> Table:
+    runners = {name: settled(build) for name, build in contenders(size).items()}
+    seconds = in_turns({name: several(runner.step) for name, (runner, _) in runners.items()}, ROUNDS, WARM_UP)
+    columns = ("bf16, 32×32×3", "parameters, M", "ms a step", "images/s", "MFU", "GiB", "time in ours")
+    table = Table("gpu_training", *columns)
+    for name, (runner, memory) in runners.items():
+        step = statistics.median(seconds[name]) / STEPS
+        rate = size.batch_size / step
+        share = 3 * rate * forward_flops(runner.network, size) / peak / 1e12
+        parameters = sum(p.numel() for p in runner.network.parameters()) / 1e6
+        ratio = speed_up(seconds, next(iter(runners)), over=name)
+        table.add(
+            name,
+            parameters,
+            1e3 * step,
+            round(rate),
+            f"{share:.1%}",
+            "–" if "compiled" in name else memory,
+            f"×{ratio:.2f}",
+        )
+    return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("peak", type=float, metavar="PEAK_TFLOPS", help="the card's dense bf16 peak")
-    parser.add_argument("--out", type=Path, help="folder for the table as CSV")
+    parser.add_argument("--out", type=Path, help="folder for the tables as CSV")
     given = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("python -m benchmarks.gpu: there is no GPU here")
     print(torch.cuda.get_device_name(), "torch", torch.__version__, "CUDA", torch.version.cuda)
-    runners = contenders(DDPM)
-    seconds = in_turns({name: synchronized(runner.step) for name, runner in runners.items()}, ROUNDS, WARM_UP)
-    columns = ("bf16, 32×32×3", "parameters, M", "images/s", "MFU", "GiB", "time in ours")
-    table = Table("gpu", *columns)
-    for name, runner in runners.items():
-        rate = STEPS * DDPM.batch_size / statistics.median(seconds[name])
-        flops = 3 * rate * forward_flops(runner.network, DDPM)
-        parameters = sum(p.numel() for p in runner.network.parameters()) / 1e6
-        ratio = speed_up(seconds, next(iter(runners)), over=name)
-        table.add(name, parameters, rate, f"{flops / given.peak / 1e12:.1%}", memory(runner.step), f"×{ratio:.2f}")
-    table.write(given.out)
+    training(DDPM, given.peak).write(given.out)
+    torch.cuda.empty_cache()
+    for name, how in (("eager", False), ("graphs", GRAPHS)):
+        print(f"\n20 evaluations, this project {'eager' if not how else f'with compile={how}'}:")
+        sampling.measure(f"gpu_sampling_{name}", DDPM, 3, how).write(given.out)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

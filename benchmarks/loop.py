@@ -14,6 +14,7 @@ from src.cli import CONF
 from src.config import check
 from src.diffusion.noise import Draws, stream_seed
 from src.images import Batch, to_model
+from src.training.divergence import Diverged, Drawn, Step
 from src.training.module import DiffusionModule
 
 
@@ -49,6 +50,7 @@ class BareLoop:
         self.lr_scheduler = module.lr_scheduler(self.optimizer)
         self.clip, self.bf16 = options["gradient_clip_val"] or float("inf"), options["precision"] == "bf16-mixed"
         self.device = next(module.denoiser.parameters()).device
+        self.last: Step | None = None
 
     def step(self) -> Tensor:
         module, denoiser, batch = self.module, self.module.denoiser, next(self.batches)
@@ -56,12 +58,14 @@ class BareLoop:
         labels = None if batch.labels is None else batch.labels.to(self.device, non_blocking=True)
         draws = Draws(stream_seed("train", module.seed, batch.start), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            loss = module.objective(denoiser, x_0, labels, draws)
+            times, losses = module.objective.draw(denoiser, x_0, labels, draws)
+            loss = module.objective.mean(times, losses)
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(denoiser.parameters(), self.clip)
-        if not (norm + loss).isfinite():
-            raise RuntimeError("diverged")
+        if self.last is not None and not self.last.gradient_is_finite:
+            raise Diverged(str(self.last))
+        self.last = Step(self.number + 1, [Drawn(batch.start, loss.detach(), times.t, losses.detach())], norm)
         self.optimizer.step()
         module.ema.update(denoiser, self.number)
         self.lr_scheduler.step()

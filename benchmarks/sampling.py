@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmarks.peers import Size, diffusers_network
 from benchmarks.turns import Table, in_turns, options, speed_up
 from src.device import placed
+from src.diffusion.denoiser import Compile
 from src.diffusion.samplers.ddim import DDIM
 from src.diffusion.time_grid import Trailing
 from src.metrics.generate import Recipe
@@ -36,13 +37,15 @@ def theirs(size: Size, folder: str) -> diffusers.DDIMPipeline:
 
 
 @torch.inference_mode()
-def pair(size: Size, batch_size: int) -> tuple[Callable[[], Tensor], Callable[[], Tensor], float]:
+def pair(
+    size: Size, batch_size: int, compiled: Compile = False
+) -> tuple[Callable[[], Tensor], Callable[[], Tensor], float]:
     """A batch of samples by either, and how far apart the two are that begin with the same noise."""
     shape = (size.image_channels, size.image_size, size.image_size)
     with tempfile.TemporaryDirectory() as folder:
         pipeline = theirs(size, folder)
         denoiser, _ = load_pretrained(folder)
-    denoiser = placed(denoiser, torch.device(size.device), size.precision, compiled=False)
+    denoiser = placed(denoiser, torch.device(size.device), size.precision, compiled)
     recipe = Recipe(DDIM(Trailing(), STEPS), lambda inner: inner, shape, None, seed=0)
 
     def diffusers_step() -> Tensor:
@@ -60,17 +63,23 @@ def pair(size: Size, batch_size: int) -> tuple[Callable[[], Tensor], Callable[[]
     return our_step, diffusers_step, float(apart)
 
 
+def measure(name: str, size: Size, rounds: int, compiled: Compile = False) -> Table:
+    """Both sizes of batch."""
+    columns = ("batch", "this project, images/s", "diffusers", "ratio", "largest difference, of 1")
+    table = Table(name, *columns)
+    for batch_size in (SMALL, LARGE):
+        torch.compiler.reset()  # else the second size would make the first one's kernels general
+        ours, diffusers_, apart = pair(size, batch_size, compiled)
+        seconds = in_turns({"ours": ours, "diffusers": diffusers_}, rounds, warm_up=1)
+        rates = [batch_size / statistics.median(values) for values in seconds.values()]
+        table.add(batch_size, *rates, f"×{speed_up(seconds, 'ours', over='diffusers'):.2f}", f"{apart:.1e}")
+    return table
+
+
 def main() -> None:
     given = options(__doc__, rounds=5)
     size = Size(bf16=given.bf16)
-    columns = ("batch", "this project, images/s", "diffusers", "ratio", "largest difference, of 1")
-    table = Table(f"sampling_{'bf16' if size.bf16 else 'float32'}", *columns)
-    for batch_size in (SMALL, LARGE):
-        ours, diffusers_, apart = pair(size, batch_size)
-        seconds = in_turns({"ours": ours, "diffusers": diffusers_}, given.rounds, warm_up=1)
-        rates = [batch_size / statistics.median(values) for values in seconds.values()]
-        table.add(batch_size, *rates, f"×{speed_up(seconds, 'ours', over='diffusers'):.2f}", f"{apart:.1e}")
-    table.write(given.out)
+    measure(f"sampling_{'bf16' if size.bf16 else 'float32'}", size, given.rounds).write(given.out)
 
 
 if __name__ == "__main__":

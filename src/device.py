@@ -6,12 +6,13 @@ from typing import Any
 import torch
 
 from src.config import Mistake
-from src.diffusion.denoiser import NetworkDenoiser
+from src.diffusion.denoiser import GRAPHS, Compile, NetworkDenoiser
 
 COUNTS = ("max_steps", "log_every_n_steps", "accumulate_grad_batches")
 CHECKED = ("accelerator", "precision", "devices", "val_check_interval", "gradient_clip_val", *COUNTS)
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
 DRAWN_IN = ("32-true", "bf16-mixed")
+COMPILED = (True, False, GRAPHS)
 GPUS = ("gpu", "cuda")
 
 
@@ -25,25 +26,24 @@ def usable(name: str) -> torch.device:
         raise Mistake(f"device={name}: not usable here ({str(error).splitlines()[0]}); choose auto or cpu") from error
 
 
-def placed(denoiser: NetworkDenoiser, device: torch.device, precision: str, compiled: bool) -> NetworkDenoiser:
+def placed(denoiser: NetworkDenoiser, device: torch.device, precision: str, compiled: Compile) -> NetworkDenoiser:
     """A denoiser on a device, for drawing samples: its network in that precision, and on a CPU in the faster layout.
 
     Measured by `python -m benchmarks.sampling`. bf16-mixed computes the network alone in bfloat16, never the sampler.
 
     Raises:
-        Mistake: another precision, or neither true nor false.
+        Mistake: another precision, or another way to compile.
     """
     if precision not in DRAWN_IN:
         raise Mistake(f"precision={precision}: choose {' or '.join(DRAWN_IN)}")
-    if not isinstance(compiled, bool):
-        raise Mistake(f"compile={compiled}: choose true or false")
+    if compiled not in COMPILED:
+        raise Mistake(f"compile={compiled}: choose true, false or {GRAPHS}")
     backbone = denoiser.to(device).backbone
     if precision == "bf16-mixed":
         backbone.forward = torch.autocast(device.type, torch.bfloat16)(backbone.forward)
     elif device.type == "cpu":
         backbone.to(memory_format=torch.channels_last)
-    if compiled:
-        backbone.compile()
+    denoiser.compile_backbone(compiled)
     return denoiser
 
 

@@ -35,7 +35,7 @@ def environment() -> dict[str, Any]:
         "folder": str(Path.cwd()),
         "git": git(),
         "python": platform.python_version(),
-        "libraries": {name: metadata.version(name) for name in LIBRARIES},
+        "libraries": {name: _version(name) for name in LIBRARIES},
         "host": platform.node(),
         "system": platform.platform(),
         "processor": _processor(),
@@ -63,6 +63,14 @@ def git() -> dict[str, Any] | None:
 def _ask(*words: str) -> str:
     asked = subprocess.run(["git", "-C", str(CODE), *words], capture_output=True, text=True, timeout=10, check=True)
     return asked.stdout.strip()
+
+
+def _version(library: str) -> str | None:
+    """None where it is not installed: a run needs only what its configuration names."""
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

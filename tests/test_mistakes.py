@@ -77,7 +77,11 @@ TRAIN = [
     ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps=0: choose log_every_n_steps >= 1"),
     ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0: choose accumulate_grad_batches >= 1"),
     ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val=-1: choose gradient_clip_val > 0, or null"),
-    ("compile=maybe", "compile='maybe': expected true or false"),
+    ("compile=maybe", "compile='maybe': expected true or false or reduce-overhead"),
+    (
+        "compile=reduce-overhead trainer.accumulate_grad_batches=2",
+        "compile=reduce-overhead and trainer.accumulate_grad_batches=2: a graph writes every batch's gradients",
+    ),
     ("schedule=cosine schedule.s=nan", "schedule.s=nan: expected a number"),
     ("backbone.in_channels=3", "backbone.in_channels=3 and data.channels=1"),
     ("objective.time_sampler=0", "objective.time_sampler=0: expected an option of its group"),

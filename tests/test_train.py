@@ -143,7 +143,10 @@ def test_samples_of_a_compiled_network_and_in_bfloat16(finished, tmp_path):
     assert abs(plain - compiled).max() <= 1
     assert graphs["unique_graphs"] > 0
     assert 0 < abs(plain - reduced).mean() < 2  # of 255
-    for words, told in (("precision=16", "choose 32-true or bf16-mixed"), ("compile=maybe", "choose true or false")):
+    for words, told in (
+        ("precision=16", "choose 32-true or bf16-mixed"),
+        ("compile=maybe", "choose true, false or reduce-overhead"),
+    ):
         status, _, err = in_process(sample, checkpoint, words, cwd=tmp_path)
         assert (status, err.strip()) == (2, f"error: {words}: {told}")
 

@@ -75,7 +75,10 @@ class Objective(nn.Module):
         Args:
             draws: of times, noise and dropped labels; None follows torch's own generator.
         """
-        times, losses = self.draw(denoiser, x_0, cond, draws or Draws(device=x_0.device))
+        return self.mean(*self.draw(denoiser, x_0, cond, draws or Draws(device=x_0.device)))
+
+    def mean(self, times: Times, losses: Tensor) -> Tensor:
+        """The batch's loss () of what `draw` gave; the time sampler hears of it."""
         self.time_sampler.observe(times, losses.detach().nan_to_num(0, 0, 0))  # a step that is left out
         return (times.weight * losses).mean()
 

@@ -15,6 +15,7 @@ from src.cli import mistakes
 from src.config import Mistake, check
 from src.data.module import ImageDataModule
 from src.device import check_trainer
+from src.diffusion.denoiser import GRAPHS
 from src.environment import record
 from src.images import UnreadableImage
 from src.pretrained import adopt, load_weights
@@ -22,8 +23,9 @@ from src.resume import resumed, save_overrides
 from src.training.callbacks.checkpoint import LastCheckpoint
 from src.training.callbacks.finding import callbacks_of
 from src.training.callbacks.scores import SampleScores
+from src.training.divergence import Diverged
 from src.training.durable import DurableCheckpointIO, NotSaved
-from src.training.module import DiffusionModule, Diverged
+from src.training.module import DiffusionModule
 from src.training.precision import TrueBFloat16
 from src.training.results import Results, quiet
 
@@ -103,6 +105,11 @@ def check_together(parts: Parts) -> None:
     """Raises ValueError where parts that are each in order do not fit each other."""
     plain, trainer, module, datamodule = parts
     datamodule.check_devices(trainer.world_size)
+    if plain["compile"] == GRAPHS and trainer.accumulate_grad_batches > 1:
+        raise ValueError(
+            f"compile={GRAPHS} and trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: a graph writes "
+            "every batch's gradients to the same place; choose compile=true"
+        )
     for theirs, ours in (("in_channels", "channels"), ("image_size", "image_size"), ("num_classes", "num_classes")):
         if plain["backbone"].get(theirs, plain["data"][ours]) != plain["data"][ours]:
             raise ValueError(
@@ -143,6 +150,6 @@ def ending(trainer: L.Trainer) -> Iterator[None]:
         raise Mistake(f"data: {told}, or data.unreadable=skip leaves such files out") from error
     except Diverged as error:
         raise Mistake(
-            f"step {trainer.global_step + 1}: {error}; the checkpoints are from before it: lower optimizer.lr, or "
+            f"{error}; the checkpoints are from before it: lower optimizer.lr, or "
             "module.nonfinite=skip to leave such steps out"
         ) from error

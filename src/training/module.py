@@ -1,6 +1,5 @@
 """The LightningModule: where a batch meets the objective."""
 
-import math
 import sys
 from collections.abc import Callable
 from typing import Any, Literal
@@ -12,17 +11,14 @@ from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from src.diffusion.denoiser import NetworkDenoiser
+from src.diffusion.denoiser import Compile, NetworkDenoiser
 from src.diffusion.noise import Draws, stream_seed
 from src.diffusion.objective import HeldOut, Objective
 from src.images import Batch, to_model
+from src.training.divergence import Diverged, Drawn, Step
 from src.training.ema import ExponentialMovingAverage
 from src.training.loggers import is_log_step
 from src.training.sharding import share_out, whole
-
-
-class Diverged(RuntimeError):
-    """A step whose loss or gradient is inf or NaN, taken back before it reached the weights."""
 
 
 class DiffusionModule(L.LightningModule):
@@ -43,7 +39,8 @@ class DiffusionModule(L.LightningModule):
         val_seed: of the validation noise, fixed so that runs with different seeds compare.
         nonfinite: what to do where a loss or gradient is inf or NaN: `stop` the run, or `skip` the step.
         channels_last: keeps convolutions' weights, and with them the activations, in NHWC order.
-        compile: compiles the trained network, in place; validation and samples run the averaged one as it is.
+        compile: the trained network, in place, with CUDA graphs or without; validation and samples run the averaged
+            one as it is.
     """
 
     def __init__(
@@ -56,7 +53,7 @@ class DiffusionModule(L.LightningModule):
         seed: int = 0,
         val_seed: int = 0,
         channels_last: bool = False,
-        compile: bool = False,
+        compile: Compile = False,
         nonfinite: Literal["stop", "skip"] = "stop",
     ) -> None:
         super().__init__()
@@ -67,21 +64,20 @@ class DiffusionModule(L.LightningModule):
         self.ema = ExponentialMovingAverage(denoiser, ema_decay)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.seed, self.val_seed, self.nonfinite, self.compiled = seed, val_seed, nonfinite, compile
-        self._batch: Batch | None = None
-        self._loss = torch.zeros(())
+        self._batches: list[Drawn] = []  # of the step under way
+        self._unread: Step | None = None
 
     def configure_model(self) -> None:
         """Shares the trained network out over the devices of trainer=fsdp; compiles it."""
         backbone = self.denoiser.backbone
         if self.device_mesh is not None and not isinstance(backbone, FSDPModule):
             share_out(backbone, self.device_mesh)
-        if self.compiled:
-            backbone.compile()
+        self.denoiser.compile_backbone(self.compiled)
 
     def training_step(self, batch: Batch) -> Tensor:
-        self._batch = batch
-        loss = self.objective(self.denoiser, to_model(batch.images), batch.labels, self._draws(batch))
-        self._loss = loss.detach()
+        times, losses = self.objective.draw(self.denoiser, to_model(batch.images), batch.labels, self._draws(batch))
+        loss = self.objective.mean(times, losses)
+        self._batches.append(Drawn(batch.start, loss.detach(), times.t, losses.detach()))
         if is_log_step(self.trainer, self.global_step + 1):
             self.log("train/loss", loss, sync_dist=True, prog_bar=True)
         return loss
@@ -134,27 +130,41 @@ class DiffusionModule(L.LightningModule):
 
     def _leave_out_nonfinite(self, optimizer: Optimizer, norm: Tensor, scaled: bool) -> None:
         """Raises Diverged, or drops the gradient: its norm is the same on every rank, averaged as it is by now."""
-        finite = bool(norm.isfinite())
+        self._stop_if_diverged()
+        step, self._batches = Step(self.global_step + 1, self._batches, norm), []
+        if self.nonfinite == "stop" and not scaled:
+            self._unread = step
+            if not self._runs_ahead:
+                self._stop_if_diverged()
+            return
+        finite = step.gradient_is_finite
         if scaled and not finite:  # the scaler tries its luck, and leaves such steps out itself
-            finite = not self.trainer.strategy.reduce_boolean_decision(not self._loss.isfinite(), all=False)
-        if self.nonfinite == "stop" and not (finite and self._loss.isfinite()):
-            raise Diverged(self._what_diverged())
+            finite = not self.trainer.strategy.reduce_boolean_decision(not step.loss_is_finite, all=False)
+        if self.nonfinite == "stop" and not (finite and step.loss_is_finite):
+            raise Diverged(str(step))
         if not finite:
             optimizer.zero_grad()
-            print(f"step {self.global_step + 1}: {self._what_diverged()}; skipped", file=sys.stderr)
+            print(f"{step}; skipped", file=sys.stderr)
 
-    @torch.no_grad()
-    def _what_diverged(self) -> str:
-        """The items of the last batch whose loss is not finite, drawn once more as they were."""
-        batch = self._batch
-        assert batch is not None
-        with self.trainer.precision_plugin.forward_context():
-            times, losses = self.objective.draw(self.denoiser, to_model(batch.images), batch.labels, self._draws(batch))
-        bad = [i for i, loss in enumerate(losses.tolist()) if not math.isfinite(loss)]
-        if not bad:
-            return f"a gradient is not finite, though every loss of images {batch.start} … of the order is"
-        told = ", ".join(f"image {batch.start + i} of the order at t = {float(times.t[i]):g}" for i in bad[:3])
-        return f"the loss of {told}{' …' if len(bad) > 3 else ''} is not finite"
+    @property
+    def _runs_ahead(self) -> bool:
+        """Whether the host prepares the next step while this one computes, and hears of it then: a GPU that waits for
+        its host stands still meanwhile."""
+        return self.device.type == "cuda"
+
+    def _stop_if_diverged(self) -> None:
+        step, self._unread = self._unread, None
+        if step is not None and not (step.gradient_is_finite and step.loss_is_finite):
+            raise Diverged(str(step))
+
+    def on_validation_start(self) -> None:
+        self._stop_if_diverged()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._stop_if_diverged()
+
+    def on_train_end(self) -> None:
+        self._stop_if_diverged()
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.denoiser.parameters())

@@ -8,7 +8,8 @@ import torch
 from src.diffusion.time_sampler import Importance
 from src.images import Batch
 from src.training.callbacks.checkpoint import LastCheckpoint
-from src.training.module import Diverged
+from src.training.divergence import Diverged
+from src.training.module import DiffusionModule
 from tests import runs
 from tests.runs import digits, module, trainer
 
@@ -134,61 +135,78 @@ def test_channels_last_changes_the_order_in_memory_alone():
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.fixture(params=[False, True], ids=["at once", "a step later"])
+def ahead(request, monkeypatch):
+    """Whether the host runs ahead of the device, as with a GPU."""
+    monkeypatch.setattr(DiffusionModule, "_runs_ahead", request.param)
+    return request.param
+
+
 class TestDiverging:
-    """inf or NaN in a loss, a gradient or a weight ends the run before it reaches the weights."""
+    """inf or NaN in a loss, a gradient or a weight ends the run before anything is kept of it."""
 
     def diverging(self, monkeypatch, place, value, at=5):
         module, steps = runs.module(), itertools.count(1)
-        forward = module.objective.forward
+        draw = module.objective.draw
 
-        def training_loss(denoiser, x_0, cond, draws):
+        def drawn(denoiser, x_0, cond, draws):
             here = next(steps) == at
             if here and place == "sample":
                 x_0[2, 0, 3, 3] = value
             if here and place == "weight":
                 next(denoiser.parameters()).data.view(-1)[0] = value
+            times, losses = draw(denoiser, x_0, cond, draws)
             if here and place == "loss":
-                error = module.objective._error
-
-                def broken(*args):
-                    losses = error(*args)
-                    losses[2] = value
-                    return losses
-
-                monkeypatch.setattr(module.objective, "_error", broken)
-            loss = forward(denoiser, x_0, cond, draws)
+                losses = torch.where(torch.arange(len(losses)) == 2, value, losses)
             if here and place == "gradient":
                 next(denoiser.parameters()).register_hook(lambda gradient: gradient * value)
-            return loss
+            return times, losses
 
-        monkeypatch.setattr(module.objective, "forward", training_loss)
+        monkeypatch.setattr(module.objective, "draw", drawn)
         return module
 
+    @pytest.mark.parametrize("every_n_steps", [1, 2, 20])
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
     @pytest.mark.parametrize("place", ["loss", "gradient", "sample", "weight"])
     def test_the_run_stops_where_it_happens_and_the_last_checkpoint_is_finite(
-        self, monkeypatch, tmp_path, place, value
+        self, monkeypatch, tmp_path, ahead, place, value, every_n_steps
     ):
         module = self.diverging(monkeypatch, place, value)
-        trainer = runs.trainer(20, [LastCheckpoint(str(tmp_path), every_n_steps=1)], enable_checkpointing=True)
+        keeper = LastCheckpoint(str(tmp_path), every_n_steps=every_n_steps)
+        trainer = runs.trainer(20, [keeper], enable_checkpointing=True)
         with pytest.raises(Diverged) as error:
             trainer.fit(module, runs.digits())
-        assert trainer.global_step == 4
+        assert trainer.global_step == (5 if ahead else 4)
         # batches of 16: the fifth begins with image 64
         says = {
-            "loss": "the loss of image 66 of the order at t = ",
-            "sample": "a gradient is not finite, though every loss of images 64",  # drawn again, it is a good one
-            "gradient": "a gradient is not finite, though every loss of images 64",
-            "weight": "the loss of image 64 of the order at t = ",
+            "loss": "step 5: the loss of image 66 of the order at t = ",
+            "sample": "step 5: the loss of image 66 of the order at t = ",
+            "gradient": "step 5: a gradient is not finite, though every loss of images 64",
+            "weight": "step 5: the loss of image 64 of the order at t = ",
         }
-        assert says[place] in str(error.value)
-        checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
-        assert checkpoint["global_step"] == 4
-        assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
-        if place != "weight":
+        assert str(error.value).startswith(says[place])
+        if every_n_steps <= 4:
+            checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+            assert checkpoint["global_step"] == 4
+            assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+        if place != "weight" and not ahead:
             assert all(value.isfinite().all() for value in module.state_dict().values())
 
-    def test_or_leaves_the_step_out(self, monkeypatch, capsys):
+    @pytest.mark.parametrize("last", [True, False])
+    def test_in_the_last_step_too_and_before_a_validation(self, monkeypatch, ahead, last):
+        module, validated = self.diverging(monkeypatch, "gradient", math.nan), []
+        monkeypatch.setattr(module, "validation_step", lambda batch: validated.append(batch))
+        options = {} if last else {"val_check_interval": 5}
+        with pytest.raises(Diverged, match="step 5: a gradient is not finite"):
+            runs.trainer(5 if last else 20, **options).fit(module, runs.digits())
+        assert validated == []
+
+    def test_in_any_batch_of_a_step(self, monkeypatch, ahead):
+        module = self.diverging(monkeypatch, "loss", math.nan)  # the first of the third step's two batches
+        with pytest.raises(Diverged, match="step 3: the loss of image 66 of the order"):
+            runs.trainer(20, accumulate_grad_batches=2).fit(module, runs.digits())
+
+    def test_or_leaves_the_step_out(self, monkeypatch, ahead, capsys):
         module = self.diverging(monkeypatch, "gradient", math.nan, at=8)
         module.nonfinite = "skip"
         runs.trainer(9).fit(module, runs.digits())

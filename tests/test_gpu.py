@@ -1,0 +1,170 @@
+"""What only a GPU can show: the same mathematics as on the CPU, and a host that never waits for it."""
+
+import functools
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+
+from src.backbones.unet import UNet
+from src.device import placed
+from src.diffusion import beta
+from src.diffusion.denoiser import GRAPHS, NetworkDenoiser
+from src.diffusion.parameterization import V
+from src.diffusion.samplers.ddim import DDIM
+from src.diffusion.time_grid import Trailing
+from src.metrics.generate import Recipe
+from src.training.callbacks.checkpoint import LastCheckpoint
+from src.training.divergence import Diverged
+from src.training.muon import Muon
+from tests import runs
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+GPU = torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+def network(patch_size=1, scale_shift=False, resampling="conv"):
+    torch.manual_seed(0)
+    made = UNet(
+        8, 1, 32, (1, 2), 1, (4,) if patch_size == 1 else (), num_classes=10,
+        patch_size=patch_size, scale_shift=scale_shift, resampling=resampling,
+    )  # fmt: skip
+    for parameter in made.parameters():  # nothing that starts at zero hides what lies before it
+        torch.nn.init.normal_(parameter, std=0.1)
+    return made
+
+
+class Losses(L.Callback):
+    def __init__(self):
+        self.values = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.values.append(outputs["loss"].detach())
+
+
+def fit(max_steps=6, optimizer=None, precision="32-true", ckpt_path=None, save=None, callbacks=(), **options):
+    module = runs.module(dropout=0.0, ema_decay=0.9, **{k: options.pop(k) for k in ("compile",) if k in options})
+    if optimizer is not None:
+        module.optimizer = optimizer
+    losses = Losses()
+    trainer = runs.trainer(
+        max_steps, [losses, *callbacks], accelerator="gpu", precision=precision, gradient_clip_val=1.0, **options
+    )
+    trainer.fit(module, runs.digits(), ckpt_path=ckpt_path)
+    if save:
+        trainer.save_checkpoint(save)
+    return torch.stack(losses.values).cpu(), {k: v.cpu() for k, v in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("options", [{}, {"patch_size": 2}, {"scale_shift": True, "resampling": "residual"}])
+def test_network_and_gradient_are_those_of_the_cpu(options):
+    """On a CPU norm, SiLU and convolution are one step, doubling is a transposed convolution; not so here."""
+    x, time, cond = torch.randn(4, 1, 8, 8), torch.rand(4) * 1000, torch.arange(4)
+    outputs, gradients = [], []
+    for device in ("cpu", GPU):
+        here = network(**options).to(device)
+        output = here(x.to(device), time.to(device), cond.to(device))
+        output.square().mean().backward()
+        outputs.append(output.detach().cpu())
+        gradients.append({name: p.grad.cpu() for name, p in here.named_parameters()})
+    torch.testing.assert_close(*outputs, rtol=1e-3, atol=1e-3 * float(outputs[0].abs().max()))
+    for name, expected in gradients[0].items():
+        got = gradients[1][name]
+        assert (got - expected).norm() <= 2e-3 * expected.norm() + 1e-6, name
+
+
+@pytest.mark.parametrize("how", [False, GRAPHS])
+def test_samples_are_those_of_the_cpu(how):
+    recipe = Recipe(DDIM(Trailing(), 5), lambda inner: inner, (1, 8, 8), 10, seed=3)
+    images = []
+    for device, compiled in ((torch.device("cpu"), False), (GPU, how)):
+        denoiser = NetworkDenoiser(network(), beta.linear(1000), V()).eval()
+        denoiser = placed(denoiser, device, "32-true", compiled)
+        batches = [recipe.make(denoiser, range(start, start + 8), device)[0] for start in (0, 8)]
+        images.append(torch.cat(batches).cpu().numpy().astype(int))
+    assert images[0].std() > 30
+    assert np.abs(images[0] - images[1]).max() <= 1
+
+
+@pytest.fixture
+def as_found():
+    """Lightning leaves torch deterministic behind."""
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("as_found")
+def test_a_resumed_run_ends_bit_for_bit_as_if_never_stopped(tmp_path):
+    whole_losses, whole = fit(12, deterministic=True)
+    part, _ = fit(5, save=tmp_path / "a.ckpt", deterministic=True)
+    rest, resumed = fit(12, ckpt_path=tmp_path / "a.ckpt", deterministic=True)
+    assert torch.equal(torch.cat([part, rest]), whole_losses)
+    assert all(torch.equal(resumed[key], value) for key, value in whole.items())
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_reduced_precision_follows_the_full_one(precision, name):
+    optimizer = {
+        "adamw": functools.partial(torch.optim.AdamW, lr=1e-3, fused=True),
+        "muon": functools.partial(Muon, lr=1e-2),
+    }[name]
+    exact, rounded = (fit(20, optimizer, precision=kind)[0] for kind in ("32-true", precision))
+    torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.02)
+    assert exact[-5:].mean() < exact[:5].mean()
+
+
+def test_by_cuda_graphs_the_curve_is_the_same():
+    """With a validation in between."""
+    plain, by_graphs = (fit(8, compile=how, val_check_interval=4) for how in (False, GRAPHS))
+    torch.testing.assert_close(by_graphs[0], plain[0], rtol=1e-3, atol=1e-4)
+    for key, value in plain[1].items():
+        torch.testing.assert_close(by_graphs[1][key], value, rtol=1e-2, atol=1e-3, msg=key)
+
+
+class NoWaiting(L.Callback):
+    """Raises where the host waits for the device within a step."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx >= 3:
+            torch.cuda.set_sync_debug_mode("error")
+
+    def on_train_batch_end(self, *args):
+        torch.cuda.set_sync_debug_mode("default")
+
+    def on_exception(self, *args):
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_the_host_never_waits_within_a_step(name):
+    optimizer = {
+        "adamw": functools.partial(torch.optim.AdamW, lr=1e-3, fused=True),
+        "muon": functools.partial(Muon, lr=1e-2),
+    }[name]
+    fit(8, optimizer, precision="bf16-mixed", callbacks=[NoWaiting()], log_every_n_steps=100)
+
+
+def test_a_run_that_diverges_ends_with_a_good_checkpoint(tmp_path):
+    module = runs.module()
+    draw, seen = module.objective.draw, []
+
+    def drawn(*args):
+        times, losses = draw(*args)
+        seen.append(len(losses))
+        return times, torch.where(torch.arange(16, device=GPU) == 2, torch.nan, losses) if len(seen) == 5 else losses
+
+    module.objective.draw = drawn
+    keeper = LastCheckpoint(str(tmp_path), every_n_steps=2)
+    trainer = runs.trainer(20, [keeper], accelerator="gpu", enable_checkpointing=True)
+    with pytest.raises(Diverged, match=r"step 5: the loss of image 66 of the order at t = .* is not finite"):
+        trainer.fit(module, runs.digits())
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 4
+    assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
