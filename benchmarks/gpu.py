@@ -73,7 +73,7 @@ def training(size: Size, peak: float) -> Table:
     runners = {name: settled(build) for name, build in contenders(size).items()}
     seconds = in_turns({name: several(runner.step) for name, (runner, _) in runners.items()}, ROUNDS, WARM_UP)
     columns = ("bf16, 32×32×3", "parameters, M", "ms a step", "images/s", "MFU", "GiB", "time in ours")
-    table = Table("gpu_training", *columns)
+    table = Table("gpu_training", *columns, drawn=["images/s"])
     for name, (runner, memory) in runners.items():
         step = statistics.median(seconds[name]) / STEPS
         rate = size.batch_size / step

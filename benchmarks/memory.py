@@ -46,7 +46,7 @@ def main() -> None:
             process.join()
     precision = "bf16" if size.bf16 else "float32"
     columns = (f"{precision}, batches of {size.batch_size}", "MiB", "of diffusers'", "images/s", "of diffusers'")
-    table = Table(f"memory_{precision}", *columns)
+    table = Table(f"memory_{precision}", *columns, drawn=["MiB"])
     memory, seconds = ({name: statistics.median(one[i] for one in found[name]) for name in names} for i in (0, 1))
     nothing = float("nan")
     for name in names:

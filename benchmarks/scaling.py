@@ -24,7 +24,8 @@ def exponent(work: list[float], seconds: list[float]) -> float:
 def main() -> None:
     given = options(__doc__, rounds=5)
     precision = "bf16" if given.bf16 else "float32"
-    table = Table(f"scaling_{precision}", precision, "value", "GFLOPs a step", "seconds", "GFLOP/s", "exponent")
+    columns = (precision, "GFLOPs a step", "seconds", "GFLOP/s", "exponent")
+    table = Table(f"scaling_{precision}", *columns, drawn=["GFLOP/s"])
     for key, values in GROWTH.items():
         sizes = [dataclasses.replace(START, bf16=given.bf16, **{key: value}) for value in values]
         sizes = [dataclasses.replace(size, attends_at=(size.image_size // 4,)) for size in sizes]
@@ -34,7 +35,7 @@ def main() -> None:
         work = [3 * s.batch_size * forward_flops(c.network, s) for s, c in zip(sizes, contenders, strict=True)]
         for value, flops, taken in zip(values, work, medians, strict=True):
             slope = f"{exponent(work, medians):.2f}" if value == values[-1] else ""
-            table.add(key, value, flops / 1e9, taken, flops / taken / 1e9, slope)
+            table.add(f"{key}={value}", flops / 1e9, taken, flops / taken / 1e9, slope)
     table.write(given.out)
 
 

@@ -48,7 +48,7 @@ def main() -> None:
     peak = max(flops / statistics.median(seconds[name]) for name, (_, flops) in peaks.items())
     precision = "bf16" if size.bf16 else "float32"
     columns = (precision, "parameters, M", "images/s", "GFLOP/s", "of the peak", "time in ours")
-    table = Table(f"training_{precision}", *columns)
+    table = Table(f"training_{precision}", *columns, drawn=["images/s"])
     for name, runner in runners.items():
         rate = size.batch_size / statistics.median(seconds[name])
         flops = 3 * rate * forward_flops(runner.network, size)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from src.memory import keep_freed_memory
 
 
@@ -27,10 +29,16 @@ def speed_up(seconds: Mapping[str, Sequence[float]], of: str, over: str) -> floa
 
 
 class Table:
-    """Rows as they come, printed as Markdown; `write` keeps them as CSV too."""
+    """Rows as they come, printed as Markdown; `write` keeps them as CSV too, and draws a bar for each.
 
-    def __init__(self, name: str, *columns: str) -> None:
-        self.name, self.columns, self.rows = name, columns, list[tuple[str, ...]]()
+    Args:
+        name: of the files.
+        columns: the first says what a row is about.
+        drawn: the columns whose numbers are bars.
+    """
+
+    def __init__(self, name: str, *columns: str, drawn: Sequence[str] = ()) -> None:
+        self.name, self.columns, self.drawn, self.rows = name, columns, drawn, list[tuple[str, ...]]()
         print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
 
     def add(self, *cells: object) -> None:
@@ -43,6 +51,26 @@ class Table:
             folder.mkdir(parents=True, exist_ok=True)
             with (folder / f"{self.name}.csv").open("w", newline="") as file:
                 csv.writer(file).writerows([self.columns, *self.rows])
+            if self.drawn:
+                self._figure().savefig(folder / f"{self.name}.png", dpi=120)
+
+    def _figure(self) -> Figure:
+        """The first row at the top."""
+        figure = Figure(figsize=(7, 1 + 0.4 * len(self.rows) * max(1, len(self.drawn) * 0.7)), layout="constrained")
+        axes, height = figure.subplots(), 0.8 / len(self.drawn)
+        for number, column in enumerate(self.drawn):
+            values = [float(row[self.columns.index(column)]) for row in self.rows]
+            places = [i + number * height for i in range(len(values))]
+            axes.bar_label(axes.barh(places, values, 0.9 * height, label=column), padding=2, fontsize="small")
+        middle = (len(self.drawn) - 1) * height / 2
+        axes.set_yticks([i + middle for i in range(len(self.rows))], [row[0] for row in self.rows])
+        axes.invert_yaxis()
+        axes.margins(x=0.15)
+        axes.set(xlabel=self.drawn[0] if len(self.drawn) == 1 else "", ylabel=self.columns[0])
+        if len(self.drawn) > 1:
+            figure.legend(loc="outside upper right", ncols=len(self.drawn), frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+        return figure
 
 
 def options(doc: str | None, rounds: int) -> argparse.Namespace:
@@ -51,5 +79,5 @@ def options(doc: str | None, rounds: int) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bf16", action="store_true", help="the networks in bfloat16 autocast, all of them")
     parser.add_argument("--rounds", type=int, default=rounds, help=f"that count; {rounds} unless told otherwise")
-    parser.add_argument("--out", type=Path, help="folder for the tables as CSV")
+    parser.add_argument("--out", type=Path, help="folder for the tables as CSV, and their plots")
     return parser.parse_args()
