@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from benchmarks import sampling
-from benchmarks.peers import Contender, Size, available, forward_flops, ours
+from benchmarks.contenders import Contender, ours, peers
+from benchmarks.sizes import Size, forward_flops
 from benchmarks.turns import Table, in_turns, speed_up
 from src.diffusion.denoiser import GRAPHS
 
@@ -33,10 +34,9 @@ def contenders(size: Size) -> dict[str, Callable[[], Contender]]:
         name: lambda words=words: ours(size, *words)  # type: ignore[misc]
         for name, words in WAYS.items()
     }
-    peers = available()
-    found |= {name: lambda build=build: build(size) for name, build in peers.items()}  # type: ignore[misc]
-    if COMPILED in peers:
-        found[f"{COMPILED}, channels_last, compiled by {GRAPHS}"] = lambda: compiled(peers[COMPILED](size))
+    found |= {name: lambda build=build: build(size) for name, build in peers().items()}  # type: ignore[misc]
+    if COMPILED in found:
+        found[f"{COMPILED}, channels_last, compiled by {GRAPHS}"] = lambda: compiled(peers()[COMPILED](size))
     return found
 
 

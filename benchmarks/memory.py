@@ -9,7 +9,9 @@ import resource
 import statistics
 from multiprocessing.queues import Queue
 
-from benchmarks.peers import PEERS, Size, available, ours
+from benchmarks.contenders import ours, theirs
+from benchmarks.peers import PEERS, installed
+from benchmarks.sizes import Size
 from benchmarks.turns import Table, in_turns, options
 from src.memory import keep_freed_memory
 
@@ -27,7 +29,7 @@ def measure(name: str, size: Size, answer: "Queue[tuple[float, float]]") -> None
     """MiB, and seconds of a step."""
     if name in OURS and name != HANDS_BACK:
         keep_freed_memory()
-    contender = ours(size, *OURS[name]) if name in OURS else PEERS[name](size)
+    contender = ours(size, *OURS[name]) if name in OURS else theirs(PEERS[name], size)
     before, seconds = peak(), in_turns({name: contender.step}, STEPS, WARM_UP)[name]
     answer.put((peak() - before, statistics.median(seconds)))
 
@@ -35,7 +37,7 @@ def measure(name: str, size: Size, answer: "Queue[tuple[float, float]]") -> None
 def main() -> None:
     given = options(__doc__, rounds=3)
     size, context = Size(bf16=given.bf16), multiprocessing.get_context("spawn")
-    names = [*OURS, *available()]
+    names = [*OURS, *installed()]
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for _ in range(given.rounds):
         for name in names:

@@ -1,96 +1,179 @@
-"""What users would train with instead: each peer's own network, loss, optimizer and moving average, as its examples put
-them together. pip install -e '.[peers]'
+"""What users would train with instead: each peer's own network, loss, optimizer, moving average and sampler, as its
+examples put them together. pip install -e '.[peers]'
 """
 
-import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.loop import BareLoop, configuration, module_of, random_batches
+from benchmarks.sizes import Size
 from src.backbones.unet import UNet
 from src.exchange.config import unet_config
 
 
-@dataclass(frozen=True)
-class Size:
-    """A U-Net as all but lucidrains' can build it, and a batch for it; what is the default has 1.62 M parameters and
-    takes 0.55 GFLOPs forward."""
+class Peer(ABC):
+    """Another project's training.
 
-    image_size: int = 28
-    image_channels: int = 1
-    channels: int = 32
-    mults: tuple[int, ...] = (1, 2, 2)
-    num_blocks: int = 2
-    attends_at: tuple[int, ...] = (7,)
-    batch_size: int = 128
-    bf16: bool = False
-    device: str = "cpu"
-
-    @property
-    def precision(self) -> str:
-        """The network's, as src.train and src.sample call it."""
-        return "bf16-mixed" if self.bf16 else "32-true"
-
-    @property
-    def words(self) -> list[str]:
-        """Of src.train."""
-        return [
-            "data=fashion_mnist", "backbone=unet", "optimizer=adamw", "callbacks=default", "logger=csv",
-            "data.num_classes=null",
-            f"data.image_size={self.image_size}", f"data.channels={self.image_channels}",
-            f"data.batch_size={self.batch_size}", f"backbone.channels={self.channels}",
-            f"backbone.channel_mults={list(self.mults)}", f"backbone.num_blocks={self.num_blocks}",
-            f"backbone.attention_resolutions={list(self.attends_at)}",
-            f"trainer.precision={self.precision}",
-        ]  # fmt: skip
-
-    def batch(self) -> Tensor:
-        """Images in [−1, 1]."""
-        shape = (self.batch_size, self.image_channels, self.image_size, self.image_size)
-        return 2 * torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(self.device) - 1
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A network, and a whole training step of it: loss, gradient, clipping, optimizer, moving average."""
+    Args:
+        size: of network and batch.
+    """
 
     network: nn.Module
-    step: Callable[[], object]
+    optimizer: torch.optim.Optimizer
+    batch_size: int  # of its example
+    lr: float
+
+    @abstractmethod
+    def __init__(self, size: Size) -> None: ...
+
+    @abstractmethod
+    def step(self, x_0: Tensor) -> None:
+        """Loss, gradient, clipping, optimizer and moving average, of images in [−1, 1]."""
+
+    @abstractmethod
+    def draw(self, count: int, evaluations: int, averaged: bool) -> Tensor:
+        """Samples by its own sampler, of the averaged weights or of the trained ones, in [0, 1]."""
+
+    def lr_at(self, number: int, share: float) -> float:
+        """Of step `number`, from 0, when that share of the training is over."""
+        return self.lr
+
+    def learn(self, loss: Tensor) -> None:
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
-def ours(size: Size, *words: str) -> Contender:
-    plain = configuration([*size.words, *words])
-    module = module_of(plain).to(size.device)
-    loop = BareLoop(module, random_batches(plain["data"]), plain["trainer"])
-    return Contender(module.denoiser.backbone, loop.step)
+class Diffusers(Peer):
+    """examples/unconditional_image_generation, with its README's options."""
 
+    batch_size, lr, warm_up = 16, 1e-4, 500
 
-def diffusers(size: Size) -> Contender:
-    from diffusers import DDPMScheduler
-    from diffusers.training_utils import EMAModel
+    def __init__(self, size: Size) -> None:
+        from diffusers import DDPMScheduler
+        from diffusers.training_utils import EMAModel
 
-    network = diffusers_network(size)
-    scheduler, ema = DDPMScheduler(1000), EMAModel(network.parameters(), decay=0.9999, use_ema_warmup=True)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6)
-    x_0 = size.batch()
+        self.size, self.network, self.scheduler = size, diffusers_network(size), DDPMScheduler(1000)
+        self.ema = EMAModel(self.network.parameters(), decay=0.9999, use_ema_warmup=True, power=0.75)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=self.lr, betas=(0.95, 0.999), weight_decay=1e-6
+        )  # fmt: skip
 
-    def step() -> None:
+    def lr_at(self, number: int, share: float) -> float:
+        return self.lr * min((number + 1) / self.warm_up, (1 + math.cos(math.pi * share)) / 2)
+
+    def step(self, x_0: Tensor) -> None:
         noise = torch.randn_like(x_0)
         t = torch.randint(1000, (len(x_0),), device=x_0.device)
-        noised = scheduler.add_noise(x_0, noise, t)
-        with _precision(size):
-            predicted = network(noised, t).sample
-        F.mse_loss(predicted.float(), noise).backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        ema.step(network.parameters())
+        noised = self.scheduler.add_noise(x_0, noise, t)
+        with self.size.autocast():
+            predicted = self.network(noised, t).sample
+        self.learn(F.mse_loss(predicted.float(), noise))
+        self.ema.step(self.network.parameters())
 
-    return Contender(network, step)
+    def draw(self, count: int, evaluations: int, averaged: bool) -> Tensor:
+        from diffusers import DDIMPipeline, DDIMScheduler
+
+        self.ema.store(self.network.parameters())
+        if averaged:
+            self.ema.copy_to(self.network.parameters())
+        pipeline = DDIMPipeline(self.network, DDIMScheduler.from_config(self.scheduler.config))
+        pipeline.set_progress_bar_config(disable=True)
+        with self.size.autocast():
+            images = pipeline(count, num_inference_steps=evaluations, output_type="np").images
+        self.ema.restore(self.network.parameters())
+        return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+class TorchCFM(Peer):
+    """Its MNIST example, with the moving average of its CIFAR-10 script."""
+
+    batch_size, lr = 128, 1e-3
+
+    def __init__(self, size: Size) -> None:
+        from torchcfm.conditional_flow_matching import ConditionalFlowMatcher
+        from torchcfm.models.unet import UNetModel
+
+        self.size, self.shape = size, (size.image_channels, size.image_size, size.image_size)
+        at = ",".join(map(str, size.attends_at))
+        self.network = UNetModel(
+            self.shape, size.channels, size.num_blocks, channel_mult=size.mults, attention_resolutions=at, num_heads=1
+        ).to(size.device)
+        self.average = {name: value.clone() for name, value in self.network.state_dict().items()}
+        self.matcher = ConditionalFlowMatcher(sigma=0.0)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self.lr)
+
+    def step(self, x_0: Tensor) -> None:
+        t, x_t, velocity = self.matcher.sample_location_and_conditional_flow(torch.randn_like(x_0), x_0)
+        with self.size.autocast():
+            predicted = self.network(t, x_t)
+        self.learn((predicted.float() - velocity).square().mean())
+        for name, value in self.network.state_dict().items():
+            self.average[name].copy_(self.average[name] * 0.9999 + value * 0.0001)
+
+    @torch.no_grad()
+    def draw(self, count: int, evaluations: int, averaged: bool) -> Tensor:
+        trained = {name: value.clone() for name, value in self.network.state_dict().items()}
+        if averaged:
+            self.network.load_state_dict(self.average)
+        x = torch.randn(count, *self.shape, device=self.size.device)
+        for i in range(evaluations):
+            time = torch.full((count,), i / evaluations, device=x.device)
+            with self.size.autocast():
+                x = x + self.network(time, x).float() / evaluations
+        self.network.load_state_dict(trained)
+        return (x.cpu().clamp(-1, 1) + 1) / 2
+
+
+class Lucidrains(Peer):
+    """The README of denoising-diffusion-pytorch; its two batches of 32 for a step are one of 64."""
+
+    batch_size, lr = 64, 8e-5
+
+    def __init__(self, size: Size) -> None:
+        from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+        from ema_pytorch import EMA
+
+        self.size, self.network = size, Unet(size.channels, dim_mults=size.mults, channels=size.image_channels)
+        self.diffusion = GaussianDiffusion(self.network, image_size=size.image_size).to(size.device)
+        self.ema = EMA(self.diffusion, beta=0.995, update_every=10).to(size.device)
+        self.optimizer = torch.optim.Adam(self.diffusion.parameters(), lr=self.lr, betas=(0.9, 0.99))
+
+    def step(self, x_0: Tensor) -> None:
+        with self.size.autocast():
+            loss = self.diffusion(x_0 / 2 + 0.5)  # in [0, 1], as it wants them
+        self.learn(loss)
+        self.ema.update()
+
+    def draw(self, count: int, evaluations: int, averaged: bool) -> Tensor:
+        diffusion = self.ema.ema_model if averaged else self.diffusion
+        diffusion.sampling_timesteps, diffusion.is_ddim_sampling = evaluations, True
+        with self.size.autocast():
+            return diffusion.sample(batch_size=count).cpu().float()
+
+
+PEERS: dict[str, type[Peer]] = {
+    "diffusers": Diffusers,
+    "torchcfm": TorchCFM,
+    "denoising-diffusion-pytorch": Lucidrains,
+}
+
+
+def installed() -> list[str]:
+    """Names of those that are."""
+    found = []
+    for name in PEERS:
+        try:
+            __import__(name.replace("-", "_"))
+        except ImportError:
+            print(f"{name} is not installed and left out: pip install -e '.[peers]'")
+        else:
+            found.append(name)
+    return found
 
 
 def diffusers_network(size: Size) -> nn.Module:
@@ -102,88 +185,3 @@ def diffusers_network(size: Size) -> nn.Module:
     )  # fmt: skip
     config = unet_config(twin, size.image_size, size.image_channels)
     return UNet2DModel.from_config(config).to(size.device)
-
-
-def torchcfm(size: Size) -> Contender:
-    from torchcfm.conditional_flow_matching import ConditionalFlowMatcher
-    from torchcfm.models.unet import UNetModel
-
-    shape = (size.image_channels, size.image_size, size.image_size)
-    at = ",".join(map(str, size.attends_at))
-    network = UNetModel(
-        shape, size.channels, size.num_blocks, channel_mult=size.mults, attention_resolutions=at, num_heads=1
-    ).to(size.device)
-    average = {name: value.clone() for name, value in network.state_dict().items()}
-    matcher, optimizer = ConditionalFlowMatcher(sigma=0.0), torch.optim.Adam(network.parameters(), lr=2e-4)
-    x_1 = size.batch()
-
-    def step() -> None:
-        optimizer.zero_grad()
-        t, x_t, velocity = matcher.sample_location_and_conditional_flow(torch.randn_like(x_1), x_1)
-        with _precision(size):
-            predicted = network(t, x_t)
-        (predicted.float() - velocity).square().mean().backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        for name, value in network.state_dict().items():
-            average[name].copy_(average[name] * 0.9999 + value * 0.0001)
-
-    return Contender(network, step)
-
-
-def lucidrains(size: Size) -> Contender:
-    from denoising_diffusion_pytorch import GaussianDiffusion, Unet
-    from ema_pytorch import EMA
-
-    network = Unet(size.channels, dim_mults=size.mults, channels=size.image_channels)
-    diffusion = GaussianDiffusion(network, image_size=size.image_size).to(size.device)
-    ema = EMA(diffusion, beta=0.995, update_every=10).to(size.device)
-    optimizer = torch.optim.Adam(diffusion.parameters(), lr=1e-4, betas=(0.9, 0.99))
-    images = size.batch() / 2 + 0.5  # in [0, 1], as it wants them
-
-    def step() -> None:
-        with _precision(size):
-            loss = diffusion(images)
-        loss.backward()
-        nn.utils.clip_grad_norm_(diffusion.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        ema.update()
-
-    return Contender(network, step)
-
-
-PEERS: dict[str, Callable[[Size], Contender]] = {
-    "diffusers": diffusers,
-    "torchcfm": torchcfm,
-    "denoising-diffusion-pytorch": lucidrains,
-}
-
-
-def available() -> dict[str, Callable[[Size], Contender]]:
-    """The peers that are installed."""
-    found = {}
-    for name, build in PEERS.items():
-        try:
-            __import__(name.replace("-", "_"))
-        except ImportError:
-            print(f"{name} is not installed and left out: pip install -e '.[peers]'")
-        else:
-            found[name] = build
-    return found
-
-
-def _precision(size: Size) -> torch.autocast:
-    return torch.autocast(torch.device(size.device).type, torch.bfloat16, enabled=size.bf16)
-
-
-def forward_flops(network: nn.Module, size: Size) -> float:
-    """Of one image, by the definition of its layers."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    plain = copy.deepcopy(network).to("meta")
-    x, time = size.batch()[:1].to("meta"), torch.full((1,), 500.0, device="meta")
-    flipped = type(network).__module__.startswith("torchcfm")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        plain(time, x) if flipped else plain(x, time)
-    return float(counter.get_total_flops())

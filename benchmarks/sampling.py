@@ -11,7 +11,8 @@ import diffusers
 import torch
 from torch import Tensor
 
-from benchmarks.peers import Size, diffusers_network
+from benchmarks.peers import diffusers_network
+from benchmarks.sizes import Size
 from benchmarks.turns import Table, in_turns, options, speed_up
 from src.device import placed
 from src.diffusion.denoiser import Compile
@@ -50,7 +51,7 @@ def pair(
 
     def diffusers_step() -> Tensor:
         generator = torch.Generator().manual_seed(0)
-        with torch.autocast(torch.device(size.device).type, torch.bfloat16, enabled=size.bf16):
+        with size.autocast():
             images = pipeline(batch_size, generator, num_inference_steps=STEPS, output_type="np").images
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 

@@ -8,7 +8,8 @@ import dataclasses
 import math
 import statistics
 
-from benchmarks.peers import Size, forward_flops, ours
+from benchmarks.contenders import ours
+from benchmarks.sizes import Size, forward_flops
 from benchmarks.turns import Table, in_turns, options
 
 START = Size(image_size=16, attends_at=(4,), batch_size=32)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from benchmarks.peers import Contender, Size, available, forward_flops, ours
+from benchmarks.contenders import Contender, ours, peers
+from benchmarks.sizes import Size, forward_flops
 from benchmarks.turns import Table, in_turns, options, speed_up
 
 PEAK_AT = ((128, 14), (64, 14))  # channels and sides of the convolutions that the peak is taken from
@@ -35,7 +36,7 @@ def contenders(size: Size) -> dict[str, Contender]:
         "this project": ours(size),
         "this project, channels_last": ours(size, "module.channels_last=true"),
     }
-    return found | {name: build(size) for name, build in available().items()}
+    return found | {name: build(size) for name, build in peers().items()}
 
 
 def main() -> None:

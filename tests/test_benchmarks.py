@@ -5,11 +5,13 @@ import dataclasses
 import pytest
 import torch
 
-from benchmarks import judge
-from benchmarks.peers import Size, diffusers, forward_flops, ours
+from benchmarks import judge, stock
+from benchmarks.contenders import ours, theirs
+from benchmarks.peers import PEERS, Diffusers
 from benchmarks.recipes import steps_within
 from benchmarks.sampling import pair
 from benchmarks.scaling import exponent
+from benchmarks.sizes import Size, forward_flops
 from benchmarks.turns import Table, in_turns, speed_up
 from src.data.dataset import InMemory
 from src.metrics.frechet import frechet_distance, moments
@@ -18,16 +20,30 @@ TINY = Size(image_size=8, channels=16, mults=(1, 2), num_blocks=1, attends_at=(4
 
 
 def test_contenders_train_the_same_network():
-    mine, theirs = ours(TINY), diffusers(TINY)
-    counts = [sum(p.numel() for p in contender.network.parameters()) for contender in (mine, theirs)]
+    mine, their_own = ours(TINY), theirs(Diffusers, TINY)
+    counts = [sum(p.numel() for p in contender.network.parameters()) for contender in (mine, their_own)]
     assert counts[0] == counts[1]
-    assert forward_flops(mine.network, TINY) == pytest.approx(forward_flops(theirs.network, TINY), rel=0.02)
-    for contender in (mine, theirs):
+    assert forward_flops(mine.network, TINY) == pytest.approx(forward_flops(their_own.network, TINY), rel=0.02)
+    for contender in (mine, their_own):
         before = [p.detach().clone() for p in contender.network.parameters()]
         for _ in range(4):  # what starts at zero holds back what lies before it
             contender.step()
         moved = [not torch.equal(p, old) for p, old in zip(contender.network.parameters(), before, strict=True)]
         assert sum(moved) / len(moved) > 0.9
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_learns_what_it_is_shown_and_draws_it(name):
+    """Grey images, after a few dozen steps and with a learning rate for so few."""
+    pytest.importorskip(name.replace("-", "_"))
+    torch.manual_seed(0)
+    peer = PEERS[name](dataclasses.replace(TINY, channels=32))  # torchcfm has 32 groups everywhere
+    before = peer.draw(8, 10, averaged=False)
+    stock.train(peer, lambda: torch.full((16, 1, 8, 8), 0.5), steps=60, lr=2e-3)
+    after = peer.draw(8, 10, averaged=False)
+    assert after.shape == (8, 1, 8, 8)
+    assert (after - 0.75).abs().mean() < 0.5 * (before - 0.75).abs().mean()
+    assert not torch.equal(peer.draw(8, 10, averaged=True), after)
 
 
 def test_samplers_that_are_timed_put_out_the_same_images():

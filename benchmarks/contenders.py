@@ -1,0 +1,36 @@
+"""Training steps that are timed side by side."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from benchmarks.loop import BareLoop, configuration, module_of, random_batches
+from benchmarks.peers import PEERS, Peer, installed
+from benchmarks.sizes import Size
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A network, and a whole training step of it: loss, gradient, clipping, optimizer, moving average."""
+
+    network: nn.Module
+    step: Callable[[], object]
+
+
+def ours(size: Size, *words: str) -> Contender:
+    plain = configuration([*size.words, *words])
+    module = module_of(plain).to(size.device)
+    loop = BareLoop(module, random_batches(plain["data"]), plain["trainer"])
+    return Contender(module.denoiser.backbone, loop.step)
+
+
+def theirs(peer: type[Peer], size: Size) -> Contender:
+    built = peer(size)
+    return Contender(built.network, functools.partial(built.step, size.batch()))
+
+
+def peers() -> dict[str, Callable[[Size], Contender]]:
+    """Those that are installed."""
+    return {name: functools.partial(theirs, PEERS[name]) for name in installed()}
