@@ -11,7 +11,8 @@ from torch import Tensor
 
 
 class NoiseSchedule(ABC):
-    """α(t) and σ(t) on the clock 0 ≤ t ≤ T. Times are floating tensors of any shape; shape and dtype are kept."""
+    """α(t) and σ(t) on the clock 0 ≤ t ≤ T. Times are floating tensors of any shape; shape and dtype are kept.
+    Whole numbers will do for the steps of a chain."""
 
     T: float
     t_min: float  # the first time after the data that is worth a step
@@ -107,10 +108,10 @@ class DiscreteSchedule(NoiseSchedule):
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def alpha(self, t: Tensor) -> Tensor:
-        return self._between(t)[0].to(t.dtype)
+        return self._between(t)[0].to(_floating(t))
 
     def sigma(self, t: Tensor) -> Tensor:
-        return self._between(t)[1].to(t.dtype)
+        return self._between(t)[1].to(_floating(t))
 
     def t_of_logsnr(self, logsnr: Tensor) -> Tensor:
         alphas, sigmas = self._tables(logsnr)
@@ -154,6 +155,11 @@ class DiscreteSchedule(NoiseSchedule):
             dtype = torch.float32 if t.device.type == "mps" else torch.float64  # MPS has no float64
             self._on_device[t.device] = (self._alpha.to(t.device, dtype), self._sigma.to(t.device, dtype))
         return self._on_device[t.device]
+
+
+def _floating(t: Tensor) -> torch.dtype:
+    """Of scales at times t: a chain's steps may be counted in whole numbers, its scales may not."""
+    return t.dtype if t.is_floating_point() else torch.get_default_dtype()
 
 
 def _without_terminal_signal(betas: Tensor) -> Tensor:

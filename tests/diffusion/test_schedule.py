@@ -87,6 +87,12 @@ def test_shape_and_dtype_of_t_are_kept():
             assert value.dtype == t.dtype
 
 
+def test_steps_of_a_chain_may_be_whole_numbers():
+    schedule, steps = schedules.linear(20), torch.arange(21)
+    for scale in (schedule.alpha, schedule.sigma):
+        assert torch.equal(scale(steps), scale(steps.float()))
+
+
 def test_uniform_quantile_covers_1_to_T_evenly():
     u = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
     counts = schedules.linear(T=100).quantile(u).long().bincount()
