@@ -14,7 +14,7 @@ IN_EITHER = ("training", "memory", "sampling", "scaling")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bf16", action="store_true", help="the networks in bfloat16 autocast")
-    parser.add_argument("--out", default="benchmark_results", help="folder for the tables as CSV")
+    parser.add_argument("--out", default="benchmark_results", help="folder for the tables as CSV, and their plots")
     given = parser.parse_args()
     for name in (*IN_FLOAT32, *IN_EITHER):
         print(f"\n## {name}", flush=True)

@@ -95,7 +95,7 @@ def training(size: Size, peak: float) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("peak", type=float, metavar="PEAK_TFLOPS", help="the card's dense bf16 peak")
-    parser.add_argument("--out", type=Path, help="folder for the tables as CSV")
+    parser.add_argument("--out", type=Path, help="folder for the tables as CSV, and their plots")
     given = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("python -m benchmarks.gpu: there is no GPU here")

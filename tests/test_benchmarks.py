@@ -69,10 +69,14 @@ def test_exponent():
     assert exponent(work, [3 * w**1.5 for w in work]) == pytest.approx(1.5)
 
 
-def test_a_table_is_kept_as_csv(tmp_path):
-    table = Table("name", "what", "value")
+def test_a_table_is_kept_as_csv_and_drawn(tmp_path):
+    table = Table("name", "what", "value", drawn=["value"])
     table.add("a", 1.23456)
     table.write(tmp_path / "new")
+    figure = table._figure()
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [1.23]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a"]
+    assert (tmp_path / "new" / "name.png").stat().st_size > 1000
     assert (tmp_path / "new" / "name.csv").read_text().splitlines() == ["what,value", "a,1.23"]
 
 

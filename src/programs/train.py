@@ -105,7 +105,7 @@ def check_together(parts: Parts) -> None:
     """Raises ValueError where parts that are each in order do not fit each other."""
     plain, trainer, module, datamodule = parts
     datamodule.check_devices(trainer.world_size)
-    if plain["compile"] == GRAPHS and trainer.accumulate_grad_batches > 1:
+    if module.compiled == GRAPHS and trainer.accumulate_grad_batches > 1:
         raise ValueError(
             f"compile={GRAPHS} and trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: a graph writes "
             "every batch's gradients to the same place; choose compile=true"
