@@ -27,7 +27,7 @@ def record(run_dir: Path) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """command, started, folder; git; python, libraries; host, system, processor, cores, devices."""
+    """command, started, folder; git; python, libraries that are installed; host, system, processor, cores, devices."""
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "command": command(),
@@ -35,7 +35,7 @@ def environment() -> dict[str, Any]:
         "folder": str(Path.cwd()),
         "git": git(),
         "python": platform.python_version(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        "libraries": {name: version for name in LIBRARIES if (version := _version(name)) is not None},
         "host": platform.node(),
         "system": platform.platform(),
         "processor": _processor(),
@@ -66,7 +66,7 @@ def _ask(*words: str) -> str:
 
 
 def _version(library: str) -> str | None:
-    """None where it is not installed: a run needs only what its configuration names."""
+    """None where it is not installed: a run without W&B does without wandb."""
     try:
         return metadata.version(library)
     except metadata.PackageNotFoundError:

@@ -14,6 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from src import environment
 from src.checkpoint import load_data
 from src.data.digits import Digits
 from src.data.order import EndlessShuffle
@@ -52,6 +53,11 @@ def test_run_folder_holds_what_the_contract_says(finished):
         "schedule.T=100 trainer.max_steps=40 trainer.val_check_interval=20 trainer.log_every_n_steps=5"
     )
     assert start["libraries"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+
+
+def test_a_library_that_is_missing_stops_no_run(monkeypatch):
+    monkeypatch.setattr(environment, "LIBRARIES", ("torch", "no-such-library"))
+    assert list(environment.environment()["libraries"]) == ["torch"]
 
 
 def test_nothing_is_written_outside_the_run(finished):
