@@ -27,14 +27,12 @@ from src.memory import keep_freed_memory
 COUNT, AT_ONCE = 2000, 200
 
 
-def train(
-    peer: Peer, batch: Callable[[], Tensor], seconds: float = float("inf"), steps: int | None = None, lr: float = 0.0
-) -> int:
-    """For some seconds, or so many steps, at its own learning rate or another; returns the number of steps."""
+def train(peer: Peer, batch: Callable[[], Tensor], seconds: float = float("inf"), steps: int | None = None) -> int:
+    """For some seconds, or so many steps; returns the number of steps."""
     began, number = time.perf_counter(), 0
     while number != steps and (share := (time.perf_counter() - began) / seconds) < 1:
         for group in peer.optimizer.param_groups:
-            group["lr"] = lr or peer.lr_at(number, share)
+            group["lr"] = peer.lr_at(number, share)
         peer.step(batch())
         number += 1
     return number

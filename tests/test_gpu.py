@@ -131,9 +131,12 @@ def test_by_cuda_graphs_the_curve_is_the_same():
 class NoWaiting(L.Callback):
     """Raises where the host waits for the device within a step."""
 
+    steps = 0
+
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if batch_idx >= 3:
             torch.cuda.set_sync_debug_mode("error")
+            self.steps += 1
 
     def on_train_batch_end(self, *args):
         torch.cuda.set_sync_debug_mode("default")
@@ -148,7 +151,18 @@ def test_the_host_never_waits_within_a_step(name):
         "adamw": functools.partial(torch.optim.AdamW, lr=1e-3, fused=True),
         "muon": functools.partial(Muon, lr=1e-2),
     }[name]
-    fit(8, optimizer, precision="bf16-mixed", callbacks=[NoWaiting()], log_every_n_steps=100)
+    watch = NoWaiting()
+    fit(8, optimizer, precision="bf16-mixed", callbacks=[watch], log_every_n_steps=100)
+    assert watch.steps == 5
+
+
+def test_a_wait_would_be_seen():
+    class Waits(L.Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            float(next(pl_module.parameters()).grad.sum())
+
+    with pytest.raises(RuntimeError, match="synchroniz"):
+        fit(8, callbacks=[NoWaiting(), Waits()], log_every_n_steps=100)
 
 
 def test_a_run_that_diverges_ends_with_a_good_checkpoint(tmp_path):
