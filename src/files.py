@@ -1,0 +1,108 @@
+"""Files that are either whole or not there: what a killed program or a full disk leaves behind is the last good one."""
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+MOST = 2**28  # bytes of a file that is read at once
+
+
+class NotWritten(OSError):
+    """A file that could not be written; the one that was there before still is."""
+
+
+class Unreadable(ValueError):
+    """A file that is missing, or not what it should be; the message gives its path and the reason."""
+
+
+def write(path: Path, content: Callable[[IO[bytes]], None]) -> None:
+    """Writes a file beside its place, waits until it is on the disk, and renames it into its place.
+
+    Args:
+        path: of the file, in a folder that exists.
+        content: writes it into an open file, "w+b".
+
+    Raises:
+        NotWritten: with the path and the reason; nothing of the attempt is left.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w+b") as file:
+            content(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _settle(path.parent)
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise NotWritten(f"{path}: could not be written ({reason})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, UTF-8, as `write` does; what UTF-8 has no letter for is written as a backslash sequence."""
+    write(path, lambda file: _fill(file, text.encode(errors="backslashreplace")))
+
+
+def link(path: Path, target: Path) -> None:
+    """Makes `path` a link to its neighbour `target`, from one moment to the next. Raises NotWritten."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target.name)
+        os.replace(temporary, path)
+        _settle(path.parent)
+    except OSError as error:
+        raise NotWritten(f"{path}: could not be written ({error.strerror})") from error
+
+
+def read_bytes(path: Path, most: int = MOST) -> bytes:
+    """The content of a regular file; a pipe or a device, which could block for ever, is never read.
+
+    Args:
+        most: bytes; a larger file is refused.
+
+    Raises:
+        Unreadable: no such file, no regular file, or too large a one.
+    """
+    try:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise Unreadable(f"{path}: not a regular file")
+            if status.st_size > most:
+                raise Unreadable(f"{path}: {status.st_size:,} bytes, more than the {most:,} that are read")
+            return file.read()
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        if isinstance(error, Unreadable):
+            raise
+        raise Unreadable(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def read_text(path: Path, most: int = MOST) -> str:
+    """The text of a regular UTF-8 file. Raises Unreadable as `read_bytes` does, and for bytes that are no text."""
+    try:
+        text = read_bytes(path, most).decode()
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"{path}: not a text file") from error
+    if "\0" in text:
+        raise Unreadable(f"{path}: not a text file")
+    return text
+
+
+def _fill(file: IO[Any], data: bytes) -> None:
+    file.write(data)
+
+
+def _settle(folder: Path) -> None:
+    """Waits until the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
