@@ -17,7 +17,7 @@ from src.diffusion.time_grid import Trailing
 from src.evaluate import main as evaluate
 from src.exchange import folder
 from src.export import main as export
-from src.pretrained import load_pretrained
+from src.model_file import load
 from src.sample import main as sample
 from src.train import main as train
 from tests.backbones.test_unet import randomized
@@ -45,6 +45,12 @@ ADM = {
     "attn_norm_num_groups": 32,
 }  # fmt: skip
 CONFIGS = {"cifar10": CIFAR10, "conditional": CONDITIONAL, "adm": ADM}
+
+
+def load_pretrained(path):
+    """The denoiser, and what its file tells."""
+    model = load(path, "pretrained")
+    return model.denoiser, {"data": model.file.data, **model.file.denoiser}
 
 
 def pipeline(path, config, scheduler=None, **save):
