@@ -96,24 +96,29 @@ def read(path: str | Path, key: str, trust: Any = ()) -> ModelFile:
     """A file's content, checked; nothing is made of it yet. Raises as `load` does."""
     source = f"{key}={path}"
     if Path(path).is_dir():
-        node, weights = folder.read(Path(path))
-        data = None
-    elif str(path).endswith(".safetensors"):
-        node, weights = _read_safetensors(Path(path), source)
-        data = None
-    else:
-        content = read_checkpoint(path, key)
-        node, data = content["hyper_parameters"]["denoiser"], content["hyper_parameters"].get("data")
-        weights = averaged_weights(content)
+        return _checked(*folder.read(Path(path)), None, source, trust)
+    if str(path).endswith(".safetensors"):
+        return _checked(*_read_safetensors(Path(path), source), None, source, trust)
+    return of_checkpoint(read_checkpoint(path, key), source, trust)
+
+
+def of_checkpoint(content: dict[str, Any], source: str, trust: Any = ()) -> ModelFile:
+    """What a checkpoint's content says of its model, checked. Raises ValueError as `load` does."""
+    known = content["hyper_parameters"]
+    return _checked(known["denoiser"], averaged_weights(content), known.get("data"), source, trust)
+
+
+def _checked(node: Any, weights: dict[str, Tensor], data: Any, source: str, trust: Any) -> ModelFile:
     with _named(source):
         require_plain(node)
         require_plain(data)
         check_node(node, NetworkDenoiser, "denoiser", Targets(MODEL, trust, strict=True))
-        data = _data_of(node["backbone"]) if data is None else data
+        backbone = node.get("backbone", {})
+        data = _data_of(backbone) if data is None else data
         if not isinstance(data, dict):
             raise Mistake(f"data={data!r}: expected what the images are like")
         check_node(data, ImageDataModule if TARGET in data else dict, "data", Targets(DATA, trust, strict=True))
-        _check_images(data, node["backbone"])
+        _check_images(data, backbone)
     return ModelFile(node, weights, data, source)
 
 

@@ -14,10 +14,9 @@ from src.cli import explain
 from src.config import Mistake, quoted
 from src.files import Unreadable, read_text, write_text
 from src.runs import OVERRIDES
-from src.saved_words import Word, refuse_changes
+from src.saved_words import OF_THE_COMMAND_LINE, Word, refuse_changes
 
 MOST = 2**20  # bytes of overrides.yaml
-ABOUT_A_START = ("trust", "resume", "run_dir", "ckpt_path", "pretrained")  # keys of words that are not said again
 REMEDY = "if you trust it, give the run's own command with ckpt_path=RUN/checkpoints/last.ckpt"
 
 
@@ -29,7 +28,7 @@ def save_overrides(run_dir: Path, config: DictConfig) -> None:
     """
     if config.resume is None:
         typed = map(Word, HydraConfig.get().overrides.task)
-        words = [word.resolved(config) for word in typed if word.key not in ABOUT_A_START]
+        words = [word.resolved(config) for word in typed if word.key not in OF_THE_COMMAND_LINE]
         write_text(run_dir / OVERRIDES, yaml.safe_dump({"name": config.name, "overrides": words}, allow_unicode=True))
 
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.mistake import Mistake
 from src.trusted_targets import TARGET, Targets, require_plain
 
-OF_THE_COMMAND_LINE = ("hydra", "trust", "resume")
+OF_THE_COMMAND_LINE = ("hydra", "trust", "resume", "run_dir", "ckpt_path", "pretrained")
 PLACES = ("${run_dir}", "${oc.env:")  # in conf/, what a key holds by default that says where files are written
 INPUTS = ("data.root", "metrics.weights", "guidance.weak.ckpt_path")  # keys whose files are only read
 

@@ -27,7 +27,7 @@ from src.diffusion.time_sampler import TimeSampler
 from src.diffusion.weighting import Weighting
 from src.environment import record
 from src.images import UnreadableImage
-from src.model_file import adopt, load_weights
+from src.model_file import adopt, load_weights, of_checkpoint
 from src.resume import resumed, save_overrides
 from src.training.callbacks.checkpoint import LastCheckpoint
 from src.training.callbacks.finding import callbacks_of
@@ -149,7 +149,9 @@ def check_together(parts: Parts) -> None:
         keeper.check(measured)
     if plain["ckpt_path"] is not None:
         plain["ckpt_path"] = str(intact(plain["ckpt_path"]))
-        check_resumable(read_checkpoint(plain["ckpt_path"]), module, f"ckpt_path={plain['ckpt_path']}")
+        content, source = read_checkpoint(plain["ckpt_path"]), f"ckpt_path={plain['ckpt_path']}"
+        of_checkpoint(content, source, plain["trust"])
+        check_resumable(content, module, source)
 
 
 def prepare_data(trainer: L.Trainer, datamodule: ImageDataModule) -> None:
