@@ -47,7 +47,7 @@ def test_hundreds_of_mutated_settings_load_or_are_refused_in_one_line(made):
     good = {name: json.loads((made / name).read_text()) for name in FILES}
     draw = random.Random(0)
     fates = []
-    for i in range(600):
+    for i in range(400):
         name = FILES[(0, 0, 0, 1, 1, 1, 2, 3)[i % 8]]
         content = dict(good[name])
         for key in draw.sample(sorted(content), k=min(len(content), draw.choice((1, 1, 1, 2, 5)))):
@@ -60,7 +60,7 @@ def test_hundreds_of_mutated_settings_load_or_are_refused_in_one_line(made):
         assert message is None or any(file.split("/")[-1] in message for file in FILES), message
         fates.append(message is None)
         (made / name).write_text(json.dumps(good[name]))
-    assert 60 < sum(fates) < 400  # the generator reaches both sides
+    assert 40 < sum(fates) < 270  # the generator reaches both sides
 
 
 @pytest.mark.parametrize("name", FILES)

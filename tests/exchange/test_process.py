@@ -88,6 +88,11 @@ def test_a_class_that_shares_ddpms_betas_is_the_same_chain(tmp_path, name, optio
         ({"beta_schedule": "sigmoid"}, schedules.sigmoid),
         ({"beta_schedule": "scaled_linear", "beta_start": 0.001, "beta_end": 0.01}, schedules.quadratic),
         ({"trained_betas": [0.001 + i * 1e-5 for i in range(1000)]}, None),
+        ({"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}, schedules.linear),
+        (
+            {"trained_betas": [0.01] * 1000, "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
+            None,
+        ),
     ],
 )
 def test_schedules_are_diffusers(tmp_path, options, make):

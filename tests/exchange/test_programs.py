@@ -2,6 +2,7 @@
 
 import json
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from src.pretrained import load_pretrained
 from src.sample import main as sample
 from src.train import main as train
 from tests.command import in_process
+from tests.exchange.pipelines import SMALL, pipeline
 from tests.runs import TINY
 from tests.test_mistakes import check_one_line
 
@@ -50,6 +52,30 @@ def test_exported_models_sample_as_the_checkpoint_does(checkpoint, exported, tmp
     assert (images[0] == images[2]).all()
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "weighting"),
+    [(diffusers.FlowMatchEulerDiscreteScheduler(), "simple"), (diffusers.EDMEulerScheduler(), "edm")],
+    ids=["flow", "edm"],
+)
+def test_a_model_without_a_chain_is_sampled_trained_and_exported(tmp_path, scheduler, weighting):
+    pipeline(tmp_path / "theirs", SMALL, scheduler)
+    tiny = [option for option in TINY if not option.startswith("backbone")]
+    options = ["pretrained=theirs", "data.num_classes=null", "trainer.max_steps=1", "hydra.run.dir=run"]
+    status, _, err = in_process(train, *tiny, *options, f"weighting={weighting}", "optimizer.lr=1e-9", cwd=tmp_path)
+    assert status == 0, err
+    status, _, err = in_process(export, "ckpt_path=run/checkpoints/last.ckpt", "output_dir=ours", cwd=tmp_path)
+    assert status == 0, err
+    images = []
+    for source in ("theirs", "ours"):
+        few = ["num_samples=2", "sampler=euler", "sampler.num_steps=3", f"output_dir=of_{source}"]
+        status, _, err = in_process(sample, f"pretrained={source}", *few, cwd=tmp_path)
+        assert status == 0, err
+        images.append(np.load(tmp_path / f"of_{source}" / "samples.npz")["images"].astype(int))
+    assert abs(images[0] - images[1]).max() <= 1  # the step of 1e-9 is all that lies between them
+    index = json.loads((tmp_path / "ours" / "model_index.json").read_text())
+    assert index["scheduler"] == ["diffusers", type(scheduler).__name__]
+
+
 def test_an_imported_model_is_trained_further_and_evaluated(exported, tmp_path):
     source = f"pretrained={exported['diffusers']}"
     tiny = [option for option in TINY if not option.startswith("backbone")]
@@ -74,6 +100,8 @@ def test_an_imported_model_is_trained_further_and_evaluated(exported, tmp_path):
         (sample, "pretrained=nowhere", "pretrained=nowhere: no such file"),
         (sample, "pretrained=nowhere.safetensors", "pretrained=nowhere.safetensors: no such file"),
         (sample, "pretrained=EMPTY", "config.json: cannot be read (No such file or directory)"),
+        (sample, "pretrained=CONSISTENCY", "scheduler_config.json: _class_name='LCMScheduler': expected a scheduler"),
+        (train, "pretrained=CONSISTENCY", "scheduler_config.json: _class_name='LCMScheduler': expected a scheduler"),
         (train, "pretrained=FOLDER data.num_classes=null", "data.num_classes=None: this model was made for 10"),
         (evaluate, "pretrained=FOLDER", "data: missing; a pretrained model does not say"),
         (evaluate, "pretrained=FOLDER data=mnist", "data.image_size=28: this model was made for 8"),
@@ -86,9 +114,12 @@ def test_an_imported_model_is_trained_further_and_evaluated(exported, tmp_path):
 def test_mistakes(finished, checkpoint, exported, tmp_path, program, options, says):
     empty = checkpoint.parent / "empty"
     empty.mkdir(exist_ok=True)
+    consistency = checkpoint.parent / "consistency"
+    pipeline(consistency, SMALL, diffusers.LCMScheduler())
     for word, path in (
         ("FOLDER", exported["diffusers"]),
         ("EMPTY", empty),
+        ("CONSISTENCY", consistency),
         ("FINISHED", finished[0] / "checkpoints" / "last.ckpt"),
         ("CHECKPOINT", checkpoint),
     ):
