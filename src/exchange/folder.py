@@ -95,7 +95,7 @@ def _components(path: Path) -> dict[str, str]:
         return {}
     index = Settings.read(path)
     index = Settings(path, {name: entry for name, entry in index.content.items() if entry != [None, None]})
-    index.among(("unet", "scheduler"))
+    index.among(("unet", "scheduler"), "part of a pipeline")
     classes = {name: entry for name, entry in index.content.items() if not name.startswith("_")}
     for name, entry in classes.items():
         named = isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str)

@@ -37,20 +37,14 @@ def read_network(config: Settings) -> Part:
     config = config.with_defaults(ONLY | READ)
     for key, value in ONLY.items():
         config.only(key, value)
-    widths = config.integers("block_out_channels", 4, WIDEST, DEEPEST)
+    widths = _read_widths(config)
     width, levels = widths[0], len(widths)
-    config.need(not any(each % width for each in widths), "block_out_channels", "expected multiples of the first")
-    config.need(config["time_embedding_dim"] in (None, 4 * width), "time_embedding_dim", f"expected {4 * width}")
     residual, attends = _read_blocks(config, levels)
     side, channels = _read_side(config, levels), config.integer("in_channels", 1, WIDEST)
     outputs = config.integer("out_channels", 1, 2 * WIDEST)
     config.need(outputs in (channels, 2 * channels), "out_channels", f"expected {channels} or {2 * channels}")
     scale_shift = config.word("resnet_time_scale_shift", ("default", "scale_shift")) == "scale_shift"
-    groups = config.integer("norm_num_groups", 1, WIDEST)
-    norms = config["attn_norm_num_groups"]  # None leaves the middle's attention without one, where scale_shift
-    config.need(
-        norms == groups or (norms is None and not scale_shift), "attn_norm_num_groups", f"expected {groups} groups"
-    )
+    groups = _read_groups(config, width, scale_shift)
     padding = config.integer("downsample_padding", 0, 1)
     options = {
         "image_size": side,
@@ -59,7 +53,9 @@ def read_network(config: Settings) -> Part:
         "channel_mults": [each // width for each in widths],
         "num_blocks": config.integer("layers_per_block", 1, MOST_LAYERS),
         "attention_resolutions": [side // 2**level for level in range(levels) if attends[level]],
-        "head_dim": config.optional_integer("attention_head_dim", 1, WIDEST),
+        "head_dim": _read_head_dim(
+            config, [each for each, attention in zip(widths, attends, strict=True) if attention] + widths[-1:]
+        ),
         "dropout": config.number("dropout", 0, 0.999),
         "num_classes": config.optional_integer("num_class_embeds", 1, MOST_CLASSES),
         "outputs": outputs // channels,
@@ -116,6 +112,31 @@ def unet_config(network: UNet, image_size: int, in_channels: int) -> dict[str, A
     }
 
 
+def _read_widths(config: Settings) -> list[int]:
+    widths = config.integers("block_out_channels", 4, WIDEST, DEEPEST)
+    fits = widths[0] % 2 == 0 and not any(each % widths[0] for each in widths)
+    config.need(fits, "block_out_channels", "expected multiples of the first, which is even")
+    embedding = 4 * widths[0]
+    config.need(config["time_embedding_dim"] in (None, embedding), "time_embedding_dim", f"expected {embedding}")
+    return widths
+
+
+def _read_groups(config: Settings, width: int, scale_shift: bool) -> int:
+    groups = config.integer("norm_num_groups", 1, WIDEST)
+    config.need(width % groups == 0, "norm_num_groups", f"expected a divisor of {width} channels")
+    norms = config["attn_norm_num_groups"]  # None leaves the middle's attention without one, where scale_shift
+    fits = norms == groups or (norms is None and not scale_shift)
+    config.need(fits, "attn_norm_num_groups", f"expected {groups} groups, as norm_num_groups has it")
+    return groups
+
+
+def _read_head_dim(config: Settings, attending: list[int]) -> int | None:
+    head_dim = config.optional_integer("attention_head_dim", 1, WIDEST)
+    fits = head_dim is None or not any(width % head_dim for width in attending)
+    config.need(fits, "attention_head_dim", f"expected a divisor of {attending} channels")
+    return head_dim
+
+
 def _read_blocks(config: Settings, levels: int) -> tuple[bool, list[bool]]:
     """(whether residual blocks change the resolution, which levels attend)."""
     residual = config.word("downsample_type", ("conv", "resnet")) == "resnet"
@@ -134,7 +155,8 @@ def _read_side(config: Settings, levels: int) -> int:
     if isinstance(side, list) and len(side) == 2 and side[0] == side[1]:
         config = Settings(config.path, config.content | {"sample_size": side[0]})
     side, strides = config.integer("sample_size", 1, LARGEST), 2 ** (levels - 1)
-    config.need(side % strides == 0, "sample_size", f"{levels} levels halve only multiples of {strides}")
+    fits = side % strides == 0 and side > strides
+    config.need(fits, "sample_size", f"expected a multiple of {strides}, and more, for {levels} levels")
     return side
 
 

@@ -146,6 +146,10 @@ def _read_chain(config: Settings) -> Process:
         config.refuse("variance_type", "expected learned_range, a share between the two bounds, or a fixed one")
     learns = config.word("variance_type", (*FIXED, "learned_range")) == "learned_range"
     zero_snr = {"zero_terminal_snr": config.flag("rescale_betas_zero_snr")}
+    if zero_snr["zero_terminal_snr"] and prediction is Eps:
+        config.refuse(
+            "rescale_betas_zero_snr", "its last step has no signal, where prediction_type='epsilon' says nothing"
+        )
     if config["trained_betas"] is not None:
         schedule = Part(beta.custom, {"betas": config.numbers("trained_betas", 1e-9, 1, STEPS), **zero_snr})
     elif config.word("beta_schedule", (*BETAS, "squaredcos_cap_v2")) == "squaredcos_cap_v2":

@@ -42,12 +42,12 @@ class Settings:
     def __getitem__(self, key: str) -> Any:
         return self.content[key]
 
-    def among(self, known: Iterable[str]) -> None:
+    def among(self, known: Iterable[str], kind: str = "setting") -> None:
         """Refuses keys whose meaning is unknown; those that begin with "_" are the library's notes to itself."""
         known = set(known)
         for key in self.content:
             if key not in known and not key.startswith("_"):
-                raise ValueError(f"pretrained={self.path}: {_short(key)} is not a setting that this project can read")
+                raise ValueError(f"pretrained={self.path}: {_short(key)}: no {kind} that this project knows")
 
     def with_defaults(self, defaults: dict[str, Any]) -> "Settings":
         return Settings(self.path, defaults | self.content)

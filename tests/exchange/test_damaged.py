@@ -90,7 +90,7 @@ def test_every_value_of_every_setting_is_checked(made, name):
         (b'{"in_channels": ' + b"[" * 500 + b"]" * 500 + b"}", "json: "),
         (b'{"in_channels": ' + b"9" * 5000 + b"}", "not a JSON file"),
         (b'{"a": "' + b"x" * 2**20 + b'"}', "bytes, more than"),
-        (b'{"a\\n\\ud800": 1}', "is not a setting"),
+        (b'{"a\\n\\ud800": 1}', ": no (setting|part)"),
     ],
     ids=lambda value: None if isinstance(value, str) else "",
 )

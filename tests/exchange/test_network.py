@@ -160,12 +160,16 @@ def test_a_setting_that_is_left_out_has_the_librarys_default(tmp_path, config):
         (SMALL, "freq_shift", 0.5, "freq_shift=0.5: expected a whole number"),
         (SMALL, "time_embedding_type", "fourier", "time_embedding_type='fourier'"),
         (SMALL, "time_embedding_dim", 65, "time_embedding_dim=65: expected 64"),
-        (SMALL, "sample_size", 7, "sample_size=7: 2 levels halve only multiples of 2"),
+        (SMALL, "sample_size", 7, "sample_size=7: expected a multiple of 2"),
+        (SMALL, "sample_size", 2, "sample_size=2: expected a multiple of 2, and more, for 2 levels"),
+        (SMALL, "attention_head_dim", 5, r"attention_head_dim=5: expected a divisor of \[32, 32\] channels"),
+        (SMALL, "norm_num_groups", 3, "norm_num_groups=3: expected a divisor of 16 channels"),
+        (SMALL, "block_out_channels", [5, 10], "expected multiples of the first, which is even"),
         (SMALL, "sample_size", [8, 16], r"sample_size=\[8, 16\]"),
         (SMALL, "sample_size", None, "sample_size=None"),
         (SMALL, "out_channels", 3, "out_channels=3: expected 1 or 2"),
         (SMALL, "mid_block_type", None, "mid_block_type=None"),
-        (SMALL, "quantization_config", {}, "'quantization_config' is not a setting"),
+        (SMALL, "quantization_config", {}, "'quantization_config': no setting"),
     ],
 )
 def test_a_network_that_cannot_be_expressed_is_named(tmp_path, config, key, value, says):
@@ -187,7 +191,7 @@ def test_a_pipeline_with_other_parts_is_refused(tmp_path):
     """A U-Net of latents draws nothing without their decoder."""
     pipeline(tmp_path, SMALL)
     edit(tmp_path / "model_index.json", {"vqvae": ["diffusers", "VQModel"]})
-    with pytest.raises(ValueError, match="model_index.json: 'vqvae' is not a setting"):
+    with pytest.raises(ValueError, match="model_index.json: 'vqvae': no part of a pipeline"):
         load_pretrained(str(tmp_path))
 
 

@@ -201,7 +201,7 @@ def test_edm_estimates_what_diffusers_estimates(tmp_path, make, prediction):
         ("DDPMScheduler", {"beta_start": 0.03}, "beta_end=0.02: expected no less"),
         ("DDPMScheduler", {"predict_epsilon": False}, "predict_epsilon=False"),
         ("DDPMScheduler", {"prediction_type": "flow_prediction"}, "prediction_type='flow_prediction'"),
-        ("DDPMScheduler", {"snr_shift_scale": 3.0}, "'snr_shift_scale' is not a setting"),
+        ("DDPMScheduler", {"snr_shift_scale": 3.0}, "'snr_shift_scale': no setting"),
         ("EulerDiscreteScheduler", {"timestep_type": "continuous"}, "timestep_type='continuous'"),
         ("UniPCMultistepScheduler", {"use_flow_sigmas": True}, "prediction_type='epsilon'"),
         ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, "invert_sigmas=True"),
@@ -224,9 +224,16 @@ def test_variance_and_channels_agree_or_are_refused(tmp_path):
             load_pretrained(str(path))
 
 
-def test_a_singular_prediction_is_refused_with_its_file(tmp_path):
-    pipeline(tmp_path, SMALL, diffusers.DDPMScheduler(rescale_betas_zero_snr=True))
-    with pytest.raises(ValueError, match="scheduler_config.json: parameterization=eps and schedule"):
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr=True: its last step has no signal"),
+        ({"trained_betas": [0.01] * 999 + [1.0]}, "parameterization=eps and schedule"),
+    ],
+)
+def test_a_singular_prediction_is_refused_with_its_file(tmp_path, options, says):
+    pipeline(tmp_path, SMALL, diffusers.DDPMScheduler(**options))
+    with pytest.raises(ValueError, match=f"scheduler_config.json: {says}"):
         load_pretrained(str(tmp_path))
 
 
@@ -271,6 +278,13 @@ def test_an_exported_edm_model_is_drawn_by_diffusers(tmp_path):
     torch.testing.assert_close((drawn / 2 + 0.5).clamp(0, 1), images, rtol=1e-4, atol=1e-4)
     back, _ = load_pretrained(str(tmp_path))
     assert torch.equal(back(start, torch.tensor(40.0)), denoiser(start, torch.tensor(40.0)))
+
+
+def test_a_networks_time_is_scaled_by_more_than_nothing():
+    sigma = torch.tensor([0.1, 3.0])
+    torch.testing.assert_close(continuous.EDM(time_scale=1.0).network_time(sigma), sigma.log() / 4)
+    with pytest.raises(ValueError, match="schedule.time_scale=0: choose"):
+        continuous.EDM(time_scale=0)
 
 
 def test_a_schedule_that_no_pipeline_draws_is_not_exported(tmp_path):
