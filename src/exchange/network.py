@@ -53,9 +53,7 @@ def read_network(config: Settings) -> Part:
         "channel_mults": [each // width for each in widths],
         "num_blocks": config.integer("layers_per_block", 1, MOST_LAYERS),
         "attention_resolutions": [side // 2**level for level in range(levels) if attends[level]],
-        "head_dim": _read_head_dim(
-            config, [each for each, attention in zip(widths, attends, strict=True) if attention] + widths[-1:]
-        ),
+        "head_dim": _read_head_dim(config, widths, attends),
         "dropout": config.number("dropout", 0, 0.999),
         "num_classes": config.optional_integer("num_class_embeds", 1, MOST_CLASSES),
         "outputs": outputs // channels,
@@ -130,9 +128,10 @@ def _read_groups(config: Settings, width: int, scale_shift: bool) -> int:
     return groups
 
 
-def _read_head_dim(config: Settings, attending: list[int]) -> int | None:
+def _read_head_dim(config: Settings, widths: list[int], attends: list[bool]) -> int | None:
     head_dim = config.optional_integer("attention_head_dim", 1, WIDEST)
-    fits = head_dim is None or not any(width % head_dim for width in attending)
+    attending = [width for width, attention in zip(widths, attends, strict=True) if attention] + widths[-1:]
+    fits = head_dim is None or not any(width % head_dim for width in attending)  # the middle attends, too
     config.need(fits, "attention_head_dim", f"expected a divisor of {attending} channels")
     return head_dim
 
