@@ -151,6 +151,10 @@ def weights_with(folder, change):
         (lambda w: w.update(extra=torch.zeros(1)), "'extra' is one too many"),
         (lambda w: w.update({"a\nb" * 99: torch.zeros(1)}), r"'a\\nba"),
         (lambda w: w.update({"conv_out.weight": w["conv_out.weight"].transpose(0, 1).contiguous()}), "has the shape"),
+        (
+            lambda w: w.update({"conv_in.weight": w["conv_in.weight"].transpose(1, 3).contiguous()}),
+            r"has the shape \[16, 3, 3, 1\]",
+        ),
         (lambda w: w.update({"conv_in.bias": w["conv_in.bias"].reshape(4, 4)}), r"has the shape \[4, 4\], not \[16\]"),
         (lambda w: w.update({"conv_in.bias": torch.tensor(1.0)}), r"has the shape \[\], not \[16\]"),
         (lambda w: w.update({"conv_in.bias": w["conv_in.bias"].long()}), "a tensor of torch.int64"),
