@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor
 
 from benchmarks.loop import configuration
 from benchmarks.turns import in_turns
 from src.backbones.summary import summarize
+from src.config import build
 from src.diffusion.guidance import Clip
 from src.diffusion.objective import Objective
 from src.diffusion.samplers.base import class_labels
@@ -30,10 +30,10 @@ BACKBONES = ("unet", "adm", "unet_lecture", "dit", "uvit")
 SHAPE, BATCH, SAMPLES, LR = (1, 8, 8), 64, 500, 1e-3
 
 
-def build(backbone: str) -> tuple[Any, Objective]:
+def built(backbone: str) -> tuple[Any, Objective]:
     plain = configuration([f"backbone={backbone}"])
     torch.manual_seed(0)
-    return instantiate(plain["denoiser"]), instantiate(plain["objective"])
+    return build(plain, "denoiser"), build(plain, "objective")
 
 
 def digits() -> tuple[Tensor, Tensor]:
@@ -51,7 +51,7 @@ def speeds(backbone: str, x_0: Tensor, labels: Tensor) -> dict[str, float]:
     steps: dict[str, Callable[[], object]] = {}
     y, t = labels[:BATCH], torch.tensor(500.0, dtype=torch.float64)
     for name, memory_format in (("NCHW", torch.contiguous_format), ("NHWC", torch.channels_last)):
-        denoiser, objective = build(backbone)
+        denoiser, objective = built(backbone)
         denoiser = denoiser.to(memory_format=memory_format)
         batch = x_0[:BATCH].to(memory_format=memory_format)
         optimizer = torch.optim.AdamW(denoiser.parameters(), lr=LR, fused=True)
@@ -75,7 +75,7 @@ def speeds(backbone: str, x_0: Tensor, labels: Tensor) -> dict[str, float]:
 
 def learned(backbone: str, x_0: Tensor, labels: Tensor, seconds: float) -> tuple[int, Any]:
     """(steps, the judge's verdict on samples of the averaged weights) after so many seconds of training."""
-    denoiser, objective = build(backbone)
+    denoiser, objective = built(backbone)
     average = ExponentialMovingAverage(denoiser, 0.995)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=LR, fused=True)
     started, step = time.perf_counter(), 0
@@ -105,7 +105,7 @@ def main() -> None:
     print("| " + " | ".join(columns) + " |")
     print("|" + "---|" * len(columns))
     for backbone in BACKBONES:
-        summary = summarize(build(backbone)[0].backbone, SHAPE, 10)
+        summary = summarize(built(backbone)[0].backbone, SHAPE, 10)
         speed = speeds(backbone, x_0, labels)
         steps, verdict = learned(backbone, x_0, labels, seconds)
         cells = [

@@ -7,13 +7,13 @@ from typing import Any
 import hydra
 import lightning as L
 import torch
-from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from src.cli import CONF
-from src.config import check
+from src.config import build, check
 from src.diffusion.noise import Draws, stream_seed
 from src.images import Batch, to_model
+from src.programs.train import SLOTS
 from src.training.divergence import Diverged, Drawn, Step
 from src.training.module import DiffusionModule
 
@@ -21,12 +21,12 @@ from src.training.module import DiffusionModule
 def configuration(words: list[str]) -> dict[str, Any]:
     """What these words of src.train mean, checked."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return check(hydra.compose("train", overrides=["name=x", "run_dir=x", *words]))
+        return check(hydra.compose("train", overrides=["name=x", "run_dir=x", *words]), SLOTS)
 
 
 def module_of(plain: dict[str, Any]) -> DiffusionModule:
     L.seed_everything(plain["seed"], verbose=False)
-    module: DiffusionModule = instantiate(plain["module"], _convert_="all")
+    module: DiffusionModule = build(plain, "module")
     return module
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from hydra.utils import instantiate
 from torch.utils.data import DataLoader
 
 from benchmarks.loop import BareLoop, configuration, module_of
+from src.config import build
 from src.data.dataset import Batches, InMemory
 from src.data.module import ImageDataModule, Split
 from src.data.order import EndlessShuffle
@@ -75,9 +75,9 @@ def train(run_dir: str, overrides: list[str]) -> tuple[DiffusionModule, Turns]:
     modules = module_of(plain), module_of(plain)
     order = EndlessShuffle(len(data.splits["train"]), data.batch_size, STEPS, data.seed)
     batches = iter(DataLoader(Batches(data.splits["train"], True), sampler=order, batch_size=None))
-    callbacks = list(instantiate(plain["callbacks"], _convert_="all").values())
-    loggers = list(instantiate(plain["logger"], _convert_="all").values())
-    trainer = instantiate(plain["trainer"], callbacks=callbacks, logger=loggers, _convert_="all")
+    callbacks = list(build(plain, "callbacks").values())
+    loggers = list(build(plain, "logger").values())
+    trainer = build(plain, "trainer", callbacks=callbacks, logger=loggers)
     turns = Turns(BareLoop(modules[1], batches, plain["trainer"]))
     trainer.callbacks.append(turns)
     trainer.fit(modules[0], data)

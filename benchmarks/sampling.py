@@ -19,7 +19,7 @@ from src.diffusion.denoiser import Compile
 from src.diffusion.samplers.ddim import DDIM
 from src.diffusion.time_grid import Trailing
 from src.metrics.generate import Recipe
-from src.pretrained import load_pretrained
+from src.model_file import load
 
 STEPS, SMALL, LARGE = 20, 64, 256
 
@@ -45,7 +45,7 @@ def pair(
     shape = (size.image_channels, size.image_size, size.image_size)
     with tempfile.TemporaryDirectory() as folder:
         pipeline = theirs(size, folder)
-        denoiser, _ = load_pretrained(folder)
+        denoiser = load(folder, "pretrained").denoiser
     denoiser = placed(denoiser, torch.device(size.device), size.precision, compiled)
     recipe = Recipe(DDIM(Trailing(), STEPS), lambda inner: inner, shape, None, seed=0)
 

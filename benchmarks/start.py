@@ -15,7 +15,12 @@ import lightning as L
 from benchmarks.turns import Table, in_turns, options
 
 IMPORTS = {"import torch": "import torch", "import torch, lightning": "import torch, lightning"}
-WORDS = ["callbacks=default", "logger=csv", "+callbacks.first._target_=benchmarks.start.FirstStep"]
+WORDS = [
+    "callbacks=default",
+    "logger=csv",
+    "+callbacks.first._target_=benchmarks.start.FirstStep",
+    "trust=[benchmarks]",
+]
 
 
 class FirstStep(L.Callback):

@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -25,8 +24,8 @@ from src.deferred import TORCHMETRICS, defer
 from src.help import asks_for_help, help_text
 from src.memory import keep_freed_memory
 from src.sweep import folder_to_go_on_with, forget
+from src.trusted_targets import CONF
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 STATUS = 2
 FULL_ERROR = "HYDRA_FULL_ERROR"
 EXPECTED = (ValueError, TypeError, OSError, RuntimeError)
@@ -106,8 +105,8 @@ def mistakes(key: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except InstantiationException as error:
-        raise Mistake(_under(key, _named(str(error.__cause__ or error), str(error)))) from error
+    except Mistake as error:
+        raise Mistake(_under(key, str(error))) from error
     except Exception as error:
         if not isinstance(error, EXPECTED) and type(error).__name__ not in EXPECTED_BY_NAME:
             raise
@@ -150,12 +149,6 @@ def one_line(text: str) -> str:
 
 def _under(key: str, text: str) -> str:
     return text if key in text else f"{key}: {text}"
-
-
-def _named(cause: str, message: str) -> str:
-    """The cause, which names a key itself or else is given the one that Hydra was building."""
-    key, text = re.search(r"full_key: (\S+)", message), one_line(cause)
-    return text if key is None or re.match(r"[\w.]+(=|: )", text) else f"{key[1]}: {text}"
 
 
 def _keys(config_name: str) -> list[str]:

@@ -5,7 +5,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 MOST = 2**28  # bytes of a file that is read at once
 
@@ -46,7 +46,16 @@ def write(path: Path, content: Callable[[IO[bytes]], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file, UTF-8, as `write` does; what UTF-8 has no letter for is written as a backslash sequence."""
-    write(path, lambda file: _fill(file, text.encode(errors="backslashreplace")))
+    write_bytes(path, text.encode(errors="backslashreplace"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file as `write` does."""
+
+    def fill(file: IO[bytes]) -> None:
+        file.write(data)
+
+    write(path, fill)
 
 
 def link(path: Path, target: Path) -> None:
@@ -93,10 +102,6 @@ def read_text(path: Path, most: int = MOST) -> str:
     if "\0" in text:
         raise Unreadable(f"{path}: not a text file")
     return text
-
-
-def _fill(file: IO[Any], data: bytes) -> None:
-    file.write(data)
 
 
 def _settle(folder: Path) -> None:

@@ -10,38 +10,39 @@ from src.config import Mistake
 from src.diffusion.editing.base import Editing, Given
 from src.diffusion.noise import IndexedNoise
 from src.images import grid, read_image, to_model, to_uint8
+from src.model_file import TrainedModel
 
 HALVES = ("left", "right", "top", "bottom", "middle")
 
 
-def read_given(plain: dict[str, Any], editing: Editing, trained: dict[str, Any], device: torch.device) -> Given:
+def read_given(plain: dict[str, Any], editing: Editing, model: TrainedModel, device: torch.device) -> Given:
     """What an edit works on, repeated for each of its variants.
 
     Raises:
         Mistake: pictures, a mask or a label that are missing, unreadable or of no use here.
     """
-    data = trained["data"]
-    shape = (data["channels"], data["image_size"], data["image_size"])
     files = plain["images"]
     if not isinstance(files, list) or not files:
         raise Mistake("images: missing; give picture files, images=[a.png,b.png]")
-    x_0 = torch.stack([to_model(_read("images", file, shape)) for file in files]).repeat(editing.num_variants, 1, 1, 1)
+    x_0 = torch.stack([to_model(_read("images", file, model.shape)) for file in files]).repeat(
+        editing.num_variants, 1, 1, 1
+    )
     if plain["label"] is not None:
-        cond = one_class(plain["label"], len(x_0), data["num_classes"])
-    elif data["num_classes"] is None or trained["denoiser"].get("label_dropout", 0) > 0:
+        cond = one_class(plain["label"], len(x_0), model.num_classes)
+    elif model.num_classes is None or model.denoiser.label_dropout > 0:
         cond = None
     else:
-        raise Mistake(f"label: this model knows images by their class alone; give label=0 … {data['num_classes'] - 1}")
+        raise Mistake(f"label: this model knows images by their class alone; give label=0 … {model.num_classes - 1}")
     mask = None
     if editing.needs_mask:
-        mask = _mask(plain["mask"], shape).to(device)
+        mask = _mask(plain["mask"], model.shape).to(device)
     elif plain["mask"] is not None:
         raise Mistake("mask: only edit=inpaint takes one; leave it out")
     return Given(
         x_0.to(device),
         None if cond is None else cond.to(device),
         mask,
-        IndexedNoise(plain["seed"], range(len(x_0)), shape, device),
+        IndexedNoise(plain["seed"], range(len(x_0)), model.shape, device),
     )
 
 
@@ -65,13 +66,14 @@ def strip(columns: dict[str, Tensor], editing: Editing) -> Tensor:
     return grid(to_uint8(images.flatten(0, 1)).cpu(), columns=len(cells))
 
 
-def _read(key: str, file: str, shape: tuple[int, int, int]) -> Tensor:
-    if not Path(file).is_file():
+def _read(key: str, file: Any, shape: tuple[int, int, int]) -> Tensor:
+    path = Path(str(file))
+    if not path.is_file():
         raise Mistake(f"{key}={file}: no such file")
-    return read_image(Path(file), shape)
+    return read_image(path, shape)
 
 
-def _mask(name: str | None, shape: tuple[int, int, int]) -> Tensor:
+def _mask(name: Any, shape: tuple[int, int, int]) -> Tensor:
     """(H, W), 1 where to fill in: where a picture is white, or one of the halves by name."""
     _, H, W = shape
     if name is None:

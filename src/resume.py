@@ -1,9 +1,10 @@
-"""A run that goes on where it stopped: python -m src.train resume=RUN_DIR"""
+"""A run that is resumed where it stopped: python -m src.train resume=RUN_DIR"""
 
 from pathlib import Path
 
 import yaml
 from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -11,15 +12,25 @@ from omegaconf import DictConfig, OmegaConf
 from src.checkpoint import newest_intact
 from src.cli import explain
 from src.config import Mistake, quoted
+from src.files import Unreadable, read_text, write_text
 from src.runs import OVERRIDES
-from src.targets import refuse_unknown
+from src.saved_words import Word, refuse_changes
+
+MOST = 2**20  # bytes of overrides.yaml
+ABOUT_A_START = ("trust", "resume", "run_dir", "ckpt_path", "pretrained")  # keys of words that are not said again
+REMEDY = "if you trust it, give the run's own command with ckpt_path=RUN/checkpoints/last.ckpt"
 
 
 def save_overrides(run_dir: Path, config: DictConfig) -> None:
-    """Writes what the command line said, for `resumed` to say it again; a resumed run adds its own words."""
+    """Writes the words of the command line, for `resumed` to compose them again; a resumed run adds its own words.
+
+    A reference, ${…}, is written as its value: a file holds plain data. Whom the command line trusts is left out: a
+    file never decides that.
+    """
     if config.resume is None:
-        given = list(HydraConfig.get().overrides.task)
-        (run_dir / OVERRIDES).write_text(yaml.safe_dump({"name": config.name, "overrides": given}, allow_unicode=True))
+        typed = map(Word, HydraConfig.get().overrides.task)
+        words = [word.resolved(config) for word in typed if word.key not in ABOUT_A_START]
+        write_text(run_dir / OVERRIDES, yaml.safe_dump({"name": config.name, "overrides": words}, allow_unicode=True))
 
 
 def resumed(config: DictConfig) -> DictConfig:
@@ -28,25 +39,45 @@ def resumed(config: DictConfig) -> DictConfig:
     Words of the command line beside resume= change it: trainer.max_steps=2000 trains longer.
 
     Raises:
-        Mistake: no run there, none of its checkpoints intact, or a configuration that calls what conf/ does not.
+        Mistake: no run there, none of its checkpoints intact, or words that a file may not say.
     """
+    source = f"resume={config.resume}"
     folder = Path(str(config.resume)).expanduser().resolve()
-    try:
-        saved = yaml.safe_load((folder / OVERRIDES).read_text())
-        name, overrides = str(saved["name"]), [str(word) for word in saved["overrides"]]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise Mistake(f"resume={config.resume}: no run to go on with ({OVERRIDES} is missing or unreadable)") from error
-    checkpoint = newest_intact(folder / "checkpoints", f"resume={config.resume}")
-    fixed = [
+    name, words = _saved(folder, source)
+    checkpoint = newest_intact(folder / "checkpoints", source)
+    typed = [
+        *HydraConfig.get().overrides.task,
         f"name={quoted(name)}",
         f"run_dir={quoted(folder)}",
         f"ckpt_path={quoted(checkpoint)}",
         "pretrained=null",
     ]
     try:
-        again: DictConfig = compose("train", [*overrides, *HydraConfig.get().overrides.task, *fixed])
+        again: DictConfig = compose("train", [*(word.text for word in words), *typed])
+        chosen = compose("train", [*(word.text for word in words if word.is_choice), *typed])
     except HydraException as error:
         raise Mistake(explain(error, "train")) from error
-    remedy = "if you trust it, give the run's own command with ckpt_path=RUN/checkpoints/last.ckpt"
-    refuse_unknown(OmegaConf.to_container(again, resolve=False), f"resume={config.resume}", remedy)
+    try:
+        refuse_changes(*(OmegaConf.to_container(node, resolve=False) for node in (chosen, again)))
+    except Mistake as error:
+        raise Mistake(f"{source}: {OVERRIDES} {error}; {REMEDY}") from error
     return again
+
+
+def _saved(folder: Path, source: str) -> tuple[str, list[Word]]:
+    """The name and the words of a run."""
+    try:
+        saved = yaml.safe_load(read_text(folder / OVERRIDES, MOST))
+        name, texts = saved["name"], saved["overrides"]
+        if not isinstance(name, str) or "${" in name or not all(isinstance(text, str) for text in texts):
+            raise TypeError
+    except (Unreadable, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise Mistake(f"{source}: no run to resume ({OVERRIDES} is missing or unreadable)") from error
+    loader = GlobalHydra.instance().config_loader()
+    try:
+        words = [Word(text) for text in texts]
+        for word in words:
+            word.check(loader.get_group_options(word.key))
+    except Mistake as error:
+        raise Mistake(f"{source}: {OVERRIDES} {error}; {REMEDY}") from error
+    return name, words

@@ -7,21 +7,20 @@ from typing import Any, NamedTuple
 import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from src.checkpoint import load_data
-from src.cli import CONF
-from src.config import Mistake, at_least, check, did_you_mean
+from src.config import Mistake, at_least, build, check, did_you_mean
 from src.data.dataset import ImageDataset
 from src.data.given import read_images
-from src.diffusion.denoiser import Denoiser
 from src.diffusion.samplers.base import Sampler
 from src.metrics.extractor import Extractor
 from src.metrics.generate import Recipe
 from src.metrics.scores import LEAST
+from src.model_file import TrainedModel, load_data
+from src.trusted_targets import CONF
 
 DEFAULT_COUNT = 1000  # samples
+CHOSEN = {"sampler": Sampler, "trust": list[str]}
 
 
 class Real(NamedTuple):
@@ -40,9 +39,9 @@ class Walk(NamedTuple):
     recipe: Recipe
 
 
-def read_real(plain: dict[str, Any], trained: dict[str, Any] | None) -> Real:
+def read_real(plain: dict[str, Any], model: TrainedModel | None) -> Real:
     """reference=FOLDER|FILE.npz|NAME, else data=NAME, else the data that the model was trained on."""
-    given, node = plain["reference"], plain.get("data")
+    given, node = plain["reference"] and str(plain["reference"]), plain.get("data")
     if given is not None and node is not None:
         raise Mistake("reference: either reference=… or data=NAME; leave one out")
     if given is not None:
@@ -52,15 +51,15 @@ def read_real(plain: dict[str, Any], trained: dict[str, Any] | None) -> Real:
                 raise Mistake(f"reference={given}: no such folder or file, nor data{did_you_mean(given, names)}")
             return Real(read_images(Path(given).expanduser(), "reference"), None)
         node = _composed([f"data={given}"])["data"]
-    if node is None and trained is None:
+    if node is None and model is None:
         raise Mistake("reference: missing; give reference=FOLDER, reference=FILE.npz or data=NAME")
-    splits = load_data(trained["data"], node) if trained else load_data(node or {})
+    splits = load_data(model, node, plain["trust"])
     return Real(splits["train"], splits["val"])
 
 
 def read_samples(plain: dict[str, Any], real: Real, extractor: Extractor) -> ImageDataset:
     """All of images=FOLDER|FILE.npz."""
-    samples = read_images(Path(plain["images"]).expanduser(), "images")
+    samples = read_images(Path(str(plain["images"])).expanduser(), "images")
     if len(samples) < LEAST:
         raise Mistake(f"images={plain['images']}: {len(samples)} images; at least {LEAST} are needed")
     ours, theirs = (tuple(images[torch.arange(1)][0].shape[1:]) for images in (samples, real.images))
@@ -80,11 +79,9 @@ def read_count(plain: dict[str, Any], real: Real) -> int:
     return int(plain["num_samples"])
 
 
-def read_walks(plain: dict[str, Any], trained: dict[str, Any], denoiser: Denoiser) -> list[Walk]:
+def read_walks(plain: dict[str, Any], model: TrainedModel) -> list[Walk]:
     """Every pair of `samplers` and `num_steps`; without them, the one sampler of the configuration."""
-    data = trained["data"]
-    shape = (data["channels"], data["image_size"], data["image_size"])
-    guidance = instantiate(plain["guidance"], _convert_="all")
+    guidance = build(plain, "guidance")
     chosen = HydraConfig.get().runtime.choices["sampler"]
     nodes = {chosen: plain["sampler"]}
     if plain["samplers"] is not None:
@@ -95,10 +92,10 @@ def read_walks(plain: dict[str, Any], trained: dict[str, Any], denoiser: Denoise
     for name, node in nodes.items():
         for num_steps in _as_list(plain["num_steps"]):
             whole = node if num_steps is None else node | {"num_steps": num_steps}
-            check(OmegaConf.create({"sampler": whole}))
-            sampler: Sampler = instantiate(whole, _convert_="all")
-            recipe = Recipe(sampler, guidance, shape, data["num_classes"], plain["seed"])
-            recipe.check(denoiser)
+            chosen_so = check(OmegaConf.create({"sampler": whole, "trust": plain["trust"]}), CHOSEN)
+            sampler: Sampler = build(chosen_so, "sampler")
+            recipe = Recipe(sampler, guidance, model.shape, model.num_classes, plain["seed"])
+            recipe.check(model.denoiser)
             walks.append(Walk(name, sampler.num_steps, whole, recipe))
     return walks
 

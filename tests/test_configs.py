@@ -1,17 +1,19 @@
 """Every yaml composes, agrees with the signatures that it calls, and builds."""
 
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
 import torch
-from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 
+from src.calls import make
 from src.cli import CONF
 from src.config import check
 from src.programs import evaluate, sample
-from src.programs.train import KEYS
+from src.programs.train import SLOTS
+from src.trusted_targets import Targets
 
 OPTIONS = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.glob("*/*.yaml"))]
 OTHER_PROGRAMS = {"edit": sample, "metrics": evaluate, "sweep/samplers": evaluate}  # that training has no use for
@@ -23,8 +25,8 @@ REQUIRED = {
     "unet_28_narrow": ["data.image_size=28"],
     "unet_64": ["data.image_size=64"],
     "unet_cifar10": ["data.image_size=32"],
-    "metrics/module": ["metrics.network._target_=torch.nn.Flatten", "metrics.name=pixels"],
-    "guidance/classifier": ["guidance.classifier._target_=torch.nn.Identity"],
+    "metrics/module": ["metrics.network._target_=torch.nn.Flatten", "metrics.name=pixels", "trust=[torch]"],
+    "guidance/classifier": ["guidance.classifier._target_=torch.nn.Identity", "trust=[torch]"],
 }
 
 
@@ -40,7 +42,7 @@ def compose(*overrides, program="train"):
 
 def build(node):
     """Instantiates a checked node, or its partial."""
-    return instantiate(node, _convert_="all")
+    return make(node, Targets(trust=["torch"]))
 
 
 def required_for(option):
@@ -55,10 +57,10 @@ def test_option_composes_and_builds(option, finished):
     program = OTHER_PROGRAMS.get(group) or OTHER_PROGRAMS.get(option.as_posix())
     if program:
         overrides = ["ckpt_path=x", f"{group}={name}", *required]
-        plain = check(compose(*overrides, program=program.__name__.split(".")[-1]), program.KEYS)
+        plain = check(compose(*overrides, program=program.__name__.split(".")[-1]), program.SLOTS)
         assert group not in plain or build(plain[group]) is not None
         return
-    plain = check(compose(f"{group}={name}", *required), KEYS)
+    plain = check(compose(f"{group}={name}", *required), SLOTS)
     for key in ("data", "module", "sampler", "callbacks", "logger"):
         assert build(plain[key]) is not None
     build(plain["trainer"] | {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False})
@@ -67,7 +69,7 @@ def test_option_composes_and_builds(option, finished):
 @pytest.mark.parametrize("name", [option.name for option in OPTIONS if option.parts[0] == "experiment"])
 def test_experiment_takes_a_training_and_a_sampling_step(name):
     """With its own network, on noise of its own shape: sizes, classes, schedule and prediction fit together."""
-    plain = check(compose(f"experiment={name}", *REQUIRED.get(name, [])), KEYS)
+    plain = check(compose(f"experiment={name}", *REQUIRED.get(name, [])), SLOTS)
     data, module, sampler = build(plain["data"]), build(plain["module"]), build(plain["sampler"])
     K = data.num_classes
     labels = None if K is None else torch.arange(2) % K
@@ -116,9 +118,10 @@ def test_every_option_is_one_short_file():
 @pytest.mark.parametrize("backbone", ["adm", "dit", "uvit", "unet_lecture"])
 def test_every_experiment_takes_every_backbone(name, backbone):
     """An experiment names its network as an option, so that another option leaves no key of the first behind."""
-    check(compose(f"experiment={name}", f"backbone={backbone}", *REQUIRED.get(name, [])), KEYS)
+    check(compose(f"experiment={name}", f"backbone={backbone}", *REQUIRED.get(name, [])), SLOTS)
 
 
 def test_what_is_not_annotated_takes_any_value():
     fault = {"_target_": "tests.training.faults.Fault", "kind": "kill", "step": 3}
-    assert check(OmegaConf.create({"x": fault})) == {"x": fault}
+    config = {"x": fault, "trust": ["tests"]}
+    assert check(OmegaConf.create(config), dict.fromkeys(config, Any)) == config

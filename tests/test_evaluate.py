@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from src.checkpoint import load_data, load_denoiser
 from src.evaluate import main as evaluate
 from src.metrics.likelihood import Likelihood
+from src.model_file import load, load_data
 from tests.command import in_process
 from tests.test_mistakes import check_one_line
 
@@ -36,16 +36,18 @@ def test_likelihood_of_each_image_does_not_depend_on_the_batch(finished, tmp_pat
     assert whole["how"]["precision"] == "32-true"
     assert whole["how"]["schedule"]["T"] == 100
 
-    denoiser, trained = load_denoiser(finished[0] / "checkpoints" / "last.ckpt")
-    images, labels = load_data(trained["data"])["val"][torch.arange(6)]
+    model = load(finished[0] / "checkpoints" / "last.ckpt")
+    denoiser = model.denoiser
+    images, labels = load_data(model, None)["val"][torch.arange(6)]
     again = Likelihood(tolerance=1e-6)(denoiser, images, labels, start=0, seed=0)
     assert float(again["flow"].mean()) == pytest.approx(whole["flow"]["mean"], rel=2e-5)
 
 
 def test_a_better_model_needs_fewer_bits(finished, tmp_path):
     """Forty steps of training are enough to beat the untrained network, which knows nothing."""
-    denoiser, trained = load_denoiser(finished[0] / "checkpoints" / "last.ckpt")
-    images, labels = load_data(trained["data"])["val"][torch.arange(6)]
+    model = load(finished[0] / "checkpoints" / "last.ckpt")
+    denoiser = model.denoiser
+    images, labels = load_data(model, None)["val"][torch.arange(6)]
     metric = Likelihood()
     after = metric(denoiser, images, labels, start=0, seed=0)
     for parameter in denoiser.backbone.head.parameters():
@@ -141,7 +143,7 @@ class TestImages:
         return root
 
     def scored(self, folder, *options):
-        pixels = ("metrics=module", "metrics.network._target_=torch.nn.Flatten", "metrics.name=pixels")
+        pixels = ("metrics=module", "metrics.network._target_=torch.nn.Flatten", "metrics.name=pixels", "trust=[torch]")
         status, out, err = in_process(evaluate, *pixels, *options, f"output_dir={folder}/out", cwd=folder)
         assert status == 0, err
         return json.loads((folder / "out" / "metrics.json").read_text()), out
@@ -190,8 +192,9 @@ class TestImages:
 
 
 def test_pixels_are_spread_evenly_over_their_own_level(finished, monkeypatch):
-    denoiser, trained = load_denoiser(finished[0] / "checkpoints" / "last.ckpt")
-    images, labels = load_data(trained["data"])["val"][torch.arange(20)]
+    model = load(finished[0] / "checkpoints" / "last.ckpt")
+    denoiser = model.denoiser
+    images, labels = load_data(model, None)["val"][torch.arange(20)]
     seen = []
 
     def flow(denoiser, x_0, *args):

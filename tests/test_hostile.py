@@ -10,8 +10,8 @@ import zipfile
 import pytest
 import torch
 
-from src.checkpoint import load_data, load_denoiser, read_checkpoint
-from src.targets import refuse_unknown
+from src.checkpoint import read_checkpoint
+from src.model_file import load
 from src.train import main as train
 from tests.command import in_process, run
 from tests.runs import TINY
@@ -82,7 +82,7 @@ def test_12_checkpoints_that_run_code_when_unpickled(tmp_path, kind, monkeypatch
     for forced in (None, "1"):
         if forced:
             monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", forced)
-        for read in (read_checkpoint, load_denoiser):
+        for read in (read_checkpoint, load):
             with pytest.raises(ValueError, match="a.ckpt: not a readable checkpoint of this project"):
                 read(tmp_path / "a.ckpt")
     assert not trace.exists()
@@ -119,33 +119,6 @@ def test_nothing_is_fetched(tmp_path):
         server.shutdown()
     assert asked == []
     assert list(tmp_path.iterdir()) == []
-
-
-TARGETS = [
-    "os.system", "os.mkdir", "os.popen", "posix.system", "subprocess.run", "subprocess.Popen", "builtins.eval",
-    "builtins.exec", "builtins.open", "builtins.__import__", "shutil.rmtree", "pathlib.Path.write_text",
-    "importlib.import_module", "runpy.run_path", "pickle.loads", "torch.load", "torch.hub.load",
-    "torch.utils.collect_env.run", "hydra.utils.get_method", "hydra.utils.instantiate", "functools.partial",
-    "webbrowser.open", "urllib.request.urlopen", "code.interact", "ctypes.CDLL",
-    # they begin with the project's own name
-    "src.cli.os.system", "src.cli.sys.exit", "src.training.durable.os.mkdir", "src.training.durable.write",
-    "src.programs.export.main", "src.pretrained.write_safetensors", "src.images.write_png",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_32_targets_that_no_option_calls(tmp_path, target):
-    path, call = tmp_path / "a.ckpt", {"_target_": target, "path": str(tmp_path / "made")}
-    deep = {"_target_": "src.diffusion.denoiser.NetworkDenoiser", "backbone": {"levels": [{"x": call}]}}
-    for denoiser in (call, deep):
-        torch.save(content(hyper_parameters={"denoiser": denoiser}), path)
-        with pytest.raises(ValueError, match=f"a.ckpt: its configuration calls {target}, which is not part of this"):
-            load_denoiser(path)
-    with pytest.raises(ValueError, match=f"ckpt_path: its configuration calls {target}, which is not part of this"):
-        load_data({**call, "channels": 1})
-    with pytest.raises(ValueError, match=f"resume=run: its configuration calls {target}, which conf/ does not; trust"):
-        refuse_unknown({"callbacks": {"x": call}}, "resume=run", "trust")
-    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize(

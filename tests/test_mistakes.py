@@ -90,7 +90,7 @@ TRAIN = [
     ("callbacks.checkpoint.monitor=fid", "callbacks.checkpoint.monitor=fid: choose null or val/loss, fd_classifier"),
     ("callbacks.checkpoint.mode=least", "callbacks.checkpoint.mode='least': expected min or max"),
     ("data=image_folder data.root=. data.unreadable=ignore", "data.unreadable='ignore': expected stop or skip"),
-    ("resume=nowhere", "resume=nowhere: no run to go on with"),
+    ("resume=nowhere", "resume=nowhere: no run to resume"),
     ("ckpt_path=http://localhost:1/a.ckpt", "ckpt_path=http://localhost:1/a.ckpt: no such file"),
     ("callbacks.samples.num_samples=0", "num_samples=0"),
     ("callbacks.scores.seconds=0", "seconds=0"),
@@ -98,7 +98,10 @@ TRAIN = [
     ("data.num_images=0", "data.num_images=0: must be at least 1"),
     ("data.num_images=2000", "data.num_images=2000: there are 1500 to train on; null takes all of them"),
     ("sweep=samplers", "sweep=samplers: it takes a trained model; python -m src.evaluate ckpt_path=… sweep=samplers"),
-    ("metrics=likelihood", "metrics: src.train scores samples; choose metrics=classifier"),
+    (
+        "metrics=likelihood",
+        "metrics._target_=src.metrics.likelihood.Likelihood: not of type Extractor; choose another metrics",
+    ),
     ("metrics=inception metrics.weights=nowhere.pth", "metrics.weights=nowhere.pth: no such file"),
     ("~trainer.gradient_clip_val", "trainer.gradient_clip_val: missing; leave it in, or give another value"),
     ("metric=fid", "metric=fid: choose val/loss, fd_classifier"),
@@ -187,7 +190,9 @@ def test_a_checkpoint_that_calls_foreign_code_is_refused(tmp_path):
     torch.save({"hyper_parameters": {"denoiser": call}, "state_dict": {}}, path)
     status, _, err = in_process(sample, f"ckpt_path={path}", cwd=tmp_path)
     assert status == 2
-    assert "its configuration calls os.mkdir, which is not part of this project" in err
+    assert (
+        "its configuration cannot be used: denoiser.backbone: calls os.mkdir, which is not part of this project" in err
+    )
     assert not (tmp_path / "made").exists()
 
 

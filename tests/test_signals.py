@@ -90,8 +90,8 @@ def test_ctrl_c(tmp_path, phase, who):
 @pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_second_ctrl_c_ends_at_once(tmp_path, devices):
     """The first one is waiting for the end of a step that never ends."""
-    process, ranks = started(tmp_path, *PHASES["training"], "+callbacks.hang._target_=tests.test_signals.Hang",
-                             devices=devices)  # fmt: skip
+    hang = ["+callbacks.hang._target_=tests.test_signals.Hang", "trust=[tests]"]
+    process, ranks = started(tmp_path, *PHASES["training"], *hang, devices=devices)
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     time.sleep(1)
@@ -119,7 +119,7 @@ def test_what_a_run_is_stopped_in_is_done_when_it_goes_on(tmp_path, where):
         "callbacks.scores.num_samples=10", "callbacks.samples.every_n_steps=0", "trainer.log_every_n_steps=1",
         "trainer.val_check_interval=4", "trainer.max_steps=10", "trainer.limit_val_batches=3",
     ]  # fmt: skip
-    fault = ["+callbacks.fault._target_=tests.training.faults.Fault", "+callbacks.fault.kind=SIGTERM"]
+    fault = ["+callbacks.fault._target_=tests.training.faults.Fault", "+callbacks.fault.kind=SIGTERM", "trust=[tests]"]
     assert run("src.train", *options, "hydra.run.dir=whole", cwd=tmp_path)[0] == 0
     stopped = run("src.train", *options, *fault, f"+callbacks.fault.where={where}", "hydra.run.dir=run", cwd=tmp_path)
     assert stopped[0] == 143, stopped[2]
@@ -148,7 +148,7 @@ def test_one_rank_dies(tmp_path, kind, rank, where):
     fault = [f"+callbacks.fault.{key}={value}" for key, value in {"kind": kind, "rank": rank, "where": where}.items()]
     options = [
         *ENDLESS, "trainer.val_check_interval=4", "trainer.devices=2", "trainer.limit_val_batches=4",
-        "+callbacks.fault._target_=tests.training.faults.Fault", *fault,
+        "+callbacks.fault._target_=tests.training.faults.Fault", *fault, "trust=[tests]",
     ]  # fmt: skip
     process = start("src.train", *options, cwd=tmp_path, OMP_NUM_THREADS="1")
     metrics, deadline, ranks = tmp_path / "run" / "metrics.csv", time.monotonic() + 60, [process.pid]

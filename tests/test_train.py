@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from src import environment
-from src.checkpoint import load_data
 from src.data.digits import Digits
 from src.data.order import EndlessShuffle
+from src.model_file import load_data
 from src.sample import main as sample
 from src.train import main as train
 from tests.command import in_process, start
@@ -346,7 +346,7 @@ def test_ten_images_by_heart_are_ten_images(tmp_path):
     status, out, err = in_process(train, "debug=overfit", *options, "hydra.run.dir=run", cwd=tmp_path)
     assert status == 0, err
     assert "10 images, 297 held out" in out
-    data = load_data(OmegaConf.to_container(OmegaConf.load(tmp_path / "run" / "config.yaml").data))
+    data = load_data(None, OmegaConf.to_container(OmegaConf.load(tmp_path / "run" / "config.yaml").data))
     everything = Digits(channels=1, image_size=8, num_classes=None, batch_size=1).read("train")
     assert torch.equal(data["train"][torch.arange(10)][0], everything.images[:10])
     assert len(data["train"]) == 10

@@ -8,37 +8,41 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from src.checkpoint import load_data
 from src.cli import mistakes
-from src.config import Mistake, at_least, check
+from src.config import Mistake, Text, at_least, build, check
+from src.data.module import ImageDataModule
 from src.device import placed, usable
+from src.diffusion.denoiser import Denoiser
+from src.diffusion.samplers.base import Sampler
+from src.diffusion.time_grid import TimeGrid
 from src.metrics.comparison import Comparison
 from src.metrics.extractor import Extractor
 from src.metrics.likelihood import Likelihood
-from src.pretrained import load_either
+from src.model_file import TrainedModel, load_data, load_either
 from src.quality import measure_images, measure_walk, tell, tell_curve
 from src.sources import Real, read_count, read_real, read_samples, read_walks
 
-KEYS = (
-    "ckpt_path", "pretrained", "images", "reference", "split", "num_images", "num_samples", "batch_size", "seed",
-    "device", "precision", "compile", "output_dir", "data", "metrics", "sampler", "samplers", "num_steps",
-    "time_grid", "guidance",
-)  # fmt: skip
+SLOTS: dict[str, Any] = {  # what the keys of conf/evaluate.yaml hold
+    "ckpt_path": Text | None, "pretrained": Text | None, "trust": list[str], "images": Text | None,
+    "reference": Text | None, "split": str, "num_images": int, "num_samples": int | None, "batch_size": int,
+    "seed": int, "device": str, "precision": Any, "compile": Any, "output_dir": Text, "data": ImageDataModule,
+    "metrics": Extractor | Likelihood, "sampler": Sampler, "samplers": list[str] | str | None, "num_steps": Any,
+    "time_grid": TimeGrid, "guidance": Callable[..., Denoiser],
+}  # fmt: skip
 
 
 def main(config: DictConfig) -> None:
     """Prints a table and writes output_dir/metrics.json; with samples, pictures too."""
     with mistakes():
-        plain = check(config, KEYS)
+        plain = check(config, SLOTS)
         at_least(plain, 1, "num_images", "batch_size")
-        metric: Likelihood | Extractor = instantiate(plain["metrics"], _convert_="all")
+        metric: Likelihood | Extractor = build(plain, "metrics")
     if isinstance(metric, Likelihood):
         evaluate_likelihood(plain, metric)
     elif plain["images"] is not None:
@@ -67,11 +71,11 @@ def evaluate_samples(plain: dict[str, Any], extractor: Extractor) -> None:
     """Scores what a model draws, by one sampler or by several."""
     with mistakes():
         device = usable(plain["device"])
-        denoiser, trained = load_either(plain)
-        real = read_real(plain, trained)
+        model = load_either(plain)
+        real = read_real(plain, model)
         N, batch_size = read_count(plain, real), plain["batch_size"]
-        walks = read_walks(plain, trained, denoiser)
-        denoiser = placed(denoiser, device, plain["precision"], plain["compile"])
+        walks = read_walks(plain, model)
+        denoiser = placed(model.denoiser, device, plain["precision"], plain["compile"])
         comparison = _compare(extractor, real, device)
     measured = []
     with Progress() as bar:
@@ -109,12 +113,12 @@ def evaluate_likelihood(plain: dict[str, Any], metric: Likelihood) -> None:
         if plain["split"] not in ("train", "val"):
             raise Mistake(f"split={plain['split']}: choose train or val")
         device = usable(plain["device"])
-        denoiser, trained = load_either(plain)
-        metric.check(denoiser)
-        dataset = load_data(trained["data"], plain.get("data"))[plain["split"]]
+        model = load_either(plain)
+        metric.check(model.denoiser)
+        dataset = load_data(model, plain.get("data"), plain["trust"])[plain["split"]]
         if plain["num_images"] > len(dataset):
             raise Mistake(f"num_images={plain['num_images']}: the {plain['split']} split has {len(dataset)}")
-        denoiser = placed(denoiser, device, plain["precision"], plain["compile"])
+        denoiser = placed(model.denoiser, device, plain["precision"], plain["compile"])
 
     started, parts = time.monotonic(), []
     batches = torch.arange(plain["num_images"]).split(plain["batch_size"])
@@ -122,7 +126,7 @@ def evaluate_likelihood(plain: dict[str, Any], metric: Likelihood) -> None:
         task = progress.add_task("measuring", total=len(batches) * metric.steps(denoiser))
         for batch in batches:
             images, labels = dataset[batch]
-            cond = labels.to(device) if labels is not None and trained["data"]["num_classes"] is not None else None
+            cond = labels.to(device) if labels is not None and model.num_classes is not None else None
             parts.append(
                 metric(
                     denoiser, images.to(device), cond, int(batch[0]), plain["seed"],
@@ -130,10 +134,10 @@ def evaluate_likelihood(plain: dict[str, Any], metric: Likelihood) -> None:
                 )
             )  # fmt: skip
     scores = {name: torch.cat([part[name].cpu().double() for part in parts]) for name in parts[0]}
-    _report(scores, plain, trained, time.monotonic() - started)
+    _report(scores, plain, model, time.monotonic() - started)
 
 
-def _report(scores: dict[str, Tensor], plain: dict[str, Any], trained: dict[str, Any], seconds: float) -> None:
+def _report(scores: dict[str, Tensor], plain: dict[str, Any], model: TrainedModel, seconds: float) -> None:
     N, output_dir = plain["num_images"], _made(plain)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in (f"{N} images ({plain['split']})", "bits/dim", "± s.e."):
@@ -145,7 +149,7 @@ def _report(scores: dict[str, Tensor], plain: dict[str, Any], trained: dict[str,
         table.add_row(name, f"{mean:.4f}", "–" if error is None else f"{error:.4f}")
     keys = ("ckpt_path", "pretrained", "split", "num_images", "seed", "precision", "metrics")
     told = {key: plain[key] for key in keys}
-    told |= {"schedule": trained["schedule"], "seconds": seconds, "unit": "bits/dim"}
+    told |= {"schedule": model.file.denoiser["schedule"], "seconds": seconds, "unit": "bits/dim"}
     (output_dir / "metrics.json").write_text(json.dumps(results | {"how": told}, indent=2) + "\n")
     console = Console(highlight=False)
     console.print(table)

@@ -5,35 +5,34 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from src.checkpoint import load_denoiser
 from src.cli import mistakes
-from src.config import Mistake, check
+from src.config import Mistake, Text, check
 from src.exchange import folder
-from src.pretrained import write_safetensors
+from src.model_file import load, write_safetensors
 
-KEYS = ("ckpt_path", "format", "output_dir", "label")
+SLOTS = {"ckpt_path": Text, "trust": list[str], "format": str, "output_dir": Text, "label": int | None}
 
 
 def main(config: DictConfig) -> None:
     """Writes the averaged weights: a folder for diffusers' pipelines, or denoiser.safetensors."""
     with mistakes():
-        plain = check(config, KEYS)
-        denoiser, trained = load_denoiser(plain["ckpt_path"])
-        output_dir, data, label = Path(str(plain["output_dir"])), trained["data"], plain["label"]
+        plain = check(config, SLOTS)
+        model = load(plain["ckpt_path"], trust=plain["trust"])
+        denoiser, output_dir, label = model.denoiser, Path(str(plain["output_dir"])), plain["label"]
         if plain["format"] not in ("diffusers", "safetensors"):
             raise Mistake(f"format={plain['format']}: choose diffusers or safetensors")
         if output_dir.exists() and any(output_dir.iterdir()):
             raise Mistake(f"output_dir={output_dir}: not empty; name a new folder")
         if label is not None:
-            K = data["num_classes"]
+            K = model.num_classes
             if plain["format"] != "diffusers" or K is None or not isinstance(label, int) or not 0 <= label < K:
                 raise Mistake(
                     f"label={label}: one class can be baked in by format=diffusers, label=0 … K − 1 of K classes"
                 )
         if plain["format"] == "diffusers":
-            folder.write(output_dir, denoiser, data["image_size"], data["channels"], label)
+            folder.write(output_dir, denoiser, model.shape[1], model.shape[0], label)
         else:
-            write_safetensors(output_dir / "denoiser.safetensors", denoiser, trained["denoiser"])
+            write_safetensors(output_dir / "denoiser.safetensors", denoiser, model.file.denoiser)
     console = Console(highlight=False)
     if plain["format"] == "diffusers":
         console.print(f"{output_dir}: DDPMPipeline.from_pretrained loads it", soft_wrap=True)

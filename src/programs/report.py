@@ -9,18 +9,18 @@ from rich.console import Console
 from rich.table import Table
 
 from src.cli import mistakes
-from src.config import Mistake, at_least, check
+from src.config import Mistake, Text, at_least, check
 from src.reporting.page import write
 from src.reporting.table import Comparison, compare
 from src.runs import Run, find
 
-KEYS = ("runs", "metric", "output_dir", "num_pictures")
+SLOTS = {"runs": Text, "metric": str | None, "output_dir": Text | None, "num_pictures": int}
 SHOWN = 10
 
 
 def main(config: DictConfig) -> None:
     """Writes the report of the runs in a folder, and prints the best of them."""
-    plain = check(config, KEYS)
+    plain = check(config, SLOTS)
     at_least(plain, 1, "num_pictures")
     folder = Path(str(plain["runs"])).expanduser()
     runs = find(folder) if folder.is_dir() else []

@@ -6,54 +6,54 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
 from src.cli import mistakes
-from src.config import Mistake, at_least, check
+from src.config import Mistake, Text, at_least, build, check
 from src.device import placed, usable
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.editing.base import Editing, Given
 from src.diffusion.samplers.base import Sampler, class_labels
+from src.diffusion.time_grid import TimeGrid
 from src.images import grid, square_columns, to_uint8, write_png
+from src.model_file import TrainedModel, load_either
 from src.pictures import one_class, read_given, strip
-from src.pretrained import load_either
 
-KEYS = (
-    "ckpt_path", "pretrained", "num_samples", "seed", "label", "batch_size", "device", "precision", "compile",
-    "output_dir", "time_grid", "sampler", "guidance", "edit", "images", "mask",
-)  # fmt: skip
+SLOTS: dict[str, Any] = {  # what the keys of conf/sample.yaml hold
+    "ckpt_path": Text | None, "pretrained": Text | None, "trust": list[str], "num_samples": int, "seed": int,
+    "label": int | None, "batch_size": int, "device": str, "precision": Any, "compile": Any, "output_dir": Text,
+    "time_grid": TimeGrid, "sampler": Sampler, "guidance": Callable[..., Denoiser], "edit": Editing,
+    "images": list[Text] | None, "mask": Text | None,
+}  # fmt: skip
 
 
 def main(config: DictConfig) -> None:
     """Writes a picture (grid.png, or an edit's strip.png) and samples.npz into output_dir."""
     with mistakes():
-        plain = check(config, KEYS)
+        plain = check(config, SLOTS)
         at_least(plain, 1, "num_samples", "batch_size")
-        if not isinstance(plain["seed"], int):
-            raise Mistake(f"seed={plain['seed']}: choose a whole number")
         device = usable(plain["device"])
-        network, trained = load_either(plain)
-        sampler: Sampler = instantiate(plain["sampler"], _convert_="all")
-        network = placed(network, device, plain["precision"], plain["compile"])
-        denoiser: Denoiser = instantiate(plain["guidance"], _convert_="all")(network).to(device)
+        model = load_either(plain)
+        sampler: Sampler = build(plain, "sampler")
+        network = placed(model.denoiser, device, plain["precision"], plain["compile"])
+        denoiser: Denoiser = build(plain, "guidance")(network).to(device)
         sampler.check(denoiser)
         if "edit" in plain:
-            editing: Editing = instantiate(plain["edit"], _convert_="all")
-            given = read_given(plain, editing, trained, device)
+            editing: Editing = build(plain, "edit")
+            given = read_given(plain, editing, model, device)
             editing.check(sampler, len(given.x_0) // editing.num_variants)
         elif plain["images"] is not None or plain["mask"] is not None:
             raise Mistake("images: say what to do with them; give edit=inpaint, image_to_image, invert or interpolate")
         else:
-            labels = _labels(plain, trained["data"])
+            labels = _labels(plain, model.num_classes)
 
     if "edit" in plain:
         _edit(denoiser, sampler, editing, given, Path(str(plain["output_dir"])))
     else:
-        _draw(denoiser, sampler, labels, plain, trained["data"], device)
+        _draw(denoiser, sampler, labels, plain, model, device)
 
 
 def _draw(
@@ -61,21 +61,20 @@ def _draw(
     sampler: Sampler,
     labels: Tensor | None,
     plain: dict[str, Any],
-    data: dict[str, Any],
+    model: TrainedModel,
     device: torch.device,
 ) -> None:
     N, output_dir = plain["num_samples"], Path(str(plain["output_dir"]))
-    shape = (data["channels"], data["image_size"], data["image_size"])
     with Progress() as progress:
         steps = len(sampler.times(denoiser.schedule))
         task = progress.add_task("sampling", total=steps * -(-N // plain["batch_size"]))
         images = to_uint8(
             sampler.sample(
-                denoiser, range(N), shape, plain["seed"], labels, plain["batch_size"], device,
+                denoiser, range(N), model.shape, plain["seed"], labels, plain["batch_size"], device,
                 on_step=lambda: progress.advance(task),
             )
         )  # fmt: skip
-    columns = square_columns(N, data["num_classes"] if plain["label"] is None else None)
+    columns = square_columns(N, model.num_classes if plain["label"] is None else None)
     _write(output_dir, "grid.png", grid(images, columns), images, labels)
     _tell(f"{N} samples: {output_dir}/grid.png, {output_dir}/samples.npz")
 
@@ -106,7 +105,7 @@ def _tell(text: str) -> None:
     Console(highlight=False).print(text, soft_wrap=True)
 
 
-def _labels(plain: dict[str, Any], data: dict[str, Any]) -> Tensor | None:
+def _labels(plain: dict[str, Any], num_classes: int | None) -> Tensor | None:
     if plain["label"] is None:
-        return class_labels(plain["num_samples"], data["num_classes"])
-    return one_class(plain["label"], plain["num_samples"], data["num_classes"])
+        return class_labels(plain["num_samples"], num_classes)
+    return one_class(plain["label"], plain["num_samples"], num_classes)

@@ -1,21 +1,20 @@
 """What a network costs."""
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
 from src.backbones.summary import Summary, summarize
 from src.cli import mistakes
-from src.config import check
-from src.programs.train import KEYS
+from src.config import build, check
+from src.programs.train import SLOTS
 
 
 def main(config: DictConfig) -> None:
     """Prints parameters, FLOPs and activation memory of one image, and what lies at which resolution."""
     with mistakes():
-        plain = check(config, KEYS)
-        network = instantiate(plain["backbone"], _convert_="all")
+        plain = check(config, SLOTS)
+        network = build(plain, "backbone")
         data = plain["data"]
         shape = (data["channels"], data["image_size"], data["image_size"])
         summary = summarize(network, shape, data["num_classes"])

@@ -1,24 +1,33 @@
 """A training run: what a configuration names is built, checked, trained and measured."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import lightning as L
-from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO, Precision
 from omegaconf import DictConfig
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from src.checkpoint import check_resumable, intact, read_checkpoint
 from src.cli import mistakes
-from src.config import Mistake, check
+from src.config import Mistake, Text, build, check
 from src.data.module import ImageDataModule
 from src.device import check_trainer
-from src.diffusion.denoiser import GRAPHS
+from src.diffusion.denoiser import GRAPHS, Compile, Denoiser, NetworkDenoiser
+from src.diffusion.objective import Objective
+from src.diffusion.parameterization import Parameterization
+from src.diffusion.samplers.base import Sampler
+from src.diffusion.schedule import NoiseSchedule
+from src.diffusion.time_grid import TimeGrid
+from src.diffusion.time_sampler import TimeSampler
+from src.diffusion.weighting import Weighting
 from src.environment import record
 from src.images import UnreadableImage
-from src.pretrained import adopt, load_weights
+from src.model_file import adopt, load_weights
 from src.resume import resumed, save_overrides
 from src.training.callbacks.checkpoint import LastCheckpoint
 from src.training.callbacks.finding import callbacks_of
@@ -28,13 +37,18 @@ from src.training.durable import DurableCheckpointIO, NotSaved
 from src.training.module import DiffusionModule
 from src.training.precision import TrueBFloat16
 from src.training.results import Results, quiet
+from src.trusted_targets import require_plain
 
-KEYS = (
-    "name", "seed", "metric", "group", "tags", "resume", "ckpt_path", "compile", "pretrained",
-    "run_dir", "print_config", "data", "backbone", "schedule", "parameterization", "time_sampler", "weighting",
-    "objective", "denoiser", "module", "time_grid", "sampler", "guidance", "metrics", "optimizer", "lr_scheduler",
-    "trainer", "callbacks", "logger",
-)  # fmt: skip
+SLOTS: dict[str, Any] = {  # what the keys of conf/train.yaml hold
+    "name": Text, "seed": int, "metric": str, "group": Text | None, "tags": list[Text], "trust": list[str],
+    "resume": Any, "ckpt_path": Text | None, "pretrained": Text | None, "compile": Compile, "run_dir": Text,
+    "print_config": bool, "data": ImageDataModule, "backbone": nn.Module, "schedule": NoiseSchedule,
+    "parameterization": Parameterization, "time_sampler": TimeSampler, "weighting": Weighting, "objective": Objective,
+    "denoiser": NetworkDenoiser, "module": DiffusionModule, "time_grid": TimeGrid, "sampler": Sampler,
+    "guidance": Callable[..., Denoiser], "metrics": Any, "optimizer": Callable[..., Optimizer],
+    "lr_scheduler": Callable[..., LRScheduler], "trainer": L.Trainer, "callbacks": dict[str, L.Callback | None],
+    "logger": dict[str, Logger | None],
+}  # fmt: skip
 
 
 def main(config: DictConfig) -> float:
@@ -74,13 +88,17 @@ class Parts(NamedTuple):
 def assemble(config: DictConfig) -> Parts:
     """Everything that a configuration names, built and checked; nothing is read but a checkpoint, nothing written."""
     weights = adopt(config) if config.get("pretrained") is not None else None
-    plain = check(config, KEYS, called=("data", "module", "trainer", "sampler", "guidance"))
+    plain = check(config, SLOTS)
+    try:
+        require_plain(plain)
+    except Mistake as error:
+        raise Mistake(f"config: {error}; nothing could read its checkpoints again") from error
     L.seed_everything(plain["seed"], verbose=False)
-    datamodule: ImageDataModule = instantiate(plain["data"], _convert_="all")
-    module: DiffusionModule = instantiate(plain["module"], _convert_="all")
+    datamodule: ImageDataModule = build(plain, "data")
+    module: DiffusionModule = build(plain, "module")
     if weights is not None:
         for denoiser in (module.denoiser, module.ema.model):
-            load_weights(denoiser, weights, plain["pretrained"])
+            load_weights(denoiser, weights, f"pretrained={plain['pretrained']}")
     parts = Parts(plain, build_trainer(plain), module, datamodule)
     check_together(parts)
     return parts
@@ -90,14 +108,18 @@ def build_trainer(plain: dict[str, Any]) -> L.Trainer:
     """Lightning's trainer, with the project's own ways to save and to round."""
     options = plain["trainer"]
     device_type = check_trainer(options)
-    callbacks: dict[str, L.Callback] = instantiate(plain["callbacks"], _convert_="all")
-    loggers: dict[str, Logger] = instantiate(plain["logger"], _convert_="all")
+    callbacks: dict[str, L.Callback | None] = build(plain, "callbacks")
+    loggers: dict[str, Logger | None] = build(plain, "logger")
     plugins: list[CheckpointIO | Precision] = [DurableCheckpointIO()]
     if options["precision"] == TrueBFloat16.precision:
         options, plugins = {**options, "precision": None}, [*plugins, TrueBFloat16(device_type)]
-    parts = {"callbacks": list(callbacks.values()), "logger": list(loggers.values()), "plugins": plugins}
+    parts = {
+        "callbacks": [callback for callback in callbacks.values() if callback is not None],
+        "logger": [logger for logger in loggers.values() if logger is not None],
+        "plugins": plugins,
+    }
     with mistakes("trainer"):
-        trainer: L.Trainer = instantiate(options, **parts, _convert_="all")
+        trainer: L.Trainer = build(plain | {"trainer": options}, "trainer", **parts)
     return trainer
 
 
@@ -116,8 +138,8 @@ def check_together(parts: Parts) -> None:
                 f"backbone.{theirs}={plain['backbone'][theirs]} and data.{ours}={plain['data'][ours]}: the network is "
                 f"for other images; leave backbone.{theirs} out"
             )
-    instantiate(plain["sampler"], _convert_="all").check(module.denoiser)  # a walk that can be walked
-    instantiate(plain["guidance"], _convert_="all")(module.denoiser)
+    build(plain, "sampler").check(module.denoiser)  # a walk that can be walked
+    build(plain, "guidance")(module.denoiser)
     with mistakes("optimizer"):
         module.configure_optimizers()
     measured = ["val/loss", *(name for scores in callbacks_of(trainer, SampleScores) for name in scores.names)]

@@ -9,6 +9,7 @@ from src.backbones.unet import UNet
 from src.diffusion import beta as schedules
 from src.diffusion.denoiser import NetworkDenoiser
 from src.diffusion.parameterization import V
+from src.model_file import load
 from tests.backbones.test_unet import randomized
 
 CIFAR10 = {  # google/ddpm-cifar10-32
@@ -35,6 +36,12 @@ SMALL = {
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
     "norm_num_groups": 4,
 }  # fmt: skip
+
+
+def load_pretrained(path):
+    """The denoiser, and what its file tells."""
+    model = load(path, "pretrained")
+    return model.denoiser, {"data": model.file.data, "denoiser": model.file.denoiser, **model.file.denoiser}
 
 
 def pipeline(path, config, scheduler=None, **save):

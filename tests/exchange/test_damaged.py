@@ -8,8 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from src.pretrained import load_pretrained
-from tests.exchange.pipelines import SMALL, edit, pipeline
+from tests.exchange.pipelines import SMALL, edit, load_pretrained, pipeline
 
 FILES = ("unet/config.json", "scheduler/scheduler_config.json", "model_index.json", "lightning_diffusion.json")
 STRANGE = (

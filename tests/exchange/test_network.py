@@ -13,8 +13,7 @@ from src.diffusion.parameterization import EDM, Eps, V
 from src.diffusion.samplers.ddim import DDIM
 from src.diffusion.time_grid import Trailing
 from src.exchange import folder, network
-from src.pretrained import load_pretrained
-from tests.exchange.pipelines import ADM, CIFAR10, CONDITIONAL, SMALL, edit, ours, pipeline
+from tests.exchange.pipelines import ADM, CIFAR10, CONDITIONAL, SMALL, edit, load_pretrained, ours, pipeline
 
 CONFIGS = {"cifar10": CIFAR10, "conditional": CONDITIONAL, "adm": ADM}
 

@@ -15,8 +15,7 @@ from src.diffusion.samplers.euler import Euler
 from src.diffusion.time_grid import Karras, Linear
 from src.exchange import folder, process
 from src.exchange.settings import Settings
-from src.pretrained import load_pretrained
-from tests.exchange.pipelines import SMALL, edit, ours, pipeline
+from tests.exchange.pipelines import SMALL, edit, load_pretrained, ours, pipeline
 
 SHAPE = (2, 1, 8, 8)
 

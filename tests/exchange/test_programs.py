@@ -10,11 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from src.evaluate import main as evaluate
 from src.export import main as export
-from src.pretrained import load_pretrained
 from src.sample import main as sample
 from src.train import main as train
 from tests.command import in_process
-from tests.exchange.pipelines import SMALL, pipeline
+from tests.exchange.pipelines import SMALL, load_pretrained, pipeline
 from tests.runs import TINY
 from tests.test_mistakes import check_one_line
 

@@ -57,8 +57,6 @@ class SampleScores(L.Callback):
         batch_size: int = 100,
         seed: int = 0,
     ) -> None:
-        if not isinstance(extractor, Extractor):
-            raise ValueError("metrics: src.train scores samples; choose metrics=classifier, inception or imagenet_lite")
         if every_n_steps < 0 or batch_size < 1 or seconds <= 0 or (num_samples or LEAST) < LEAST:
             raise ValueError(
                 f"callbacks.scores.every_n_steps={every_n_steps}, num_samples={num_samples}, seconds={seconds}, "

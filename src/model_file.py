@@ -1,0 +1,240 @@
+"""A trained model out of a file: a checkpoint, an export of src.export, or a folder that diffusers wrote.
+
+What the file says is data. It is read, held against the signatures of this project's own options, and only then made.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, open_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from src.calls import check_node, make
+from src.checkpoint import averaged_weights, read_checkpoint
+from src.data.dataset import ImageDataset
+from src.data.module import ImageDataModule, Split
+from src.diffusion.denoiser import NetworkDenoiser
+from src.exchange import folder
+from src.files import write_bytes
+from src.mistake import Mistake
+from src.trusted_targets import DATA, MODEL, TARGET, Targets, require_plain
+
+OF_IMAGES = {"channels": "in_channels", "image_size": "image_size", "num_classes": "num_classes"}  # data's, backbone's
+LARGEST = 4096  # pixels, the side of an image that a file may ask for
+LOCAL = ("cache_dir",)  # where something is written, which no file decides
+
+
+class ModelFile(NamedTuple):
+    """What a file holds: the denoiser's configuration, its averaged weights, the configuration of the data that it was
+    trained on, as far as it is known, and where it was read from, key=path."""
+
+    denoiser: dict[str, Any]
+    weights: dict[str, Tensor]
+    data: dict[str, Any]
+    source: str
+
+
+class TrainedModel(NamedTuple):
+    """A denoiser with its averaged weights, in evaluation mode, and the file that it came from."""
+
+    denoiser: NetworkDenoiser
+    file: ModelFile
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        data = self.file.data
+        return data["channels"], data["image_size"], data["image_size"]
+
+    @property
+    def num_classes(self) -> int | None:
+        """None of a model without classes."""
+        classes: int | None = self.file.data["num_classes"]
+        return classes
+
+
+def load(path: str | Path, key: str = "ckpt_path", trust: Any = ()) -> TrainedModel:
+    """The model in a file.
+
+    Args:
+        key: of the configuration, for messages.
+        trust: packages whose classes the file may name, besides this project's own.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a model of this project, weights that do not fit, or a configuration that is not plain data or
+            calls anything but this project's options and classes of the trusted packages.
+    """
+    file = read(path, key, trust)
+    with _named(file.source), no_larger_than(file.weights):
+        denoiser: NetworkDenoiser = make(file.denoiser, Targets(MODEL, trust, strict=True), "denoiser")
+    load_weights(denoiser, file.weights, file.source)
+    return TrainedModel(denoiser.eval().requires_grad_(False), file)
+
+
+def load_either(plain: dict[str, Any]) -> TrainedModel:
+    """The model of ckpt_path or of pretrained, whichever is given."""
+    given = [key for key in ("ckpt_path", "pretrained") if plain[key] is not None]
+    if len(given) != 1:
+        told = "give one of the two" if given else "missing; give ckpt_path=… or pretrained=…"
+        raise ValueError(f"ckpt_path: {told}")
+    return load(plain[given[0]], given[0], plain["trust"])
+
+
+def weaker(ckpt_path: str, trust: list[str] | None = None) -> NetworkDenoiser:
+    """The denoiser that autoguidance leads away from: an earlier checkpoint of the run, or one of a smaller network."""
+    return load(ckpt_path, "guidance.weak.ckpt_path", trust or ()).denoiser
+
+
+def read(path: str | Path, key: str, trust: Any = ()) -> ModelFile:
+    """A file's content, checked; nothing is made of it yet. Raises as `load` does."""
+    source = f"{key}={path}"
+    if Path(path).is_dir():
+        node, weights = folder.read(Path(path))
+        data = None
+    elif str(path).endswith(".safetensors"):
+        node, weights = _read_safetensors(Path(path), source)
+        data = None
+    else:
+        content = read_checkpoint(path, key)
+        node, data = content["hyper_parameters"]["denoiser"], content["hyper_parameters"].get("data")
+        weights = averaged_weights(content)
+    with _named(source):
+        require_plain(node)
+        require_plain(data)
+        check_node(node, NetworkDenoiser, "denoiser", Targets(MODEL, trust, strict=True))
+        data = _data_of(node["backbone"]) if data is None else data
+        if not isinstance(data, dict):
+            raise Mistake(f"data={data!r}: expected what the images are like")
+        check_node(data, ImageDataModule if TARGET in data else dict, "data", Targets(DATA, trust, strict=True))
+        _check_images(data, node["backbone"])
+    return ModelFile(node, weights, data, source)
+
+
+def adopt(config: DictConfig) -> dict[str, Tensor]:
+    """Puts the network, schedule and prediction of config.pretrained into a training configuration -> its weights.
+
+    Raises:
+        ValueError: data of another shape or with other classes.
+    """
+    file = read(str(config.pretrained), "pretrained", config.get("trust") or ())
+    check_data(config.data, file.data)
+    with open_dict(config):
+        for key in ("backbone", "schedule", "parameterization"):
+            config[key] = file.denoiser[key]
+    return file.weights
+
+
+def load_data(model: TrainedModel | None, other: dict[str, Any] | None, trust: Any = ()) -> dict[Split, ImageDataset]:
+    """The splits of the data that a model was trained on, or of other data of the same shape and classes.
+
+    Args:
+        other: the node of other data, or of the same in another place, from the command line.
+
+    Raises:
+        ValueError, FileNotFoundError: data that are missing, damaged or of another shape. Data that the model's file
+            names are only read, never fetched.
+    """
+    if other is not None:
+        if model is not None:
+            check_data(other, model.file.data)
+        datamodule: ImageDataModule = make(other, Targets(trust=trust), "data")
+        datamodule.prepare_data()
+    else:
+        node = {} if model is None else {key: value for key, value in model.file.data.items() if key not in LOCAL}
+        if model is None or TARGET not in node:
+            raise ValueError("data: missing; a pretrained model does not say what it was trained on, give data=NAME")
+        datamodule = make(node, Targets(DATA, trust, strict=True), "data")
+    datamodule.setup()
+    return datamodule.splits
+
+
+def check_data(data: Any, made_for: dict[str, Any]) -> None:
+    """Raises ValueError where data differ in shape or classes from those that a model was made for."""
+    for key in OF_IMAGES:
+        if data[key] != made_for[key]:
+            wanted = "null" if made_for[key] is None else made_for[key]
+            raise ValueError(f"data.{key}={data[key]}: this model was made for {wanted}; set data.{key}={wanted}")
+
+
+def load_weights(denoiser: NetworkDenoiser, weights: dict[str, Tensor], source: str) -> None:
+    """Raises ValueError where they do not fit."""
+    try:
+        denoiser.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{source}: its weights do not fit the network of its own configuration") from error
+
+
+def write_safetensors(path: Path, denoiser: NetworkDenoiser, node: dict[str, Any]) -> None:
+    """The weights, and the denoiser's node as JSON in the file's header."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in denoiser.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, save(weights, metadata={"denoiser": json.dumps(node)}))
+
+
+@contextlib.contextmanager
+def no_larger_than(weights: dict[str, Tensor]) -> Iterator[None]:
+    """Within, a network that has more parameters than there are weights is not made to its end.
+
+    A configuration of a few words may ask for a network that fills the memory.
+    """
+    tensors, numbers = len(weights), sum(weight.numel() for weight in weights.values())
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal tensors, numbers
+        if parameter is not None:
+            tensors, numbers = tensors - 1, numbers - parameter.numel()
+            if tensors < 0 or numbers < 0:
+                raise Mistake("asks for a network that is larger than its weights")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextlib.contextmanager
+def _named(source: str) -> Iterator[None]:
+    """What is wrong with a file's configuration is a ValueError that names the file."""
+    try:
+        yield
+    except Mistake as error:
+        text = str(error)
+        told = text if text.startswith(("is ", "has ", "holds ", "asks ")) else f"cannot be used: {text}"
+        raise ValueError(f"{source}: its configuration {told}") from error
+
+
+def _check_images(data: dict[str, Any], backbone: dict[str, Any]) -> None:
+    """The shape and classes that every user of a model asks for, which the network must agree with."""
+    for key in OF_IMAGES:
+        value = data.get(key, "missing")
+        if not (key == "num_classes" and value is None) and (type(value) is not int or not 1 <= value <= 10**6):
+            raise Mistake(f"data.{key}={value!r}: expected a whole number of at least 1")
+    if data["channels"] > LARGEST or data["image_size"] > LARGEST:
+        raise Mistake(f"data.image_size={data['image_size']}: more than {LARGEST}")
+    for key, theirs in OF_IMAGES.items():
+        if backbone.get(theirs, data[key]) != data[key]:
+            raise Mistake(f"data.{key}={data[key]} and backbone.{theirs}={backbone[theirs]} differ")
+
+
+def _data_of(backbone: dict[str, Any]) -> dict[str, Any]:
+    """What the data must be like for a network."""
+    return {key: backbone.get(name) for key, name in OF_IMAGES.items()}
+
+
+def _read_safetensors(path: Path, source: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{source}: no such file")
+    try:
+        with safe_open(path, "pt") as file:
+            node = json.loads(file.metadata()["denoiser"])
+            return node, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{source}: not a file of src.export ({type(error).__name__})") from error
