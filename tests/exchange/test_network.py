@@ -165,6 +165,7 @@ def test_a_setting_that_is_left_out_has_the_librarys_default(tmp_path, config):
         (SMALL, "norm_num_groups", 3, "norm_num_groups=3: expected a divisor of 16 channels"),
         (SMALL, "block_out_channels", [5, 10], "expected multiples of the first, which is even"),
         (SMALL, "sample_size", [8, 16], r"sample_size=\[8, 16\]"),
+        (SMALL, "layers_per_block", True, "layers_per_block=True: expected a whole number"),
         (SMALL, "sample_size", None, "sample_size=None"),
         (SMALL, "out_channels", 3, "out_channels=3: expected 1 or 2"),
         (SMALL, "mid_block_type", None, "mid_block_type=None"),
