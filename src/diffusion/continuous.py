@@ -114,6 +114,8 @@ class VarianceExploding(NoiseSchedule):
         sigma_min, sigma_max: 0 < σ_min < σ_max, the span of noise levels.
     """
 
+    time_scale = 1000.0  # of the network's time
+
     def __init__(self, sigma_min: float, sigma_max: float) -> None:
         if not 0 < sigma_min < sigma_max:
             raise ValueError(
@@ -126,8 +128,8 @@ class VarianceExploding(NoiseSchedule):
         return torch.ones_like(t)
 
     def network_time(self, t: Tensor) -> Tensor:
-        """1000 · ¼ ln σ. Ref: EDM Table 1, c_noise"""
-        return 250 * self.sigma(t).log()
+        """time_scale · ¼ ln σ. Ref: EDM Table 1, c_noise"""
+        return self.time_scale / 4 * self.sigma(t).log()
 
     def quantile(self, u: Tensor) -> Tensor:
         """ln σ uniform between ln σ_min and ln σ_max."""
@@ -136,11 +138,21 @@ class VarianceExploding(NoiseSchedule):
 
 
 class EDM(VarianceExploding):
-    """σ = t: the clock is the noise level. Ref: EDM Table 1"""
+    """σ = t: the clock is the noise level.
 
-    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
+    Args:
+        sigma_min, sigma_max: 0 < σ_min < σ_max.
+        time_scale: what ¼ ln σ is multiplied by before the network sees it, > 0: 1000 spreads it as widely as DDPM's
+            clock, 1 is the paper's, and diffusers'.
+
+    Ref: EDM Table 1
+    """
+
+    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, time_scale: float = 1000.0) -> None:
         super().__init__(sigma_min, sigma_max)
-        self.T, self.t_min = sigma_max, sigma_min
+        if time_scale <= 0:
+            raise ValueError(f"schedule.time_scale={time_scale}: choose time_scale > 0 (1000, or 1 as in the paper)")
+        self.T, self.t_min, self.time_scale = sigma_max, sigma_min, time_scale
 
     def sigma(self, t: Tensor) -> Tensor:
         return t.clone()

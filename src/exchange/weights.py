@@ -23,6 +23,9 @@ NAMES = (  # this project's, as a pattern -> diffusers'; each name passes throug
     (r"(resnets\.\d+|samplers\.0)\.embedding\.", r"\1.time_emb_proj."),
     (r"\.skip\.", ".conv_shortcut."),
 )
+CLASSES = "embedding.classes.weight"
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LONGEST = 80  # letters of a name in a message
 OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}  # of files from before 2023
 
 
@@ -56,37 +59,54 @@ def to_diffusers(weights: dict[str, Tensor], flipped: bool = False) -> dict[str,
     return result
 
 
-def from_diffusers(
-    weights: dict[str, Tensor], shapes: dict[str, torch.Size], flipped: bool = False
-) -> dict[str, Tensor]:
-    """diffusers' state dict -> this project's.
+def from_diffusers(weights: dict[str, Tensor], expected: dict[str, Tensor], flipped: bool = False) -> dict[str, Tensor]:
+    """diffusers' state dict -> this project's, in float32.
 
     Args:
-        shapes: of this project's parameters, by name.
+        expected: this project's parameters by name; only their shapes count.
         flipped: the time's cosines come before its sines.
 
     Raises:
-        ValueError: weights that are missing, too many, or of another shape.
+        ValueError: a tensor that is missing, too many, of another shape or type, or not finite; the message names it.
     """
-    left = {_modern(name): value for name, value in weights.items()}
+    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
+        raise ValueError("not tensors by their names")
+    for name, value in weights.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name[:LONGEST]!r} is no tensor")
+    given = {_modern(name): value for name, value in weights.items()}
+    if len(given) < len(weights):
+        raise ValueError("one of its attention's tensors is there under an old and a new name")
+    _check(given, {name: value.shape for name, value in to_diffusers(expected).items()})
     result = {}
-    try:
-        for name, shape in shapes.items():
-            if ".qkv." in name:
-                stem, kind = theirs(name).split(".qkv.")
-                value = torch.cat([left.pop(f"{stem}.to_{part}.{kind}") for part in "qkv"])
-            else:
-                value = left.pop(theirs(name))
-            if name == "embedding.classes.weight" and len(value) == shape[0] - 1:
-                value = torch.cat([value, torch.zeros_like(value[:1])])  # a model that knows no "no class"
-            result[name] = value.reshape(shape)
-    except (KeyError, RuntimeError) as error:
-        raise ValueError(f"pretrained: its weights do not fit its config.json ({error})") from error
-    if left:
-        raise ValueError(f"pretrained: its weights do not fit its config.json ({sorted(left)[0]} is one too many)")
+    for name, parameter in expected.items():
+        if ".qkv." in name:
+            stem, kind = theirs(name).split(".qkv.")
+            value = torch.cat([given[f"{stem}.to_{part}.{kind}"] for part in "qkv"])
+        else:
+            value = given[theirs(name)]
+        if name == CLASSES and len(value) == len(parameter) - 1:
+            value = torch.cat([value, torch.zeros_like(value[:1])])  # a model that knows no "no class"
+        result[name] = value.detach().float().reshape(parameter.shape)
     key = "embedding.mlp.0.weight"
     result[key] = _flip(result[key]) if flipped else result[key]
     return result
+
+
+def _check(given: dict[str, Tensor], shapes: dict[str, torch.Size]) -> None:
+    for name in sorted(given.keys() ^ shapes.keys()):
+        raise ValueError(f"{name[:LONGEST]!r} is {'one too many' if name in given else 'missing'}")
+    for name, shape in shapes.items():
+        value = given[name]
+        rows = {shape[0], shape[0] - 1} if name == theirs(CLASSES) else {shape[0]}
+        if value.ndim != len(shape) or value.shape[1:] != shape[1:] or len(value) not in rows:
+            raise ValueError(f"{name} has the shape {list(value.shape)}, not {list(shape)}")
+        if value.layout != torch.strided or value.device.type != "cpu":
+            raise ValueError(f"{name} is no dense tensor")
+        if value.dtype not in FLOATS:
+            raise ValueError(f"{name} is a tensor of {value.dtype}; float16, bfloat16, float32 and float64 can be read")
+        if not bool(value.detach().float().isfinite().all()):
+            raise ValueError(f"{name} has values that are not finite in float32")
 
 
 def _modern(name: str) -> str:

@@ -1,0 +1,67 @@
+"""Small pipelines, written by diffusers itself."""
+
+import json
+
+import diffusers
+import torch
+
+from src.backbones.unet import UNet
+from src.diffusion import beta as schedules
+from src.diffusion.denoiser import NetworkDenoiser
+from src.diffusion.parameterization import V
+from src.model_file import load
+from tests.backbones.test_unet import randomized
+
+CIFAR10 = {  # google/ddpm-cifar10-32
+    "sample_size": 32, "in_channels": 3, "out_channels": 3, "layers_per_block": 2,
+    "block_out_channels": (128, 256, 256, 256),
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    "attention_head_dim": None, "downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1, "norm_eps": 1e-6,
+}  # fmt: skip
+CONDITIONAL = {  # the library's own defaults, on 28×28 with ten classes
+    "sample_size": 28, "in_channels": 1, "out_channels": 1, "layers_per_block": 2, "block_out_channels": (32, 64, 64),
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"), "num_class_embeds": 10,
+}  # fmt: skip
+ADM = {
+    "sample_size": 16, "in_channels": 1, "out_channels": 2, "layers_per_block": 1, "block_out_channels": (32, 64),
+    "down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    "downsample_type": "resnet", "upsample_type": "resnet", "resnet_time_scale_shift": "scale_shift",
+    "attn_norm_num_groups": 32,
+}  # fmt: skip
+SMALL = {
+    "sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1, "block_out_channels": (16, 32),
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    "norm_num_groups": 4,
+}  # fmt: skip
+
+
+def load_pretrained(path):
+    """The denoiser, and what its file tells."""
+    model = load(path, "pretrained")
+    return model.denoiser, {"data": model.file.data, "denoiser": model.file.denoiser, **model.file.denoiser}
+
+
+def pipeline(path, config, scheduler=None, **save):
+    """A randomly initialized pipeline's network, once its folder is written."""
+    torch.manual_seed(0)
+    network = diffusers.UNet2DModel(**config).eval()
+    variance = "learned_range" if config["out_channels"] > config["in_channels"] else "fixed_small"
+    scheduler = scheduler or diffusers.DDPMScheduler(variance_type=variance)
+    diffusers.DDPMPipeline(unet=network, scheduler=scheduler).save_pretrained(path, **save)
+    return network
+
+
+def ours(schedule=None, parameterization=None, **options):
+    """This project's denoiser of 8×8 pixels."""
+    defaults = {"channels": 16, "channel_mults": (1, 2), "num_blocks": 1, "attention_resolutions": (4,)}
+    network = randomized(UNet(8, 1, **(defaults | options)))
+    return NetworkDenoiser(network, schedule or schedules.cosine(), parameterization or V(), label_dropout=0.1).eval()
+
+
+def edit(path, changes=(), without=()):
+    """Changes values of a JSON file, or takes keys out of it."""
+    content = json.loads(path.read_text()) | dict(changes)
+    path.write_text(json.dumps({key: value for key, value in content.items() if key not in without}))
