@@ -1,0 +1,43 @@
+"""Text on the terminal: names and messages from files can neither style it, nor control it, nor stop the program."""
+
+import io
+import sys
+import unicodedata
+from typing import Any
+
+from rich.console import Console
+
+ESCAPED = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode's control, format (bidi too), surrogate and separator characters
+
+
+def console(**options: Any) -> Console:
+    """A console that prints square brackets and colons as they are. Its file's encoding never makes it fail.
+
+    Args:
+        options: of rich's Console.
+    """
+    stream = options.get("file") or (sys.stderr if options.get("stderr") else sys.stdout)
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+    return Console(**{"markup": False, "highlight": False, "emoji": False, **options})
+
+
+def printable(text: object, most: int = 500) -> str:
+    """One line of visible characters; others are written as backslash escapes.
+
+    Args:
+        most: characters; a longer text is cut and ends with an ellipsis.
+    """
+    try:
+        whole = str(text)
+    except Exception:  # a whole number of more than 4,300 digits, a list that holds itself too deeply
+        whole = f"<{type(text).__name__}>"
+    start = whole[: most + 1]  # escapes only lengthen it
+    shown = "".join(_escaped(letter) for letter in start)
+    return shown if len(shown) <= most else shown[: max(most - 1, 0)] + "…"
+
+
+def _escaped(letter: str) -> str:
+    if unicodedata.category(letter) not in ESCAPED:
+        return letter
+    return letter.encode("unicode_escape").decode()
