@@ -15,7 +15,9 @@ from src.files import write
 DPI = 150
 WIDEST = 80  # characters of a name in a picture
 
-warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box stands for a letter that the font lacks
+# a box stands for a letter that the font lacks; a picture whose words leave no room for it is drawn all the same
+for harmless in ("Glyph .* missing from", "constrained_layout not applied"):
+    warnings.filterwarnings("ignore", message=harmless)
 
 
 def as_words(text: object) -> str:

@@ -13,7 +13,7 @@ import yaml
 from src.files import MOST, Unreadable, read_bytes, read_text
 
 T = TypeVar("T")
-SMALL = 2**18  # bytes of YAML, which takes seconds a megabyte, and of a failure's text
+SMALL = 2**16  # bytes of YAML, which takes up to 30 seconds a megabyte, and of a failure's text
 JSON = 2**24  # bytes of JSON, which takes twenty times as many in memory
 PIXELS, FRAMES = 2**26, 2000  # of a picture, of all frames of an animation together; of an animation
 LAST = {"PNG": b"IEND\xaeB`\x82", "GIF": b";"}  # bytes of a picture

@@ -10,12 +10,9 @@ from PIL import Image
 from tests.test_report import write_run
 
 DEEP = "[" * 100_000
-LAUGHS = "a: &a [x, x]\n" + "".join(
-    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
-)
-MERGES = "a: &a {x: 1}\n" + "".join(
-    f"{b}: &{b}\n  <<: [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
-)
+PAIRS = list(zip("abcdefgh", "bcdefghi", strict=True))
+LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in PAIRS)
+MERGES = "a: &a {x: 1}\n" + "".join(f"{b}: &{b}\n  <<: [{', '.join([f'*{a}'] * 9)}]\n" for a, b in PAIRS)
 NUMBERS = {"steps": 10, "seconds": 5.0, "scores": {"fd_x": {"value": 2.0}}}
 ROWS = [{"sampler": "ddim", "nfe": nfe, "fd_x": 9 / nfe} for nfe in (5, 10)]
 
