@@ -13,17 +13,17 @@ from typing import Any
 
 import torch
 
-from src.files import write_text
-from src.runs import ENVIRONMENT, Run
+from src.runs import ENVIRONMENT
 
 CODE = Path(__file__).resolve().parent
 LIBRARIES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "torch-fidelity", "wandb", "numpy")
 
 
 def record(run_dir: Path) -> None:
-    """Adds this start of the run to its environment.json, a list of them; what is damaged in it is left out."""
-    starts = [*Run(run_dir).starts, environment()]
-    write_text(run_dir / ENVIRONMENT, json.dumps(starts, indent=2) + "\n")
+    """Adds this start of the run to its environment.json, a list of them."""
+    path = run_dir / ENVIRONMENT
+    starts = json.loads(path.read_text()) if path.is_file() else []
+    path.write_text(json.dumps([*starts, environment()], indent=2) + "\n")
 
 
 def environment() -> dict[str, Any]:

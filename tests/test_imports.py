@@ -10,7 +10,7 @@ IMAGES = "src.images"
 ALLOWED = {
     "diffusion": {"src.diffusion", "torch"},
     "backbones": {"src.backbones", "torch"},
-    "data": {"src.data", IMAGES, "torch", "torchvision", "lightning", "sklearn", "numpy", "filelock"},
+    "data": {"src.data", "src.console", IMAGES, "torch", "torchvision", "lightning", "sklearn", "numpy", "filelock"},
     "training": {
         "src.training", "src.diffusion", "src.metrics", "src.runs", IMAGES,
         "torch", "lightning", "wandb", "rich", "omegaconf",

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from src.checkpoint import check_resumable, intact, read_checkpoint
 from src.cli import mistakes
 from src.config import Mistake, check
+from src.data.dataset import WrongLabel
 from src.data.module import ImageDataModule
 from src.device import check_trainer
 from src.diffusion.denoiser import GRAPHS
@@ -148,6 +149,8 @@ def ending(trainer: L.Trainer) -> Iterator[None]:
     except UnreadableImage as error:
         told = str(error).strip().splitlines()[-1].removeprefix("src.images.UnreadableImage: ")  # a worker says more
         raise Mistake(f"data: {told}, or data.unreadable=skip leaves such files out") from error
+    except WrongLabel as error:
+        raise Mistake(str(error).strip().splitlines()[-1].removeprefix("src.data.dataset.WrongLabel: ")) from error
     except Diverged as error:
         raise Mistake(
             f"{error}; the checkpoints are from before it: lower optimizer.lr, or "
