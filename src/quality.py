@@ -12,6 +12,7 @@ import torch
 from rich.table import Table
 from torch.nn import functional as F
 
+from src.cli import mistakes
 from src.console import console, printable
 from src.data.dataset import ImageDataset, InMemory
 from src.diffusion.denoiser import Denoiser
@@ -76,9 +77,11 @@ def tell(comparison: Comparison, measured: Measured, real: ImageDataset, how: di
         name = comparison.extractor.label("near_copies")
         results[name] = {"value": near.near_copies, "num_samples": N, "floor": {"value": 0.01}}
         table.add_row(name, _number(near.near_copies), "", *([_number(0.01)] if floor else []))
-    write_png(output_dir / "neighbours.png", neighbours_picture(measured.samples, real, near))
+    picture = neighbours_picture(measured.samples, real, near)
     how |= {"num_samples": N, "nfe": measured.nfe, "seconds": measured.seconds, **comparison.how()}
-    write_text(output_dir / "metrics.json", json.dumps(results | {"how": how}, indent=2) + "\n")
+    with mistakes("output_dir"):
+        write_png(output_dir / "neighbours.png", picture)
+        write_text(output_dir / "metrics.json", json.dumps(results | {"how": how}, indent=2) + "\n")
     _print(table, comparison.bias(measured.features), f"{output_dir}/metrics.json, neighbours.png")
 
 
@@ -100,15 +103,16 @@ def tell_curve(
     writer = csv.DictWriter(file, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    write_text(output_dir / "curve.csv", file.getvalue())
     N = len(measured[0].samples)
     floor = comparison.floor(N)
     figure = over_evaluations(rows, names[0], N, floor[names[0]].value if floor else None)
-    save(figure, output_dir / "curve.png")
     floors = {name: score._asdict() for name, score in floor.items()}
     how |= {"num_samples": N, **comparison.how()}
     told = {"walks": rows, "floor": floors, "how": how}
-    write_text(output_dir / "metrics.json", json.dumps(told, indent=2) + "\n")
+    with mistakes("output_dir"):
+        write_text(output_dir / "curve.csv", file.getvalue())
+        save(figure, output_dir / "curve.png")
+        write_text(output_dir / "metrics.json", json.dumps(told, indent=2) + "\n")
     _print(table, comparison.bias(measured[0].features), f"{output_dir}/curve.png, curve.csv, metrics.json")
 
 

@@ -135,4 +135,6 @@ def _told(path: Path, key: str) -> list[str]:
 
 
 def _words(argv: list[str]) -> list[str]:
-    return [word for word in argv if ("=" in word or word.startswith("~")) and word != "resume=true"]
+    """Those that say what the sweep is, not that it is started again, nor where."""
+    others = ("resume=true", "hydra.sweep.dir=")
+    return [word for word in argv if ("=" in word or word.startswith("~")) and not word.startswith(others)]
