@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import signal
 import socket
 
 import pytest
@@ -15,7 +14,7 @@ from src.data.given import read_images
 from src.data.image_folder import ImageFolder
 from src.data.mnist import MNIST
 from src.images import read_image
-from tests.data.hostile import SMALL, tarred, tree
+from tests.data.hostile import SMALL, little_time, tarred, tree
 from tests.files import write_cifar10, write_mnist
 
 OPTIONS = {"channels": 3, "image_size": 8, "num_classes": None, "batch_size": 2}
@@ -25,9 +24,8 @@ NOT_UTF8 = os.fsdecode(b"caf\xe9")
 
 @pytest.fixture(autouse=True)
 def no_hang():
-    signal.alarm(30)
-    yield
-    signal.alarm(0)
+    with little_time():
+        yield
 
 
 def bound(path):

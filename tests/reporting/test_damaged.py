@@ -3,22 +3,20 @@
 import csv
 import json
 import re
-import signal
 
 import pytest
 
 from src.report import main as report
 from src.runs import Run, find
 from tests.command import in_process
+from tests.data.hostile import little_time
 from tests.reporting.damage import OTHERS, damages, write_whole
 
 
 @pytest.fixture(autouse=True)
 def no_hang():
-    """A pipe that is waited for ends the test."""
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
+    with little_time():
+        yield
 
 
 def reported(folder):
