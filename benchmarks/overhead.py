@@ -74,7 +74,7 @@ def train(run_dir: str, overrides: list[str]) -> tuple[DiffusionModule, Turns]:
     data.setup()
     modules = module_of(plain), module_of(plain)
     order = EndlessShuffle(len(data.splits["train"]), data.batch_size, STEPS, data.seed)
-    batches = iter(DataLoader(Batches(data.splits["train"], True), sampler=order, batch_size=None))
+    batches = iter(DataLoader(Batches(data.splits["train"], data.num_classes), sampler=order, batch_size=None))
     callbacks = list(build(plain, "callbacks").values())
     loggers = list(build(plain, "logger").values())
     trainer = build(plain, "trainer", callbacks=callbacks, logger=loggers)

@@ -143,6 +143,8 @@ def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """The file, its header read and its size checked; whatever Pillow raises is the file's fault."""
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError("a pipe or a device")  # which could block for ever
         # no path for Pillow, which would map the file into memory and so garble a turned TIFF
         with path.open("rb") as raw, Image.open(raw, formats=tuple(FORMATS)) as file:
             _check_size(file)

@@ -12,8 +12,11 @@ from types import FrameType
 from typing import IO, NamedTuple
 
 from src.config import Mistake, quoted
+from src.console import printable
+from src.files import Unreadable, write_text
 from src.runs import CHECKPOINT, CONFIG, CURVE, FAILURE, LOG, Run, relative
 
+TAIL = 2**16  # bytes of a log that are searched for the cause
 CODE = Path(__file__).resolve().parent.parent
 
 
@@ -29,7 +32,11 @@ class Job(NamedTuple):
 
     def check(self) -> None:
         """Raises Mistake where the folder holds a run that other words started: its result is not this job's."""
-        if not self.result.is_started_by(self.words):
+        try:
+            is_own = self.result.is_started_by(self.words)
+        except Unreadable as error:
+            raise Mistake(f"hydra.sweep.dir: {printable(error)}; remove {relative(self.folder)}") from error
+        if not is_own:
             raise Mistake(f"hydra.sweep.dir: {relative(self.folder)} holds another job; choose another folder")
 
     def own(self, keys: list[str]) -> str:
@@ -40,7 +47,7 @@ class Job(NamedTuple):
         """What is its own, and what came of it."""
         words = self.own(keys)
         if self.result.failure is not None:
-            return f"{words}: failed: {self.result.failure} ({relative(self.folder / LOG)})"
+            return f"{words}: failed: {printable(self.result.failure)} ({relative(self.folder / LOG)})"
         return f"{words}: {metric} {self.result.metric(metric):.4g}"
 
     def run(self, program: str, group: str, name: str, log: IO[str]) -> None:
@@ -77,7 +84,7 @@ class Job(NamedTuple):
         if asked:
             raise SystemExit(128 + asked[0])
         if status != 0:
-            (self.folder / FAILURE).write_text(_cause(status, self.folder / LOG) + "\n")
+            write_text(self.folder / FAILURE, _cause(status, log) + "\n")
 
 
 def _environment() -> dict[str, str]:
@@ -111,10 +118,11 @@ def _passing_on(process: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
             signal.signal(signum, handler)
 
 
-def _cause(status: int, log: Path) -> str:
+def _cause(status: int, log: IO[str]) -> str:
     """In one line: what the run said last, or what ended it."""
     if status < 0:
         return f"ended by {signal.Signals(-status).name}"
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL))
+    lines = [line.strip() for line in log.read().splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("error: ")] if status == 2 else lines
-    return told[-1].removeprefix("error: ") if told else f"exit status {status}"
+    return printable(told[-1].removeprefix("error: ")) if told else f"exit status {status}"

@@ -1,6 +1,7 @@
 """Samples measured against real images, and what is told of the outcome."""
 
 import csv
+import io
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -8,18 +9,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 
+from src.cli import mistakes
+from src.console import console, printable
 from src.data.dataset import ImageDataset, InMemory
 from src.diffusion.denoiser import Denoiser
+from src.files import write_text
 from src.images import grid, write_png
 from src.metrics.comparison import Comparison, Neighbours
 from src.metrics.extractor import Features, as_colour, concatenate
 from src.metrics.generate import deal
 from src.metrics.scores import Score
-from src.plots import over_evaluations
+from src.plots import over_evaluations, save
 from src.sources import Walk
 
 ROWS, COLUMNS = 10, 6  # of the picture of neighbours
@@ -74,9 +77,11 @@ def tell(comparison: Comparison, measured: Measured, real: ImageDataset, how: di
         name = comparison.extractor.label("near_copies")
         results[name] = {"value": near.near_copies, "num_samples": N, "floor": {"value": 0.01}}
         table.add_row(name, _number(near.near_copies), "", *([_number(0.01)] if floor else []))
-    write_png(output_dir / "neighbours.png", neighbours_picture(measured.samples, real, near))
+    picture = neighbours_picture(measured.samples, real, near)
     how |= {"num_samples": N, "nfe": measured.nfe, "seconds": measured.seconds, **comparison.how()}
-    (output_dir / "metrics.json").write_text(json.dumps(results | {"how": how}, indent=2) + "\n")
+    with mistakes("output_dir"):
+        write_png(output_dir / "neighbours.png", picture)
+        write_text(output_dir / "metrics.json", json.dumps(results | {"how": how}, indent=2) + "\n")
     _print(table, comparison.bias(measured.features), f"{output_dir}/metrics.json, neighbours.png")
 
 
@@ -94,17 +99,20 @@ def tell_curve(
     table = _table("sampler", "steps", "NFE", "seconds", names[0], "precision", "recall")
     for row in rows:
         table.add_row(*(_number(row[key]) for key in ("sampler", "num_steps", "nfe", "seconds", *shown)))
-    with (output_dir / "curve.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
     N = len(measured[0].samples)
     floor = comparison.floor(N)
     figure = over_evaluations(rows, names[0], N, floor[names[0]].value if floor else None)
-    figure.savefig(output_dir / "curve.png", dpi=150)
     floors = {name: score._asdict() for name, score in floor.items()}
     how |= {"num_samples": N, **comparison.how()}
-    (output_dir / "metrics.json").write_text(json.dumps({"walks": rows, "floor": floors, "how": how}, indent=2) + "\n")
+    told = {"walks": rows, "floor": floors, "how": how}
+    with mistakes("output_dir"):
+        write_text(output_dir / "curve.csv", file.getvalue())
+        save(figure, output_dir / "curve.png")
+        write_text(output_dir / "metrics.json", json.dumps(told, indent=2) + "\n")
     _print(table, comparison.bias(measured[0].features), f"{output_dir}/curve.png, curve.csv, metrics.json")
 
 
@@ -134,8 +142,8 @@ def _number(value: float | int | str | None) -> str:
 
 
 def _print(table: Table, note: str | None, files: str) -> None:
-    console = Console(highlight=False)
-    console.print(table)
+    terminal = console()
+    terminal.print(table)
     if note:
-        console.print(note, soft_wrap=True)
-    console.print(files, soft_wrap=True)
+        terminal.print(note, soft_wrap=True)
+    terminal.print(printable(files), soft_wrap=True)

@@ -1,111 +1,190 @@
-"""A run as its folder tells: what was asked for, how far it came, and what came of it."""
+"""A run as its folder has it: what was asked for, how far it came, and what came of it."""
 
-import csv
-import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
+from src.files import Unreadable
+from src.records import JSON, SMALL, Record, load, load_picture, parse_table, parse_yaml
+from src.schema import Result, parse_result, parse_starts, parse_words
 
 OVERRIDES, CONFIG, RESULT, CURVE = "overrides.yaml", "config.yaml", "metrics.json", "metrics.csv"
 LEVELS, ENVIRONMENT = "noise_levels.csv", "environment.json"
 JOB, LOG, FAILURE = "job.yaml", "output.log", "failure.txt"  # of a sweep's job, whose words stand there from the first
+SAMPLES, FILM = "samples/final.png", "samples/trajectory.gif"
 CHECKPOINT = "checkpoints/last.ckpt"
 ABOUT_THE_RUN = ("hydra.", "group=", "name=", "resume=")  # words that change nothing of what is trained
 LOWER_IS_BETTER = ("train/loss", "val/", "fd_", "fid", "kd_", "kid")
 HIGHER_IS_BETTER = ("inception_score", "is_", "precision", "recall", "density", "coverage")
-
 Points = tuple[list[float], list[float]]
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything is read when it is asked for; what is missing is empty."""
+    """Everything is read when it is asked for; what is missing is empty, and so is what is damaged beyond use."""
 
     folder: Path
 
     @property
     def is_done(self) -> bool:
-        return (self.folder / RESULT).is_file()
+        """Whether its result is there and can be read."""
+        return self._result().content is not None
 
     @property
     def failure(self) -> str | None:
         """The cause, in a line, where the run is a sweep's job that failed."""
-        path = self.folder / FAILURE
-        return path.read_text().strip() if path.is_file() else None
+        text, damage = self._failure()
+        return text if damage is None else f"{FAILURE}: {damage}"
 
     @property
-    def state(self) -> str:
+    def state(self) -> Literal["damaged", "failed", "done", "not finished"]:
+        if self.damage:
+            return "damaged"
         return "failed" if self.failure is not None else "done" if self.is_done else "not finished"
 
+    @property
+    def reason(self) -> str | None:
+        """In a line, why it is damaged or failed."""
+        notes = [f"{name}: {damage}" for name, damage in self.damage.items()]
+        failure = [] if self.failure is None or FAILURE in self.damage else [self.failure]
+        return "; ".join([*failure, *notes]) if failure or notes else None
+
+    @cached_property
+    def damage(self) -> dict[str, str]:
+        """What is wrong with its files, by their names."""
+        records: dict[str, Record[Any]] = {
+            OVERRIDES: self._words(OVERRIDES),
+            JOB: self._words(JOB),
+            CONFIG: self._config,
+            RESULT: self._read_result,
+            CURVE: self._curve,
+            LEVELS: self._levels,
+            ENVIRONMENT: self._starts,
+            FAILURE: self._failure(),
+            SAMPLES: load_picture(self.folder / SAMPLES, "PNG"),
+            FILM: load_picture(self.folder / FILM, "GIF"),
+        }
+        return {name: record.damage for name, record in records.items() if record.damage is not None}
+
     def is_started_by(self, words: list[str]) -> bool:
-        """Whether these words began its command line; true of a folder that holds no run."""
-        saved = _yaml(self.folder / OVERRIDES).get("overrides")
+        """Whether these words began its command line; true of a folder that holds no run.
+
+        Raises:
+            Unreadable: its words are damaged.
+        """
+        saved, damage = self._words(OVERRIDES)
+        if damage is not None:
+            raise Unreadable(f"{self.folder / OVERRIDES}: {damage}")
         return saved is None or saved[: len(words)] == words
 
-    @cached_property
+    @property
     def words(self) -> list[str]:
         """Of its command line, as far as they say what is trained."""
-        saved = _yaml(self.folder / OVERRIDES) or _yaml(self.folder / JOB)
-        return [
-            word for word in saved.get("overrides", ()) if not word.startswith(("hydra.", "group=", "name=", "resume="))
-        ]
+        return [word for word in self._command or () if not word.startswith(ABOUT_THE_RUN)]
 
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        return _yaml(self.folder / CONFIG)
+    @property
+    def has_words(self) -> bool:
+        """Whether its command line is there and can be read."""
+        return self._command is not None
 
-    @cached_property
+    @property
+    def config(self) -> dict[Any, Any]:
+        return self._config.content
+
+    @property
     def metrics(self) -> dict[str, float]:
         """Numbers of metrics.json, each score beside the others."""
-        found = _json(self.folder / RESULT, {})
-        scores = {name: score["value"] for name, score in found.get("scores", {}).items()}
-        return {name: value for name, value in (found | scores).items() if isinstance(value, (int, float))}
+        return {} if self._read_result.content is None else self._read_result.content.numbers
 
-    @cached_property
+    @property
     def floors(self) -> dict[str, float]:
         """What held-out images reach, by score."""
-        scores = _json(self.folder / RESULT, {}).get("scores", {})
-        return {name: score["floor"]["value"] for name, score in scores.items() if "floor" in score}
+        return {} if self._read_result.content is None else self._read_result.content.floors
 
-    @cached_property
+    @property
     def starts(self) -> list[dict[str, Any]]:
         """Command, code and machine of each time that it was started."""
-        return list(_json(self.folder / ENVIRONMENT, []))
+        return self._starts.content
 
     @cached_property
     def curves(self) -> dict[str, Points]:
         """(steps, values) of everything that was logged."""
         found: dict[str, Points] = {}
-        for row in _rows(self.folder / CURVE):
+        for row in self._curve.content:
             for name, value in row.items():
-                if name != "step" and value:
+                if name != "step":
                     steps, values = found.setdefault(name, ([], []))
-                    steps.append(float(row["step"]))
-                    values.append(float(value))
+                    steps.append(row["step"])
+                    values.append(value)
         return found
 
-    @cached_property
+    @property
     def levels(self) -> list[dict[str, float]]:
         """Of the last validation, by noise level."""
-        return [{name: float(value) for name, value in row.items()} for row in _rows(self.folder / LEVELS)]
+        return self._levels.content
 
     def metric(self, name: str) -> float:
         """NaN where it was not measured."""
         return float(self.metrics.get(name, math.nan))
 
+    def picture(self, name: str) -> bytes | None:
+        """The content of SAMPLES, a PNG, or FILM, a GIF; None where it is missing or damaged."""
+        return load_picture(self.folder / name, "GIF" if name == FILM else "PNG").content
+
+    @cached_property
+    def _command(self) -> list[str] | None:
+        saved = self._words(OVERRIDES).content
+        return self._words(JOB).content if saved is None else saved
+
+    def _words(self, name: str) -> Record[list[str] | None]:
+        return load(self.folder / name, parse_words, None, SMALL)
+
+    def _failure(self) -> Record[str | None]:
+        return load(self.folder / FAILURE, lambda text: Record(text.strip()), None, SMALL)
+
+    def _result(self) -> Record[Result | None]:
+        return load(self.folder / RESULT, parse_result, None, JSON)
+
+    @cached_property
+    def _read_result(self) -> Record[Result | None]:
+        return self._result()
+
+    @cached_property
+    def _config(self) -> Record[dict[Any, Any]]:
+        return load(self.folder / CONFIG, lambda text: Record(parse_yaml(text)), {}, SMALL)
+
+    @cached_property
+    def _starts(self) -> Record[list[dict[str, Any]]]:
+        return load(self.folder / ENVIRONMENT, parse_starts, [], JSON)
+
+    @cached_property
+    def _curve(self) -> Record[list[dict[str, float]]]:
+        return load(self.folder / CURVE, partial(parse_table, needed=("step",)), [])
+
+    @cached_property
+    def _levels(self) -> Record[list[dict[str, float]]]:
+        needed = ("time", "logsnr", "images", "loss", "error")
+        return load(self.folder / LEVELS, partial(parse_table, needed=needed), [])
+
 
 def find(folder: Path) -> list[Run]:
     """The runs in a folder, which may be one itself, in the order of their paths, numbers by value.
 
-    A job that failed before it had written anything is one of them.
+    A job that failed before it had written anything is one of them, and so is a run whose words lead nowhere.
     """
-    marks = {path.parent for mark in (OVERRIDES, JOB) for path in folder.rglob(mark)}
-    return [Run(path) for path in sorted(marks, key=_natural)]
+    return [Run(path) for path in sorted({path.parent for path in named(folder, OVERRIDES, JOB)}, key=_natural)]
+
+
+def named(folder: Path, *names: str) -> Iterator[Path]:
+    """Everything of these names below a folder, whatever it is; links to folders are not entered."""
+    for parent, folders, files in os.walk(folder):
+        for name in names:
+            if name in files or name in folders:
+                yield Path(parent, name)
 
 
 def best_of(metric: str) -> Literal["min", "max"] | None:
@@ -124,21 +203,4 @@ def relative(path: Path) -> Path:
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    return [(int(part) if part.isdigit() else -1, part) for part in path.parts]
-
-
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    if path.is_file():
-        with path.open(newline="") as file:
-            yield from csv.DictReader(file)
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    return dict(yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
-
-
-def _json(path: Path, missing: Any) -> Any:
-    try:
-        return json.loads(path.read_text()) if path.is_file() else missing
-    except ValueError as error:
-        raise ValueError(f"{path}: unreadable ({error}); remove it") from error
+    return [(int(part) if part.isdecimal() else -1, part) for part in path.parts]

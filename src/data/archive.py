@@ -19,6 +19,7 @@ from filelock import FileLock
 from src.data.bounded import CHUNK, Cautious, most, open_member
 from src.images import is_image_file, reason
 
+DEFAULT_CACHE = "~/.cache/lightning-diffusion"
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 INDEX = 5 * 2**22  # bytes of a zip's index, which is read at once: 200,000 members of CelebA
 BLOCK = 512  # bytes that a member costs at least, however empty it is; tar's unit
@@ -36,7 +37,12 @@ class Member(NamedTuple):
     open: Callable[[], Any]
 
 
-def unpacked(archive: Path, cache_dir: str) -> Path:
+def cache_folder(cache_dir: str | None = None) -> Path:
+    """cache_dir, or else $LIGHTNING_DIFFUSION_CACHE, or else ~/.cache/lightning-diffusion."""
+    return Path(cache_dir or os.environ.get("LIGHTNING_DIFFUSION_CACHE") or DEFAULT_CACHE).expanduser()
+
+
+def unpacked(archive: Path, cache_dir: str | None) -> Path:
     """The folder with the archive's images, made by whichever process comes first and kept under the content's hash.
 
     A single folder that holds class folders and nothing beside it is entered. Files that are no images are left out.
@@ -49,7 +55,7 @@ def unpacked(archive: Path, cache_dir: str) -> Path:
     if not archive.name.lower().endswith(ENDINGS):
         raise ValueError(f"data.root={archive}: neither a folder nor one of {' '.join(ENDINGS)}")
     try:
-        folder = Path(cache_dir).expanduser() / f"images-{_digest(archive)[:24]}"
+        folder = cache_folder(cache_dir) / f"images-{_digest(archive)[:24]}"
     except OSError as error:
         raise ValueError(f"data.root={archive}: cannot be read ({reason(error)})") from error
     try:
@@ -59,7 +65,7 @@ def unpacked(archive: Path, cache_dir: str) -> Path:
                 _unpack(archive, folder)
     except OSError as error:
         raise ValueError(
-            f"data.cache_dir={cache_dir}: cannot be written ({reason(error)}); make room or name another"
+            f"data.cache_dir={folder.parent}: cannot be written ({reason(error)}); make room or name another"
         ) from error
     while len(inside := list(folder.iterdir())) == 1 and any(path.is_dir() for path in inside[0].glob("*")):
         folder = inside[0]

@@ -34,6 +34,12 @@ class CIFAR10(ImageDataModule):
             ) from error
 
     def read(self, split: Split) -> ImageDataset:
-        dataset = torchvision.datasets.CIFAR10(str(self.root), train=split == "train")
+        try:
+            dataset = torchvision.datasets.CIFAR10(str(self.root), train=split == "train")
+        except (OSError, RuntimeError) as error:
+            raise FileNotFoundError(
+                f"data.root={self.root}: cifar-10-batches-py is not there, or its files have other checksums than "
+                "those published; give data=cifar10 data.root=DIR, which may fetch them"
+            ) from error
         images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()  # (N, 3, 32, 32)
         return InMemory(images, torch.tensor(dataset.targets))

@@ -23,6 +23,32 @@ class ImageDataset(ABC):
     def fingerprint(self) -> str:
         """A hash of every image and label as `dataset[…]` gives them, in order; 64 hexadecimal digits."""
 
+    def label_range(self) -> tuple[int, int] | None:
+        """The smallest and the largest label; None without labels, and where only looking at every image could tell."""
+        return None
+
+
+class WrongLabel(ValueError):
+    """A label that is none of the classes, in one line that names the key."""
+
+
+def range_of(labels: Tensor | None) -> tuple[int, int] | None:
+    if labels is None or not len(labels):
+        return None
+    least, largest = labels.aminmax()
+    return int(least), int(largest)
+
+
+def check_labels(labels: tuple[int, int] | None, num_classes: int) -> None:
+    """Raises WrongLabel where the smallest or the largest of them is none of 0 … num_classes − 1."""
+    if labels is None or 0 <= labels[0] <= labels[1] < num_classes:
+        return
+    remedy = "number the classes from 0" if labels[0] < 0 else f"set data.num_classes={labels[1] + 1}"
+    raise WrongLabel(
+        f"data.num_classes={num_classes}: these images have label {labels[0] if labels[0] < 0 else labels[1]}, and "
+        f"0 to {num_classes - 1} are allowed; {remedy}, or set data.num_classes=null to train without classes"
+    )
+
 
 class InMemory(ImageDataset):
     """Images held as one uint8 tensor (N, C, H, W), labels as int64 (N,) or None."""
@@ -46,6 +72,9 @@ class InMemory(ImageDataset):
             digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
 
+    def label_range(self) -> tuple[int, int] | None:
+        return range_of(self.labels)
+
 
 class First(ImageDataset):
     """The first so many images of a data set."""
@@ -61,6 +90,9 @@ class First(ImageDataset):
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"first {self.count} {self.dataset.fingerprint()}".encode()).hexdigest()
+
+    def label_range(self) -> tuple[int, int] | None:
+        return self.dataset.label_range()
 
 
 class Mirrored(ImageDataset):
@@ -80,14 +112,29 @@ class Mirrored(ImageDataset):
     def fingerprint(self) -> str:
         return hashlib.sha256(f"mirrored {self.dataset.fingerprint()}".encode()).hexdigest()
 
+    def label_range(self) -> tuple[int, int] | None:
+        return self.dataset.label_range()
+
 
 class Batches(Dataset[Batch]):
-    """The DataLoader's view: a (start, indices) pair of an order -> the batch."""
+    """The DataLoader's view: a (start, indices) pair of an order -> the batch.
 
-    def __init__(self, dataset: ImageDataset, with_labels: bool) -> None:
-        self.dataset, self.with_labels = dataset, with_labels
+    Args:
+        num_classes: None leaves labels out.
+
+    Raises:
+        WrongLabel: on access, where the data set does not know its labels beforehand.
+    """
+
+    def __init__(self, dataset: ImageDataset, num_classes: int | None) -> None:
+        self.dataset, self.num_classes = dataset, num_classes
+        self._unknown = num_classes is not None and dataset.label_range() is None
 
     def __getitem__(self, key: tuple[int, Tensor]) -> Batch:
         start, indices = key
         images, labels = self.dataset[indices]
-        return Batch(images, labels if self.with_labels else None, start)
+        if self.num_classes is None:
+            return Batch(images, None, start)
+        if self._unknown:
+            check_labels(range_of(labels), self.num_classes)
+        return Batch(images, labels, start)

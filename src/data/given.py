@@ -11,6 +11,7 @@ from src.data.image_folder import Files, image_files
 from src.data.npz import read_npz
 from src.images import SUFFIXES, UnreadableImage, image_shape, reason
 
+CLASSES = 100_000  # at most
 ARRAYS = ("images", "arr_0")  # src.sample's name, and that of guided-diffusion's sample files
 
 
@@ -76,6 +77,8 @@ def _read_npz(path: Path, key: str) -> ImageDataset:
         raise ValueError(f"{key}={path}: its images have {images.shape[-1]} channels in place of 1 or 3 (N×H×W×C)")
     if labels is not None and labels.shape != (len(images),):
         raise ValueError(f"{key}={path}: {len(images)} images but {'×'.join(map(str, labels.shape))} labels")
+    if labels is not None and not np.all((labels >= 0) & (labels < CLASSES) & (labels == np.floor(labels))):
+        raise ValueError(f"{key}={path}: its labels must be whole numbers from 0 to {CLASSES - 1:,}; renumber them")
     return InMemory(_channels_first(images), None if labels is None else torch.from_numpy(labels).long())
 
 

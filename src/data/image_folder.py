@@ -11,12 +11,14 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from src.console import printable
 from src.data import archive
-from src.data.dataset import ImageDataset
+from src.data.dataset import ImageDataset, range_of
 from src.data.module import ImageDataModule, Split
 from src.images import SUFFIXES, UnreadableImage, image_shape, is_image_file, read_image
 
 NAMED = 3  # unreadable files that a line names
+LINE = 2000  # characters of it
 
 
 class ImageFolder(ImageDataModule):
@@ -30,7 +32,7 @@ class ImageFolder(ImageDataModule):
         val_fraction: share held out, in (0, 1), by a fixed shuffle of the sorted paths; at least one image.
         unreadable: "stop" at a file that is not a readable image: at once if its header tells, else when it is read.
             "skip" decodes every file once beforehand, and leaves out and counts those that fail.
-        cache_dir: where archives are unpacked.
+        cache_dir: where archives are unpacked; None for `archive.cache_folder`.
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class ImageFolder(ImageDataModule):
         root: str,
         val_fraction: float = 0.1,
         unreadable: Literal["stop", "skip"] = "stop",
-        cache_dir: str = "~/.cache/lightning-diffusion",
+        cache_dir: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -64,8 +66,9 @@ class ImageFolder(ImageDataModule):
     @cached_property
     def paths(self) -> list[Path]:
         """The images of both splits, by path."""
+        folder = self.folder
         try:
-            found = image_files(self.folder)
+            found = image_files(folder)
         except OSError as error:
             raise ValueError(f"data.root={self.root}: {error.filename}: {error.strerror}; make it readable") from error
         readable = self._checked_headers(found) if self.unreadable == "stop" else self._decodable(found)
@@ -120,7 +123,7 @@ class ImageFolder(ImageDataModule):
 
 @rank_zero_only
 def _tell(line: str) -> None:
-    print(line, file=sys.stderr)
+    print(printable(line, LINE), file=sys.stderr)
 
 
 def _can_be_read(path: Path, shape: tuple[int, int, int]) -> bool:
@@ -142,8 +145,7 @@ def image_files(folder: Path) -> list[Path]:
         raise error
 
     names = (Path(parent, name) for parent, _, names in os.walk(folder, onerror=stop) for name in names)
-    # a link to nowhere is an image that cannot be read; a pipe is none
-    return sorted(path for path in names if is_image_file(path.name) and (path.is_file() or not path.exists()))
+    return sorted(path for path in names if is_image_file(path.name))  # links to nowhere and pipes too: none is read
 
 
 class Files(ImageDataset):
@@ -158,6 +160,9 @@ class Files(ImageDataset):
     def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         images = torch.stack([read_image(self.paths[i], self.shape) for i in indices.tolist()])
         return images, None if self.labels is None else self.labels[indices]
+
+    def label_range(self) -> tuple[int, int] | None:
+        return range_of(self.labels)
 
     def fingerprint(self) -> str:
         labels = None if self.labels is None else self.labels.tolist()

@@ -48,7 +48,10 @@ class MNIST(ImageDataModule):
             self._find(f"{PREFIX[split]}-{part}") for part in ("images-idx3-ubyte", "labels-idx1-ubyte")
         )
         if images_path is None or labels_path is None:
-            raise FileNotFoundError(f"data.root={self.root}: {self.dataset}'s IDX files are gone")
+            raise FileNotFoundError(
+                f"data.root={self.root}: {self.dataset}'s IDX files are not there; give data=mnist "
+                f"data.dataset={self.dataset} data.root=DIR, which may fetch them"
+            )
         images, labels = read_idx(images_path, ndim=3), read_idx(labels_path, ndim=1)
         if len(images) != len(labels):
             raise ValueError(

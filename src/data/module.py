@@ -7,7 +7,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from src.data.dataset import Batches, First, ImageDataset, Mirrored
+from src.data.dataset import Batches, First, ImageDataset, Mirrored, check_labels
 from src.data.order import EndlessShuffle, Sequential
 from src.images import Batch
 
@@ -31,6 +31,9 @@ class ImageDataModule(L.LightningDataModule, ABC):
 
     Raises:
         ValueError: a value out of range; on setup, data that contradicts channels, image_size or num_classes.
+
+    `prepare_data` may fetch files and write them. `setup` without it reads what is there: it fetches nothing and
+    writes nothing but into the cache, so that data which a model's file names can be read safely.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
 
     @abstractmethod
     def read(self, split: Split) -> ImageDataset:
-        """The images of a split, held out ones for "val".
+        """The images of a split, held out ones for "val", from files that are there; nothing is fetched.
 
         Raises:
             ValueError, FileNotFoundError: files missing or damaged, in a line that names them and the remedy.
@@ -115,7 +118,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
     def _loader(self, dataset: ImageDataset, order: EndlessShuffle | Sequential) -> DataLoader[Batch]:
         assert self.trainer is not None
         return DataLoader(
-            Batches(dataset, with_labels=self.num_classes is not None),
+            Batches(dataset, self.num_classes),
             sampler=order,
             batch_size=None,  # the order's keys are whole batches
             num_workers=self.num_workers,
@@ -141,4 +144,11 @@ class ImageDataModule(L.LightningDataModule, ABC):
             raise ValueError(
                 f"data.num_classes={self.num_classes}: these images have no labels; set data.num_classes=null"
             )
+        if self.num_classes is not None and labels is not None:
+            if labels.dtype != torch.int64 or labels.shape != (1,):
+                raise ValueError(
+                    f"data.num_classes={self.num_classes}: labels must be int64 (B,), not {labels.dtype} "
+                    f"{tuple(labels.shape)}; correct the data set, or set data.num_classes=null"
+                )
+            check_labels(dataset.label_range(), self.num_classes)
         return dataset

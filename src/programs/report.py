@@ -5,21 +5,21 @@ from collections import Counter
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 
 from src.cli import mistakes
 from src.config import Mistake, Text, at_least, check
+from src.console import console, printable
 from src.reporting.page import write
 from src.reporting.table import Comparison, compare
-from src.runs import Run, find
+from src.runs import Run, find, relative
 
 SLOTS = {"runs": Text, "metric": str | None, "output_dir": Text | None, "num_pictures": int}
-SHOWN = 10
+SHOWN, DAMAGED = 10, 30  # runs and damaged files that are listed
 
 
 def main(config: DictConfig) -> None:
-    """Writes the report of the runs in a folder, and prints the best of them."""
+    """Writes the report of the runs in a folder, and prints the best of them and every damaged file."""
     plain = check(config, SLOTS)
     at_least(plain, 1, "num_pictures")
     folder = Path(str(plain["runs"])).expanduser()
@@ -27,31 +27,36 @@ def main(config: DictConfig) -> None:
     if not runs:
         raise Mistake(f"runs={plain['runs']}: no run in it; name a run's folder, or one that runs lie in")
     output_dir = Path(str(plain["output_dir"] or folder / "report")).expanduser()
-    with mistakes(f"runs={plain['runs']}"):  # a file that was cut off, a folder that cannot be written
+    with mistakes(f"runs={plain['runs']}"):  # a folder that cannot be written
         table = compare(runs, _metric(plain["metric"], runs))
-        write(table, folder, output_dir, plain["num_pictures"])
-    console = Console(highlight=False)
-    console.print(_best(table))
-    console.print(f"{os.path.relpath(output_dir)}/report.html, report.csv, *.png", soft_wrap=True)
+        damaged = write(table, folder, output_dir, plain["num_pictures"])
+    terminal = console()
+    terminal.print(_best(table))
+    for path, reason in list(damaged.items())[:DAMAGED]:
+        terminal.print(f"damaged: {printable(relative(path))}: {printable(reason)}", soft_wrap=True)
+    if len(damaged) > DAMAGED:
+        terminal.print(f"damaged: … {len(damaged) - DAMAGED} more files")
+    terminal.print(f"{printable(os.path.relpath(output_dir))}/report.html, report.csv, *.png", soft_wrap=True)
 
 
 def _metric(asked: str | None, runs: list[Run]) -> str:
     """The one asked for, or else the one that most of the runs name."""
     measured = sorted({name for run in runs for name in run.metrics})
-    named = Counter(run.config["metric"] for run in runs if "metric" in run.config)
-    metric = asked or (named.most_common(1)[0][0] if named else "val/loss")
-    if measured and metric not in measured:
-        raise Mistake(f"metric={metric}: not measured in these runs; choose {', '.join(measured)}")
-    return metric
+    if asked is not None and measured and asked not in measured:
+        raise Mistake(f"metric={asked}: not measured in these runs; choose {', '.join(map(printable, measured))}")
+    named = Counter(metric for run in runs if isinstance(metric := run.config.get("metric"), str))
+    usual = [metric for metric, _ in named.most_common()] + ["val/loss"]
+    return asked or next((metric for metric in usual if metric in measured), usual[0])
 
 
 def _best(table: Comparison) -> Table:
     shown = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("run", *table.keys, table.metric, "state"):
-        shown.add_column(column, justify="right" if column == table.metric else "left")
+        shown.add_column(printable(column), justify="right" if column == table.metric else "left")
     for run in table.runs[:SHOWN]:
         value = f"{run.metric(table.metric):.4g}" if run in table.done else "–"
-        shown.add_row(run.folder.resolve().name, *table.values(run).values(), value, run.failure or run.state)
+        words = [run.folder.resolve().name, *table.values(run).values(), value, run.reason or run.state]
+        shown.add_row(*map(printable, words))
     if len(table.runs) > SHOWN:
         shown.add_row(f"… {len(table.runs) - SHOWN} more")
     return shown

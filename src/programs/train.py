@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from src.checkpoint import check_resumable, intact, read_checkpoint
 from src.cli import mistakes
 from src.config import Mistake, Text, build, check
+from src.data.dataset import WrongLabel
 from src.data.module import ImageDataModule
 from src.device import check_trainer
 from src.diffusion.denoiser import GRAPHS, Compile, Denoiser, NetworkDenoiser
@@ -172,6 +173,8 @@ def ending(trainer: L.Trainer) -> Iterator[None]:
     except UnreadableImage as error:
         told = str(error).strip().splitlines()[-1].removeprefix("src.images.UnreadableImage: ")  # a worker says more
         raise Mistake(f"data: {told}, or data.unreadable=skip leaves such files out") from error
+    except WrongLabel as error:
+        raise Mistake(str(error).strip().splitlines()[-1].removeprefix("src.data.dataset.WrongLabel: ")) from error
     except Diverged as error:
         raise Mistake(
             f"{error}; the checkpoints are from before it: lower optimizer.lr, or "

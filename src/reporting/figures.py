@@ -9,12 +9,15 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from src.plots import as_words
+from src.records import is_measurable
 from src.reporting.table import Comparison, in_order, value_of
 from src.runs import Run, higher_is_better
 
 STYLE_LIMIT = 4  # values of a key that dashes can tell apart
 DASHES = ("-", "--", "-.", ":")
 LEGEND_LIMIT = 16
+LARGEST = 100  # inches: matplotlib draws no more than 2^16 pixels
 LUMA = (0.299, 0.587, 0.114)  # how bright red, green and blue look. Ref: ITU-R BT.601
 CURVES = ("train/loss", "val/loss")
 Style = dict[str, Any]
@@ -25,7 +28,7 @@ def heat_map(table: Comparison) -> Figure | None:
     if len(table.axes) < 2 or not table.done:
         return None
     across, down = table.axes[:2]
-    columns, rows = (in_order({value_of(run, key) for run in table.runs}) for key in (across, down))
+    columns, rows = (in_order({value_of(run, key) for run in table.known}) for key in (across, down))
     cells = {key: float(np.mean(values)) for key, values in table.over(across, down).items()}
     values = np.array([[cells.get((x, y), math.nan) for x in columns] for y in rows])
     figure, axes = _figure(1.6 + 1.1 * len(columns), 1.4 + 0.6 * len(rows))
@@ -35,9 +38,9 @@ def heat_map(table: Comparison) -> Figure | None:
         dark = not math.isnan(value) and np.dot(picture.to_rgba(value)[:3], LUMA) < 0.5
         text = "–" if math.isnan(value) else f"{value:.3g}"
         axes.text(x, y, text, ha="center", va="center", color="white" if dark else "black")
-    axes.set_xticks(range(len(columns)), columns)
-    axes.set_yticks(range(len(rows)), rows)
-    axes.set(xlabel=across, ylabel=down)
+    axes.set_xticks(range(len(columns)), map(as_words, columns))
+    axes.set_yticks(range(len(rows)), map(as_words, rows))
+    axes.set(xlabel=as_words(across), ylabel=as_words(down))
     axes.set_title(_named(table.metric) + _shared(table, 2), fontsize="medium")
     axes.spines[:].set_visible(False)
     return figure
@@ -54,8 +57,8 @@ def over_one_key(table: Comparison) -> Figure | None:
     for x, value in enumerate(columns):
         axes.plot([x] * len(found[value]), found[value], "o", color="tab:blue", alpha=0.5)
     axes.plot(range(len(columns)), [np.mean(found[value]) for value in columns], color="tab:blue")
-    axes.set_xticks(range(len(columns)), columns)
-    axes.set(xlabel=key, ylabel=_named(table.metric))
+    axes.set_xticks(range(len(columns)), map(as_words, columns))
+    axes.set(xlabel=as_words(key), ylabel=_named(table.metric))
     axes.grid(alpha=0.3)
     return figure
 
@@ -71,7 +74,7 @@ def curves(table: Comparison) -> Figure | None:
             if name in run.curves:
                 steps, values = run.curves[name]
                 axes.plot(steps, values, marker="o" if len(steps) < 3 else None, markersize=3, **style)
-        axes.set(xlabel="optimizer steps", title=name, yscale="log" if _spans(axes) else "linear")
+        axes.set(xlabel="optimizer steps", title=as_words(name), yscale="log" if _spans(axes) else "linear")
         axes.grid(alpha=0.3, which="both")
     _legend(figure, panels[0], table)
     return figure
@@ -79,12 +82,11 @@ def curves(table: Comparison) -> Figure | None:
 
 def noise_levels(table: Comparison) -> Figure | None:
     """The squared error of v̂ over the log-SNR: ‖x̂_0 − x_0‖² (1 + SNR), comparable whatever a network predicts."""
-    if not any(run.levels for run in table.runs):
+    if not any(_velocity_errors(run) for run in table.runs):
         return None
     figure, axes = _figure(6.4, 3.8)
     for run, style in _styles(table):
-        points = [(level["logsnr"], level["error"] * (1 + math.exp(level["logsnr"]))) for level in run.levels]
-        if points:
+        if points := _velocity_errors(run):
             axes.plot(*zip(*sorted(points), strict=True), marker=".", **style)
     axes.set(xlabel="log-SNR (noise on the left, data on the right)", ylabel="‖x̂₀ − x₀‖² (1 + SNR)")
     axes.set_yscale("log" if _spans(axes) else "linear")
@@ -95,7 +97,7 @@ def noise_levels(table: Comparison) -> Figure | None:
 
 def throughput(table: Comparison) -> Figure | None:
     """Images per second, run by run."""
-    runs = [run for run in table.runs if not math.isnan(run.metric("images_per_second"))]
+    runs = [run for run in table.runs if run.metric("images_per_second") > 0]
     if not runs:
         return None
     figure, axes = _figure(6.4, 0.8 + 0.26 * len(runs))
@@ -103,11 +105,19 @@ def throughput(table: Comparison) -> Figure | None:
     axes.barh(range(len(runs)), rates, color="0.6")
     for y, rate in enumerate(rates):
         axes.text(rate, y, f" {rate:,.0f}", va="center", fontsize="small")
-    axes.set_yticks(range(len(runs)), [table.label(run) for run in runs], fontsize="small")
+    axes.set_yticks(range(len(runs)), [as_words(table.label(run)) for run in runs], fontsize="small")
     axes.set(xlabel="training images per second", xlim=(0, max(rates) * 1.12))
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _velocity_errors(run: Run) -> list[tuple[float, float]]:
+    """(log-SNR, error), those that a float holds."""
+    logsnr, error = (np.array([level[name] for level in run.levels]) for name in ("logsnr", "error"))
+    with np.errstate(over="ignore"):
+        values = error * (1 + np.exp(logsnr))
+    return [(x, y) for x, y in zip(logsnr.tolist(), values.tolist(), strict=True) if is_measurable(y)]
 
 
 def _styles(table: Comparison) -> list[tuple[Run, Style]]:
@@ -123,7 +133,7 @@ def _styles(table: Comparison) -> list[tuple[Run, Style]]:
                     {
                         "color": colours[value_of(run, coloured)],
                         "linestyle": dashes[value_of(run, dashed)],
-                        "label": table.label(run),
+                        "label": as_words(table.label(run)),
                         "linewidth": 1.3,
                     },
                 )
@@ -131,7 +141,10 @@ def _styles(table: Comparison) -> list[tuple[Run, Style]]:
             ]
     labels = [table.label(run) for run in table.runs]
     colours = _colours(labels)
-    return [(run, {"color": colours[label], "label": label}) for run, label in zip(table.runs, labels, strict=True)]
+    return [
+        (run, {"color": colours[label], "label": as_words(label)})
+        for run, label in zip(table.runs, labels, strict=True)
+    ]
 
 
 def _colours(values: Sequence[str]) -> dict[str, Any]:
@@ -151,15 +164,12 @@ def _values(table: Comparison, key: str) -> list[str]:
 
 
 def _shared(table: Comparison, used: int) -> str:
-    return (
-        ", mean over " + ", ".join([*table.axes[used:], *(["seed"] if "seed" in table.keys else [])])
-        if (len(table.axes) > used or "seed" in table.keys)
-        else ""
-    )
+    keys = [*table.axes[used:], *(["seed"] if "seed" in table.keys else [])]
+    return f", mean over {as_words(', '.join(keys))}" if keys else ""
 
 
 def _named(metric: str) -> str:
-    return f"{metric} ({'higher' if higher_is_better(metric) else 'lower'} is better)"
+    return f"{as_words(metric)} ({'higher' if higher_is_better(metric) else 'lower'} is better)"
 
 
 def _spans(axes: Any) -> bool:
@@ -178,7 +188,7 @@ def _legend(figure: Figure, axes: Any, table: Comparison) -> None:
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(min(width, LARGEST), min(height, LARGEST)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, columns, squeeze=False)[0]
     return figure, axes[0] if columns == 1 else axes

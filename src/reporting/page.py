@@ -1,24 +1,27 @@
 """The report: figures, pictures and tables in one file that needs nothing else."""
 
 import base64
-import json
+import io
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
-from matplotlib.figure import Figure
+from markupsafe import Markup
 from PIL import Image
 
-from src.plots import over_evaluations
+from src.console import printable
+from src.files import write as write_file
+from src.files import write_text
+from src.plots import over_evaluations, save
+from src.records import Record
 from src.reporting import figures
-from src.reporting.table import Comparison
-from src.runs import Run
+from src.reporting.evaluations import Curve, evaluations
+from src.reporting.table import LONGEST, Comparison
+from src.runs import FILM, SAMPLES, Run
 
-DPI = 150
 FRAMES = 8
 FIGURES = {
     "heat_map": figures.heat_map,
@@ -27,62 +30,64 @@ FIGURES = {
     "noise_levels": figures.noise_levels,
     "throughput": figures.throughput,
 }
-SAMPLES, FILM = "samples/final.png", "samples/trajectory.gif"
 
 
 @dataclass(frozen=True)
 class Picture:
     """One in the page, as a data: address."""
 
-    address: str
+    address: Markup
     caption: str = ""
 
 
-def write(table: Comparison, folder: Path, output_dir: Path, num_pictures: int) -> None:
+def write(table: Comparison, folder: Path, output_dir: Path, num_pictures: int) -> dict[Path, str]:
     """report.html, report.csv and a .png of each figure.
 
     Args:
         folder: that the runs are in.
         num_pictures: sample grids shown, those of the best runs.
+
+    Returns:
+        Every damaged file, and what is wrong with it.
+
+    Raises:
+        NotWritten: nothing half-written is left under its name.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     table.write(output_dir / "report.csv")
     drawn = {name: figure for name, draw in FIGURES.items() if (figure := draw(table)) is not None}
-    measured = list(evaluations(folder))
-    walks = {f"evaluations_{i + 1}": _over_evaluations(found) for i, (_, found) in enumerate(measured)}
+    measured = evaluations(folder, table.runs)
+    curves = {path: record.content for path, record in measured.items() if record.content is not None}
+    walks = {f"evaluations_{i + 1}": _drawn(curve) for i, curve in enumerate(curves.values())}
     for name, figure in (drawn | walks).items():
-        figure.savefig(output_dir / f"{name}.png", dpi=DPI)
-    strip = _strip(table.runs)
-    if strip is not None:
-        strip.save(output_dir / "trajectory.png")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+        save(figure, output_dir / f"{name}.png")
+    film = next(((run, data) for run in table.runs if (data := run.picture(FILM)) is not None), None)
+    if film is not None:
+        strip = _strip(film[1])
+        write_file(output_dir / "trajectory.png", lambda file: strip.save(file, "PNG"))
+    damaged = _damaged(table.runs, measured)
+    page = (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            table=table,
+            name=folder.resolve().name,
+            made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+            figures={name: _ours(output_dir / f"{name}.png") if name in drawn else None for name in FIGURES},
+            walks=[
+                _ours(output_dir / f"{name}.png", str(path.parent.relative_to(folder)))
+                for name, path in zip(walks, curves, strict=True)
+            ],
+            samples=_samples(table, num_pictures),
+            strip=None if film is None else _ours(output_dir / "trajectory.png"),
+            film=None if film is None else Picture(_address(film[1], "gif"), _caption(table, film[0])),
+            environments=environments(table.runs),
+            commands=[(table.label(run), start["command"]) for run in table.runs for start in run.starts],
+            damaged={str(path.relative_to(folder)): reason for path, reason in damaged.items()},
+        )
     )
-    environment.filters["number"] = _number
-    page = environment.get_template("report.html.jinja").render(
-        table=table,
-        name=folder.resolve().name,
-        made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        figures={name: Picture(_png(output_dir / f"{name}.png")) if name in drawn else None for name in FIGURES},
-        walks=[
-            Picture(_png(output_dir / f"evaluations_{i + 1}.png"), str(path.relative_to(folder)))
-            for i, (path, _) in enumerate(measured)
-        ],
-        samples=_samples(table, num_pictures),
-        strip=None if strip is None else Picture(_png(output_dir / "trajectory.png")),
-        film=_film(table),
-        environments=environments(table.runs),
-        commands=[(table.label(run), start["command"]) for run in table.runs for start in run.starts],
-    )
-    (output_dir / "report.html").write_text(page, encoding="utf-8")
-
-
-def evaluations(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """What src.evaluate with several samplers or numbers of steps has left in the folder: (its folder, its numbers)."""
-    for path in sorted(folder.rglob("metrics.json")):
-        found = json.loads(path.read_text())
-        if "walks" in found:
-            yield path.parent, found
+    write_text(output_dir / "report.html", page)
+    return damaged
 
 
 def environments(runs: list[Run]) -> list[tuple[str, list[str]]]:
@@ -91,57 +96,61 @@ def environments(runs: list[Run]) -> list[tuple[str, list[str]]]:
     for start in (start for run in runs for start in run.starts):
         git = start.get("git") or {}
         told = {
-            "code": git.get("commit", "no repository") + (" (changed since)" if git.get("changed") else ""),
+            "code": printable(git.get("commit", "no repository")) + (" (changed since)" if git.get("changed") else ""),
             "Python": start["python"],
             **start["libraries"],
             "system": start["system"],
             "processor": f"{start['processor']}, {start['cores']} cores",
-            "devices": ", ".join(start["devices"]),
+            "devices": ", ".join(map(printable, start["devices"])),
             "host": start["host"],
         }
         for name, value in told.items():
-            values.setdefault(name, {})[value] = None
+            values.setdefault(name, {})[printable(value)] = None
     return [(name, list(found)) for name, found in values.items()]
 
 
-def _over_evaluations(found: dict[str, Any]) -> Figure:
-    name = next(name for name in found["walks"][0] if name.startswith(("fd", "fid")))
-    floor = found.get("floor", {}).get(name, {}).get("value")
-    return over_evaluations(found["walks"], name, found["how"]["num_samples"], floor)
+def _environment() -> jinja2.Environment:
+    """Whatever a template prints is one line of visible characters, and none of it is HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
+        finalize=lambda value: printable(value, LONGEST) if isinstance(value, str) and type(value) is str else value,
+    )  # fmt: skip
+    environment.filters["number"] = _number
+    return environment
+
+
+def _damaged(runs: list[Run], measured: dict[Path, Record[Curve | None]]) -> dict[Path, str]:
+    files = {run.folder / name: reason for run in runs for name, reason in run.damage.items()}
+    return files | {path: record.damage for path, record in measured.items() if record.damage is not None}
+
+
+def _drawn(curve: Curve) -> Any:
+    return over_evaluations(curve.rows, curve.name, curve.samples, curve.floor)
 
 
 def _samples(table: Comparison, most: int) -> list[Picture]:
     """Grids at equal seeds: the same noise stands at the same place."""
-    found = [run for run in table.runs if (run.folder / SAMPLES).is_file()][:most]
-    return [Picture(_png(run.folder / SAMPLES), _caption(table, run)) for run in found]
-
-
-def _film(table: Comparison) -> Picture | None:
-    """The reverse process of the best run."""
+    found: list[Picture] = []
     for run in table.runs:
-        if (run.folder / FILM).is_file():
-            return Picture(_address(run.folder / FILM, "gif"), _caption(table, run))
-    return None
+        if len(found) < most and (data := run.picture(SAMPLES)) is not None:
+            found.append(Picture(_address(data, "png"), _caption(table, run)))
+    return found
 
 
-def _strip(runs: list[Run]) -> Image.Image | None:
-    """Frames of the same film beside each other, for print: from noise to data."""
-    for run in runs:
-        if (run.folder / FILM).is_file():
-            with Image.open(run.folder / FILM) as film:
-                count = getattr(film, "n_frames", 1)
-                chosen = sorted({round(i * (count - 1) / (FRAMES - 1)) for i in range(FRAMES)})
-                frames = []
-                for i in chosen:
-                    film.seek(i)
-                    side = min(film.size)  # a square of the grid: eight stand side by side
-                    frames.append(film.convert("RGB").crop((0, 0, side, side)))
-            width, height = frames[0].size
-            strip = Image.new("RGB", (len(frames) * (width + 8) - 8, height), "white")
-            for i, frame in enumerate(frames):
-                strip.paste(frame, (i * (width + 8), 0))
-            return strip
-    return None
+def _strip(film: bytes) -> Image.Image:
+    """Frames of the reverse process beside each other, for print: from noise to data."""
+    frames = []
+    with Image.open(io.BytesIO(film), formats=("GIF",)) as file:
+        count = getattr(file, "n_frames", 1)
+        for i in sorted({round(i * (count - 1) / (FRAMES - 1)) for i in range(FRAMES)}):
+            file.seek(i)
+            side = min(file.size)  # a square of the grid: eight stand side by side
+            frames.append(file.convert("RGB").crop((0, 0, side, side)))
+    width, height = frames[0].size
+    strip = Image.new("RGB", (len(frames) * (width + 8) - 8, height), "white")
+    for i, frame in enumerate(frames):
+        strip.paste(frame, (i * (width + 8), 0))
+    return strip
 
 
 def _caption(table: Comparison, run: Run) -> str:
@@ -149,12 +158,13 @@ def _caption(table: Comparison, run: Run) -> str:
     return table.label(run) + ("" if math.isnan(value) else f": {table.metric} {value:.4g}")
 
 
-def _png(path: Path) -> str:
-    return _address(path, "png")
+def _ours(path: Path, caption: str = "") -> Picture:
+    """A .png that was just written."""
+    return Picture(_address(path.read_bytes(), "png"), caption)
 
 
-def _address(path: Path, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+def _address(data: bytes, kind: Literal["png", "gif"]) -> Markup:
+    return Markup(f"data:image/{kind};base64,{base64.b64encode(data).decode()}")
 
 
 def _number(value: float | None) -> str:

@@ -1,16 +1,20 @@
 """Runs side by side: what sets them apart, and which is best."""
 
 import csv
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from src.console import printable
+from src.files import write_text
 from src.runs import Run, higher_is_better
 
 FIRST = ("val/loss", "steps", "images_per_second", "seconds")
 SEED = "seed"
+LONGEST = 10_000  # characters of a cell
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,17 @@ class Comparison:
 
     def label(self, run: Run) -> str:
         """What sets it apart, or else its folder's name."""
-        return " ".join(f"{key}={value}" for key, value in self.values(run).items()) or run.folder.resolve().name
+        told = " ".join(f"{key}={value}" for key, value in self.values(run).items()) if run.has_words else ""
+        return told or run.folder.resolve().name
 
     @property
     def done(self) -> list[Run]:
         return [run for run in self.runs if not math.isnan(run.metric(self.metric))]
+
+    @property
+    def known(self) -> list[Run]:
+        """Those whose command line can be read."""
+        return [run for run in self.runs if run.has_words]
 
     @property
     def metrics(self) -> list[str]:
@@ -47,13 +57,13 @@ class Comparison:
     @property
     def axes(self) -> list[str]:
         """The keys but the seed, those with most values first."""
-        counts = {key: len({value_of(run, key) for run in self.runs}) for key in self.keys if key != SEED}
+        counts = {key: len({value_of(run, key) for run in self.known}) for key in self.keys if key != SEED}
         return sorted(counts, key=lambda key: -counts[key])
 
     def over(self, *keys: str) -> dict[tuple[str, ...], list[float]]:
-        """The metric of the finished runs, by their values of these keys."""
+        """The metric of the finished runs that have words, by their values of these keys."""
         found: dict[tuple[str, ...], list[float]] = {}
-        for run in self.done:
+        for run in (run for run in self.done if run.has_words):
             found.setdefault(tuple(value_of(run, key) for key in keys), []).append(run.metric(self.metric))
         return found
 
@@ -79,13 +89,16 @@ class Comparison:
         return higher_is_better(self.metric)
 
     def write(self, path: Path) -> None:
-        """A row for each run, as .csv."""
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["run", *self.keys, "state", *self.metrics, "failure"])
-            for run in self.runs:
-                numbers = [run.metrics.get(name, "") for name in self.metrics]
-                writer.writerow([run.folder, *self.values(run).values(), run.state, *numbers, run.failure or ""])
+        """A row for each run, as .csv; control characters are written as backslash escapes. Raises NotWritten."""
+        rows: list[list[Any]] = [["run", *self.keys, "state", *self.metrics, "failure"]]
+        for run in self.runs:
+            numbers = [run.metrics.get(name, "") for name in self.metrics]
+            rows.append([str(run.folder), *self.values(run).values(), run.state, *numbers, run.reason or ""])
+        file = io.StringIO(newline="")
+        csv.writer(file).writerows(
+            [printable(cell, LONGEST) if isinstance(cell, str) else cell for cell in row] for row in rows
+        )
+        write_text(path, file.getvalue())
 
 
 def compare(runs: list[Run], metric: str) -> Comparison:
@@ -93,8 +106,9 @@ def compare(runs: list[Run], metric: str) -> Comparison:
         value = run.metric(metric)
         return math.isnan(value), 0 if math.isnan(value) else -value if higher_is_better(metric) else value
 
-    given = dict.fromkeys(key for run in runs for key in _said(run))
-    keys = [key for key in given if len({value_of(run, key) for run in runs}) > 1]
+    known = [run for run in runs if run.has_words]
+    given = dict.fromkeys(key for run in known for key in _said(run))
+    keys = [key for key in given if len({value_of(run, key) for run in known}) > 1]
     return Comparison(sorted(runs, key=rank), keys, metric)
 
 
@@ -106,7 +120,7 @@ def value_of(run: Run, key: str) -> str:
     node: Any = run.config
     for part in key.split("."):
         node = node.get(part) if isinstance(node, dict) else None
-    return "–" if node is None or isinstance(node, (dict, list)) else str(node)
+    return "–" if node is None or isinstance(node, (dict, list)) else printable(node)
 
 
 def _said(run: Run) -> dict[str, str]:

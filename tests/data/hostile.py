@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import io
+import signal
 import stat
 import struct
 import tarfile
@@ -17,6 +18,20 @@ from PIL import Image
 
 MB = 2**20
 GROWTH = 300  # MB that reading any file may take
+
+
+@contextlib.contextmanager
+def little_time(seconds=60):
+    """Fails where what is done inside waits, for the other end of a pipe for instance."""
+
+    def stop(signum, frame):
+        raise TimeoutError(f"more than {seconds} s")
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, previous)
 
 
 @contextlib.contextmanager
