@@ -1,13 +1,16 @@
 """Files that are either whole or not there: what a killed program or a full disk leaves behind is the last good one."""
 
 import contextlib
+import errno
 import os
 import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 MOST = 2**28  # bytes of a file that is read at once
+BLOCK = 4096  # bytes: a full disk has room for an empty file
 
 
 class NotWritten(OSError):
@@ -61,6 +64,26 @@ def link(path: Path, target: Path) -> None:
         raise NotWritten(f"{path}: could not be written ({error.strerror})") from error
 
 
+def writable(folder: Path, key: str) -> None:
+    """Checks that files can be written into a folder, which need not exist yet; nothing is left behind.
+
+    Args:
+        key: of the configuration that names the folder, for the message.
+
+    Raises:
+        NotWritten: it, or the nearest folder above it that exists, cannot be written into, or is no folder.
+    """
+    try:
+        place = _nearest(folder.absolute())
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{place} is not a folder")
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(BLOCK))
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        reason = getattr(error, "strerror", None) or error
+        raise NotWritten(f"{key}={folder}: cannot be written into ({reason}); choose another folder") from error
+
+
 def read_bytes(path: Path, most: int = MOST) -> bytes:
     """The content of a regular file; a pipe or a device, which could block for ever, is never read.
 
@@ -93,6 +116,15 @@ def read_text(path: Path, most: int = MOST) -> str:
     if "\0" in text:
         raise Unreadable(f"{path}: not a text file")
     return text
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself, or the nearest one above it, that exists, be it a link that leads nowhere."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return _nearest(path.parent)
+    return path
 
 
 def _fill(file: IO[Any], data: bytes) -> None:
