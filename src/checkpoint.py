@@ -1,18 +1,16 @@
 """A trained denoiser out of a checkpoint, which carries its own configuration."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
+from src.checkpoints.folder import Damaged, intact, newest_intact, read_checkpoint  # noqa: F401
 from src.data.dataset import ImageDataset
 from src.data.module import ImageDataModule, Split
 from src.diffusion.denoiser import NetworkDenoiser
 from src.targets import refuse_foreign
-from src.training.durable import is_intact
 
 AVERAGED = "ema.model."
 
@@ -79,60 +77,6 @@ def check_data(data: dict[str, Any], made_for: dict[str, Any]) -> None:
 def weaker(ckpt_path: str) -> NetworkDenoiser:
     """The denoiser that autoguidance leads away from: an earlier checkpoint of the run, or one of a smaller network."""
     return load_denoiser(ckpt_path, "guidance.weak.ckpt_path")[0]
-
-
-def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
-    """The file's content, weights and plain containers alone: nothing in it is executed.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, or not a checkpoint of this project.
-    """
-    try:
-        checkpoint: dict[str, Any] = torch.load(intact(path, key), map_location="cpu", weights_only=True)
-        checkpoint["hyper_parameters"]["denoiser"], checkpoint["state_dict"]
-    except (OSError, Damaged):
-        raise
-    except Exception as error:
-        raise ValueError(f"{key}={path}: not a readable checkpoint of this project ({type(error).__name__})") from error
-    return checkpoint
-
-
-class Damaged(ValueError):
-    """A checkpoint that is not what was written."""
-
-
-def intact(path: str | Path, key: str = "ckpt_path") -> Path:
-    """The file itself; where it leads to a run's newest checkpoint and that is damaged, the newest intact one.
-
-    Raises:
-        FileNotFoundError, Damaged: no such file, or not what its SHA-256 says.
-    """
-    source, path = f"{key}={path}", Path(path)
-    if path.name == "last.ckpt" and path.is_symlink():
-        return newest_intact(path.parent, source)
-    if not path.is_file():
-        raise FileNotFoundError(f"{source}: no such file; give a run's checkpoints/last.ckpt")
-    if not is_intact(path):
-        raise Damaged(f"{source}: damaged, it is not what its SHA-256 says; take another checkpoint of the run")
-    return path
-
-
-def newest_intact(folder: Path, source: str) -> Path:
-    """The newest of a run's checkpoints that is as it was written; says so where that is not the last one.
-
-    Raises:
-        Damaged: there is none.
-    """
-    found = sorted(folder.glob("step_*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    for path in found:
-        if is_intact(path):
-            if path != found[0]:
-                print(f"{source}: going on from {path.name}", file=sys.stderr)
-            return path
-        print(f"{source}: {path.name} is damaged", file=sys.stderr)
-    raise Damaged(
-        f"{source}: {'none of its checkpoints is intact' if found else 'it has no checkpoint yet'}; start anew"
-    )
 
 
 def check_resumable(checkpoint: dict[str, Any], module: nn.Module, source: str) -> None:

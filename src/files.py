@@ -31,7 +31,7 @@ def write(path: Path, content: Callable[[IO[bytes]], None]) -> None:
     Raises:
         NotWritten: with the path and the reason; nothing of the attempt is left.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = _beside(path)
     try:
         with temporary.open("w+b") as file:
             content(file)
@@ -47,14 +47,19 @@ def write(path: Path, content: Callable[[IO[bytes]], None]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file as `write` does."""
+    write(path, lambda file: _fill(file, data))
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file, UTF-8, as `write` does; what UTF-8 has no letter for is written as a backslash sequence."""
-    write(path, lambda file: _fill(file, text.encode(errors="backslashreplace")))
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def link(path: Path, target: Path) -> None:
     """Makes `path` a link to its neighbour `target`, from one moment to the next. Raises NotWritten."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = _beside(path)
     try:
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(target.name)
@@ -62,6 +67,14 @@ def link(path: Path, target: Path) -> None:
         _settle(path.parent)
     except OSError as error:
         raise NotWritten(f"{path}: could not be written ({error.strerror})") from error
+
+
+def remove_leftovers(folder: Path, *names: str) -> None:
+    """Removes what killed processes left beside the files of these names (patterns) when they wrote them."""
+    for name in names:
+        for path in folder.glob(f".{name}.*"):
+            if path.suffix[1:].isdigit():
+                path.unlink(missing_ok=True)
 
 
 def writable(folder: Path, key: str) -> None:
@@ -84,6 +97,20 @@ def writable(folder: Path, key: str) -> None:
         raise NotWritten(f"{key}={folder}: cannot be written into ({reason}); choose another folder") from error
 
 
+def open_regular(path: Path) -> IO[bytes]:
+    """Opens a regular file for reading; raises Unreadable for anything else, at once."""
+    try:
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise Unreadable(f"{path}: not a regular file")
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        if isinstance(error, Unreadable):
+            raise
+        raise Unreadable(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    return file
+
+
 def read_bytes(path: Path, most: int = MOST) -> bytes:
     """The content of a regular file; a pipe or a device, which could block for ever, is never read.
 
@@ -93,18 +120,14 @@ def read_bytes(path: Path, most: int = MOST) -> bytes:
     Raises:
         Unreadable: no such file, no regular file, or too large a one.
     """
-    try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise Unreadable(f"{path}: not a regular file")
-            if status.st_size > most:
-                raise Unreadable(f"{path}: {status.st_size:,} bytes, more than the {most:,} that are read")
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise Unreadable(f"{path}: {size:,} bytes, more than the {most:,} that are read")
+        try:
             return file.read()
-    except (OSError, ValueError) as error:  # ValueError: a path with a null character
-        if isinstance(error, Unreadable):
-            raise
-        raise Unreadable(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        except OSError as error:
+            raise Unreadable(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def read_text(path: Path, most: int = MOST) -> str:
@@ -116,6 +139,11 @@ def read_text(path: Path, most: int = MOST) -> str:
     if "\0" in text:
         raise Unreadable(f"{path}: not a text file")
     return text
+
+
+def _beside(path: Path) -> Path:
+    """Where this process writes a file before its rename."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
 
 
 def _nearest(path: Path) -> Path:

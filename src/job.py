@@ -12,6 +12,7 @@ from types import FrameType
 from typing import IO, NamedTuple
 
 from src.config import Mistake, quoted
+from src.files import write_text
 from src.runs import CHECKPOINT, CONFIG, CURVE, FAILURE, LOG, Run, relative
 
 CODE = Path(__file__).resolve().parent.parent
@@ -77,7 +78,7 @@ class Job(NamedTuple):
         if asked:
             raise SystemExit(128 + asked[0])
         if status != 0:
-            (self.folder / FAILURE).write_text(_cause(status, self.folder / LOG) + "\n")
+            write_text(self.folder / FAILURE, _cause(status, self.folder / LOG) + "\n")
 
 
 def _environment() -> dict[str, str]:

@@ -8,18 +8,21 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from src.checkpoint import newest_intact
+from src.checkpoints.folder import newest_intact
 from src.cli import explain
 from src.config import Mistake, quoted
+from src.files import Unreadable, read_text, write_text
 from src.runs import OVERRIDES
 from src.targets import refuse_unknown
+from src.training.ownership import own
 
 
 def save_overrides(run_dir: Path, config: DictConfig) -> None:
     """Writes what the command line said, for `resumed` to say it again; a resumed run adds its own words."""
     if config.resume is None:
         given = list(HydraConfig.get().overrides.task)
-        (run_dir / OVERRIDES).write_text(yaml.safe_dump({"name": config.name, "overrides": given}, allow_unicode=True))
+        said = {"name": config.name, "overrides": given}
+        write_text(run_dir / OVERRIDES, yaml.safe_dump(said, allow_unicode=True))
 
 
 def resumed(config: DictConfig) -> DictConfig:
@@ -32,10 +35,11 @@ def resumed(config: DictConfig) -> DictConfig:
     """
     folder = Path(str(config.resume)).expanduser().resolve()
     try:
-        saved = yaml.safe_load((folder / OVERRIDES).read_text())
+        saved = yaml.safe_load(read_text(folder / OVERRIDES))
         name, overrides = str(saved["name"]), [str(word) for word in saved["overrides"]]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (Unreadable, yaml.YAMLError, KeyError, TypeError) as error:
         raise Mistake(f"resume={config.resume}: no run to go on with ({OVERRIDES} is missing or unreadable)") from error
+    own(folder)  # before its newest checkpoint is looked for
     checkpoint = newest_intact(folder / "checkpoints", f"resume={config.resume}")
     fixed = [
         f"name={quoted(name)}",

@@ -15,6 +15,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from src.config import Mistake, quoted
+from src.files import write_text
 from src.job import Job
 from src.runs import JOB, LOG, Run, find, relative
 
@@ -43,7 +44,7 @@ def run_job(program: str, config: DictConfig) -> float:
     keys = yaml.safe_load((sweep / WORDS).read_text())["keys"]
     if not job.result.is_done:
         job.folder.mkdir(parents=True, exist_ok=True)
-        (job.folder / JOB).write_text(yaml.safe_dump({"overrides": job.words}, allow_unicode=True))
+        write_text(job.folder / JOB, yaml.safe_dump({"overrides": job.words}, allow_unicode=True))
         with (job.folder / LOG).open("a+") as log:
             fcntl.flock(log, fcntl.LOCK_EX)  # held by the run too: one that outlived its sweep is waited for
             job.run(program, str(config.group or sweep.name), f"{config.name} {job.own(keys)}", log)
@@ -65,7 +66,7 @@ class Sweep(Callback):
             config.hydra.sweeper.get("params") or ()
         )
         told = {"words": words, "keys": keys, "metric": config.metric}
-        (folder / WORDS).write_text(yaml.safe_dump(told, allow_unicode=True))
+        write_text(folder / WORDS, yaml.safe_dump(told, allow_unicode=True))
         Sweep.folder = folder
         print(f"sweep: {relative(folder)}", flush=True)
 

