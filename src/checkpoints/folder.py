@@ -52,11 +52,11 @@ def locate(path: str | Path, key: str = "ckpt_path") -> Path:
     Raises:
         FileNotFoundError, Damaged: no such file, or none that is intact.
     """
-    path = Path(path)
+    source, path = f"{key}={path}", Path(path)
     if path.name == LAST and path.is_symlink():
-        return newest_intact(path.parent, f"{key}={path}")
+        return newest_intact(path.parent, source)
     if not path.is_file():
-        raise FileNotFoundError(f"{key}={path}: no such file; give a run's checkpoints/last.ckpt")
+        raise FileNotFoundError(f"{source}: no such file; give a run's checkpoints/last.ckpt")
     return path
 
 
