@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from src.files import NotWritten, read_text, write_text
-from src.runs import ENVIRONMENT
+from src.runs import ENVIRONMENT, relative
 
 CODE = Path(__file__).resolve().parent
 LIBRARIES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "torch-fidelity", "wandb", "numpy")
@@ -36,7 +36,7 @@ def _starts(path: Path) -> list[Any]:
         if isinstance(starts, list):
             return starts
     aside = path.with_name(f"{path.name}.damaged")
-    print(f"{path}: damaged; kept as {aside.name}, and begun anew", file=sys.stderr)
+    print(f"{relative(path)}: damaged; kept as {aside.name}, and begun anew", file=sys.stderr)
     try:
         os.replace(path, aside)
     except OSError as error:

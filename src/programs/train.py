@@ -56,13 +56,13 @@ def main(config: DictConfig) -> float:
         if trainer.is_global_zero:
             prepare_data(trainer, datamodule)
             results.claim()
-            record(results.run_dir)
     module.save_hyperparameters(plain)
 
     with results, ending(results):
-        results.start(module, datamodule)
         if trainer.is_global_zero:
+            record(results.run_dir)
             save_overrides(results.run_dir, given)
+        results.start(module, datamodule)
         trainer.fit(module, datamodule, ckpt_path=plain["ckpt_path"], weights_only=True)
         trainer.validate(module, datamodule, verbose=False)
         return results.finish()[config.metric]

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from src.files import NotWritten, read_bytes, write_text
+from src.runs import relative
 from src.training.ownership import check_owned, make_folder
 
 
@@ -105,7 +106,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
     rows = list(csv.DictReader(lines))
     whole = [row for row in rows if _is_whole(row)]
     if dropped := len(torn) + len(rows) - len(whole):
-        print(f"{path}: {dropped} torn row{'s' * (dropped > 1)} left out", file=sys.stderr)
+        print(f"{relative(path)}: {dropped} torn row{'s' * (dropped > 1)} left out", file=sys.stderr)
     return whole
 
 
