@@ -1,5 +1,6 @@
 """Checkpoints that survive: kills, full disks and damaged files leave the last good one, and none is taken for good."""
 
+import contextlib
 import math
 import os
 import random
@@ -17,6 +18,7 @@ import torch
 from src.checkpoints.folder import load, newest, newest_intact, read_checkpoint
 from src.checkpoints.seal import END, LENGTH, is_intact, saved, seal, seal_of
 from src.files import NotWritten, link
+from src.training.callbacks import checkpoint
 from src.training.callbacks.checkpoint import LastCheckpoint
 from src.training.durable import DurableCheckpointIO
 from tests import runs
@@ -305,6 +307,84 @@ class TestLastCheckpoint:
         trained(12, ckpt_path=tmp_path / "step_0000010.ckpt")
         assert self.saved(tmp_path) == [f"step_{step:07d}.ckpt" for step in (best, 10, 12)]
         assert torch.load(tmp_path / "best.ckpt", weights_only=True)["global_step"] == best
+
+    @pytest.mark.parametrize("clock", [None, 0, 4e9])
+    def test_what_is_saved_is_never_pruned_whatever_the_clock_says(self, tmp_path, clock):
+        """Two that are kept have times of a clock that was corrected since."""
+        for step in (4, 8, 12):
+            keeper = LastCheckpoint(str(tmp_path), every_n_steps=4)
+            trainer = runs.trainer(step, [keeper], plugins=[DurableCheckpointIO()], enable_checkpointing=True)
+            trainer.fit(runs.module(), runs.digits(), weights_only=True, ckpt_path=newest(tmp_path))
+            for path in tmp_path.glob("step_*.ckpt") if clock is not None else ():
+                os.utime(path, (clock, clock))
+        assert self.saved(tmp_path) == ["step_0000008.ckpt", "step_0000012.ckpt"]
+        assert (tmp_path / "last.ckpt").resolve().name == "step_0000012.ckpt"
+
+    def test_a_file_without_a_seal_is_neither_counted_nor_removed(self, tmp_path):
+        (tmp_path / "step_mine.ckpt").write_text("x")
+        keeper = LastCheckpoint(str(tmp_path), every_n_steps=1)
+        runs.trainer(4, [keeper], plugins=[DurableCheckpointIO()], enable_checkpointing=True).fit(
+            runs.module(), runs.digits()
+        )
+        assert self.saved(tmp_path) == ["step_0000003.ckpt", "step_0000004.ckpt", "step_mine.ckpt"]
+
+    @pytest.mark.parametrize("calls", [1, 2, 3, 4, 5, 6, 7, 8])
+    @pytest.mark.parametrize("place", ["link", "prune"])
+    def test_the_best_survives_a_kill_at_any_link(self, tmp_path, monkeypatch, place, calls):
+        """Of a run that is best at step 4, second best at 2; whoever is killed in between goes on to the same end."""
+        values = {2: 2.0, 4: 1.0, 6: 3.0, 8: 4.0}
+
+        class Measure(L.Callback):
+            def on_validation_epoch_end(self, trainer, pl_module):
+                pl_module.log("score", values[trainer.global_step], logger=False)
+
+        def train():
+            keeper = LastCheckpoint(str(tmp_path), every_n_steps=2, monitor="score")
+            common = {"plugins": [DurableCheckpointIO()], "enable_checkpointing": True, "val_check_interval": 2}
+            trainer = runs.trainer(8, [keeper, Measure()], limit_val_batches=1, **common)
+            trainer.fit(runs.module(), runs.digits(), ckpt_path=newest(tmp_path), weights_only=True)
+
+        class Killed(BaseException):
+            pass
+
+        countdown = iter(range(calls))
+
+        def killed(original):
+            def call(*arguments):
+                if next(countdown, None) is None:
+                    raise Killed
+                return original(*arguments)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            if place == "link":
+                patch.setattr(checkpoint, "link", killed(checkpoint.link))
+            else:
+                patch.setattr(LastCheckpoint, "_prune", killed(LastCheckpoint._prune))
+            with contextlib.suppress(Killed):
+                train()
+        train()
+        assert self.saved(tmp_path) == [f"step_{step:07d}.ckpt" for step in (4, 6, 8)]
+        assert (tmp_path / "best.ckpt").resolve().name == "step_0000004.ckpt"
+
+    def test_going_back_behind_the_best_leads_to_the_best_of_what_came_before(self, tmp_path):
+        """The file of the former best is overwritten by a step that is not the best."""
+
+        def train(max_steps, values, **options):
+            class Measure(L.Callback):
+                def on_validation_epoch_end(self, trainer, pl_module):
+                    pl_module.log("score", values[trainer.global_step], logger=False)
+
+            keeper = LastCheckpoint(str(tmp_path), every_n_steps=2, keep=9, monitor="score")
+            common = {"plugins": [DurableCheckpointIO()], "enable_checkpointing": True, "val_check_interval": 2}
+            trainer = runs.trainer(max_steps, [keeper, Measure()], **common)
+            trainer.fit(runs.module(), runs.digits(), weights_only=True, **options)
+
+        train(6, {2: 5.0, 4: 1.0, 6: 2.0})
+        assert (tmp_path / "best.ckpt").resolve().name == "step_0000004.ckpt"
+        train(8, {4: 9.0, 6: 3.0, 8: 4.0}, ckpt_path=tmp_path / "step_0000002.ckpt")
+        assert (tmp_path / "best.ckpt").resolve().name == "step_0000006.ckpt"
 
     @pytest.mark.parametrize("options", [{"every_n_steps": 0}, {"every_n_steps": 1, "keep": 1}])
     def test_refuses_values_out_of_range(self, tmp_path, options):

@@ -119,8 +119,10 @@ class LastCheckpoint(Checkpoint):
             content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             trainer.strategy.save_checkpoint(content, path)  # no barrier: a run that stops saves on rank 0 alone
         if trainer.is_global_zero and (is_new or best):
-            for name in (LAST,) * is_new + (BEST,) * best:
-                link(self.directory / name, path)
+            if is_new:
+                link(self.directory / LAST, path)
+            if best:
+                link(self.directory / BEST, path)
             self._prune(path)
 
     def _find_best(self, trainer: L.Trainer) -> None:
