@@ -1,5 +1,6 @@
 """What a run was started with: its exact words, the code, the libraries and the machine."""
 
+import contextlib
 import json
 import os
 import platform
@@ -13,17 +14,34 @@ from typing import Any
 
 import torch
 
-from src.runs import ENVIRONMENT
+from src.files import NotWritten, read_text, write_text
+from src.runs import ENVIRONMENT, relative
 
 CODE = Path(__file__).resolve().parent
 LIBRARIES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "torch-fidelity", "wandb", "numpy")
 
 
 def record(run_dir: Path) -> None:
-    """Adds this start of the run to its environment.json, a list of them."""
+    """Adds this start of the run to its environment.json, a list of them. Raises NotWritten."""
     path = run_dir / ENVIRONMENT
-    starts = json.loads(path.read_text()) if path.is_file() else []
-    path.write_text(json.dumps([*starts, environment()], indent=2) + "\n")
+    write_text(path, json.dumps([*_starts(path), environment()], indent=2) + "\n")
+
+
+def _starts(path: Path) -> list[Any]:
+    """The starts before this one; a file that holds no list of them is kept beside it, and reported."""
+    if not os.path.lexists(path):
+        return []
+    with contextlib.suppress(ValueError):  # Unreadable is one
+        starts = json.loads(read_text(path))
+        if isinstance(starts, list):
+            return starts
+    aside = path.with_name(f"{path.name}.damaged")
+    print(f"{relative(path)}: damaged; kept as {aside.name}, and begun anew", file=sys.stderr)
+    try:
+        os.replace(path, aside)
+    except OSError as error:
+        raise NotWritten(f"{path}: could not be written ({error.strerror})") from error
+    return []
 
 
 def environment() -> dict[str, Any]:

@@ -1,13 +1,16 @@
 """Files that are either whole or not there: what a killed program or a full disk leaves behind is the last good one."""
 
 import contextlib
+import errno
 import os
 import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 MOST = 2**28  # bytes of a file that is read at once
+BLOCK = 4096  # bytes: a full disk has room for an empty file
 
 
 class NotWritten(OSError):
@@ -28,7 +31,7 @@ def write(path: Path, content: Callable[[IO[bytes]], None]) -> None:
     Raises:
         NotWritten: with the path and the reason; nothing of the attempt is left.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = _beside(path)
     try:
         with temporary.open("w+b") as file:
             content(file)
@@ -44,11 +47,6 @@ def write(path: Path, content: Callable[[IO[bytes]], None]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file, UTF-8, as `write` does; what UTF-8 has no letter for is written as a backslash sequence."""
-    write_bytes(path, text.encode(errors="backslashreplace"))
-
-
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file as `write` does."""
 
@@ -58,9 +56,14 @@ def write_bytes(path: Path, data: bytes) -> None:
     write(path, fill)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, UTF-8, as `write` does; what UTF-8 has no letter for is written as a backslash sequence."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
+
+
 def link(path: Path, target: Path) -> None:
     """Makes `path` a link to its neighbour `target`, from one moment to the next. Raises NotWritten."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = _beside(path)
     try:
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(target.name)
@@ -68,6 +71,48 @@ def link(path: Path, target: Path) -> None:
         _settle(path.parent)
     except OSError as error:
         raise NotWritten(f"{path}: could not be written ({error.strerror})") from error
+
+
+def remove_leftovers(folder: Path, *names: str) -> None:
+    """Removes what killed processes left beside the files of these names (patterns) when they wrote them."""
+    for name in names:
+        for path in folder.glob(f".{name}.*"):
+            if path.suffix[1:].isdigit():
+                path.unlink(missing_ok=True)
+
+
+def writable(folder: Path, key: str) -> None:
+    """Checks that files can be written into a folder, which need not exist yet; nothing is left behind.
+
+    Args:
+        key: of the configuration that names the folder, for the message.
+
+    Raises:
+        NotWritten: it, or the nearest folder above it that exists, cannot be written into, or is no folder.
+    """
+    try:
+        place = _nearest(folder.absolute())
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{place} is not a folder")
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(BLOCK))
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        reason = getattr(error, "strerror", None) or error
+        raise NotWritten(f"{key}={folder}: cannot be written into ({reason}); choose another folder") from error
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Opens a regular file for reading; raises Unreadable for anything else, at once."""
+    try:
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise Unreadable(f"{path}: not a regular file")
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        if isinstance(error, Unreadable):
+            raise
+        raise Unreadable(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    return file
 
 
 def read_bytes(path: Path, most: int = MOST) -> bytes:
@@ -79,18 +124,14 @@ def read_bytes(path: Path, most: int = MOST) -> bytes:
     Raises:
         Unreadable: no such file, no regular file, or too large a one.
     """
-    try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise Unreadable(f"{path}: not a regular file")
-            if status.st_size > most:
-                raise Unreadable(f"{path}: {status.st_size:,} bytes, more than the {most:,} that are read")
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise Unreadable(f"{path}: {size:,} bytes, more than the {most:,} that are read")
+        try:
             return file.read()
-    except (OSError, ValueError) as error:  # ValueError: a path with a null character
-        if isinstance(error, Unreadable):
-            raise
-        raise Unreadable(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        except OSError as error:
+            raise Unreadable(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def read_text(path: Path, most: int = MOST) -> str:
@@ -102,6 +143,20 @@ def read_text(path: Path, most: int = MOST) -> str:
     if "\0" in text:
         raise Unreadable(f"{path}: not a text file")
     return text
+
+
+def _beside(path: Path) -> Path:
+    """Where this process writes a file before its rename."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself, or the nearest one above it, that exists, be it a link that leads nowhere."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return _nearest(path.parent)
+    return path
 
 
 def _settle(folder: Path) -> None:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from src.calls import check_node, make
-from src.checkpoint import averaged_weights, read_checkpoint
+from src.checkpoints.content import averaged_weights
+from src.checkpoints.folder import read_checkpoint
 from src.data.dataset import ImageDataset
 from src.data.module import ImageDataModule, Split
 from src.diffusion.denoiser import NetworkDenoiser
@@ -105,6 +106,8 @@ def read(path: str | Path, key: str, trust: Any = ()) -> ModelFile:
 def of_checkpoint(content: dict[str, Any], source: str, trust: Any = ()) -> ModelFile:
     """What a checkpoint's content says of its model, checked. Raises ValueError as `load` does."""
     known = content["hyper_parameters"]
+    with _named(source):
+        require_plain(known)
     return _checked(known["denoiser"], averaged_weights(content), known.get("data"), source, trust)
 
 

@@ -9,12 +9,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from src.checkpoint import newest_intact
+from src.checkpoints.folder import newest_intact
 from src.cli import explain
 from src.config import Mistake, quoted
 from src.files import Unreadable, read_text, write_text
 from src.runs import OVERRIDES
 from src.saved_words import OF_THE_COMMAND_LINE, Word, refuse_changes
+from src.training.ownership import own
 
 MOST = 2**20  # bytes of overrides.yaml
 REMEDY = "if you trust it, give the run's own command with ckpt_path=RUN/checkpoints/last.ckpt"
@@ -43,6 +44,7 @@ def resumed(config: DictConfig) -> DictConfig:
     source = f"resume={config.resume}"
     folder = Path(str(config.resume)).expanduser().resolve()
     name, words = _saved(folder, source)
+    own(folder)  # before its newest checkpoint is looked for
     checkpoint = newest_intact(folder / "checkpoints", source)
     typed = [
         *HydraConfig.get().overrides.task,

@@ -10,7 +10,7 @@ import torch
 from src.sample import main as sample
 from src.train import main as train
 from tests.command import in_process, run
-from tests.files import write_mnist
+from tests.files import seal_anyway, write_mnist
 
 TRAIN = [
     ("schedule.TT=5", "schedule.TT: no such key; did you mean schedule.T?"),
@@ -174,6 +174,8 @@ def test_files_that_are_no_checkpoints_are_refused_and_not_executed(tmp_path):
     torch.save({"state_dict": Hostile()}, files / "hostile.ckpt")
     torch.save({"state_dict": {}}, files / "foreign.ckpt")
     (files / "text.ckpt").write_text("hello")
+    for name in ("hostile.ckpt", "foreign.ckpt"):
+        seal_anyway(files / name)
     for path in files.iterdir():
         for program in (train, sample):
             status, _, err = in_process(program, f"ckpt_path={path}", cwd=empty)
@@ -188,6 +190,7 @@ def test_a_checkpoint_that_calls_foreign_code_is_refused(tmp_path):
         "backbone": {"_target_": "os.mkdir", "path": "made"},
     }
     torch.save({"hyper_parameters": {"denoiser": call}, "state_dict": {}}, path)
+    seal_anyway(path)
     status, _, err = in_process(sample, f"ckpt_path={path}", cwd=tmp_path)
     assert status == 2
     assert (

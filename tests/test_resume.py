@@ -1,9 +1,11 @@
 """resume=RUN_DIR: the run that was killed ends as if it never had been."""
 
 import csv
+import os
 import random
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from src.checkpoint import newest_intact
+from src.checkpoints.folder import newest_intact
 from src.train import main as train
 from tests.command import in_process, run, start
 from tests.runs import TINY
@@ -106,6 +108,57 @@ def test_a_killed_run_ends_bit_for_bit_as_if_it_never_had_been(tmp_path, kills, 
     assert others == []  # a kill may leave Hydra's new folder behind, empty
 
 
+def disturb(run_dir, how):
+    """What clocks, copies and restored machines do to a run's folder between two starts."""
+    for checkpoint in (run_dir / "checkpoints").glob("step_*.ckpt"):
+        if how in ("future", "past"):
+            moment = time.time() + (10**7 if how == "future" else -(10**9))
+            os.utime(checkpoint, (moment - int(checkpoint.stem[5:]),) * 2)  # the newest is the oldest
+    if how.startswith("-"):
+        subprocess.run(["cp", how, run_dir, run_dir.with_name("copy")], check=True)
+        shutil.rmtree(run_dir)
+        run_dir.with_name("copy").rename(run_dir)
+
+
+PLACES = ["before_link", "after_link", "before_prune", "before_rename", "within_row"]
+DISTURBANCES = ["future", "past", "-r", "-a"]
+BEST = ["callbacks.checkpoint.monitor=val/loss", "trainer.max_steps=60"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that was never interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish(*OPTIONS, *BEST, "hydra.run.dir=whole", cwd=folder)
+    return folder / "whole"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", PLACES)
+def test_8_kills_at_a_chosen_place_of_a_run_whose_clock_and_disk_change(tmp_path, whole, place):
+    """Of saving a checkpoint or writing a row; the folder's times are set or it is copied after each."""
+    run_dir, draw = tmp_path / "run", random.Random(place)
+    words, kills = [*OPTIONS, *BEST, "hydra.run.dir=run"], 0
+    while kills < 8:
+        count = draw.randrange(3, 6) if place == "within_row" else draw.randrange(1, 3)
+        process = start("tests.killed_train", place, count, *words, cwd=tmp_path)
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == -signal.SIGKILL, err
+        kills += 1
+        if (run_dir / "checkpoints").exists() and list((run_dir / "checkpoints").glob("step_*.ckpt")):
+            disturb(run_dir, DISTURBANCES[kills % 4])
+            words = ["resume=run"]
+        else:
+            shutil.rmtree(run_dir)
+    finish("resume=run", cwd=tmp_path)
+    for got, expected in zip(end_of(run_dir), end_of(whole), strict=True):
+        assert_equal(got, expected)
+    for name in ("best.ckpt", "last.ckpt"):
+        assert (run_dir / "checkpoints" / name).resolve().name == (whole / "checkpoints" / name).resolve().name
+    names = {path.relative_to(run_dir) for path in run_dir.rglob("*")}
+    assert names == {path.relative_to(whole) for path in whole.rglob("*")}  # and no halves of files
+
+
 def test_the_curve_is_the_same_whichever_step_it_goes_on_from(tmp_path):
     """Steps 3 to 5: before, at and after a validation, whose row has the number of its step."""
     options = [*OPTIONS, "trainer.max_steps=7", "callbacks.checkpoint.every_n_steps=1", "callbacks.checkpoint.keep=9"]
@@ -158,7 +211,6 @@ def test_there_must_be_a_good_one(tmp_path):
     with pytest.raises(Exception, match="it has no checkpoint yet"):
         newest_intact(tmp_path, "resume=x")
     (tmp_path / "step_0000001.ckpt").write_text("x")
-    (tmp_path / "step_0000001.ckpt.sha256").write_text("0  x")
     with pytest.raises(Exception, match="none of its checkpoints is intact"):
         newest_intact(tmp_path, "resume=x")
 

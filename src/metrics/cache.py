@@ -1,15 +1,17 @@
 """What takes long to make, kept between runs under a hash of all that it depends on."""
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from src.files import write
 
 Kept = tuple[dict[str, Tensor], dict[str, str]]  # tensors, and words about them
 
@@ -35,16 +37,21 @@ def cached(folder: str, kind: str, key: str, make: Callable[[], Kept]) -> Kept:
             cannot be read, is made anew.
     """
     path = Path(folder).expanduser() / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(folder)
     with FileLock(f"{path}.lock"):
         kept = _read(path, key)
         if kept is None:
             tensors, words = make()
             kept = {name: tensor.contiguous() for name, tensor in tensors.items()}, words
-            temporary = path.with_suffix(f".{os.getpid()}")
-            save_file(kept[0], temporary, metadata=words | {"key": key})
-            os.replace(temporary, path)
+            write(path, lambda file: _fill(file, *kept, key))
         return kept
+
+
+def _fill(file: IO[bytes], tensors: dict[str, Tensor], words: dict[str, str], key: str) -> None:
+    try:
+        save_file(tensors, file.name, metadata=words | {"key": key})
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def _read(path: Path, key: str) -> Kept | None:

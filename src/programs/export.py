@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from src.cli import mistakes
 from src.config import Mistake, Text, check
+from src.console import console
 from src.exchange import folder
+from src.files import writable
 from src.model_file import load, write_safetensors
 
 SLOTS = {"ckpt_path": Text, "trust": list[str], "format": str, "output_dir": Text, "label": int | None}
@@ -29,16 +30,14 @@ def main(config: DictConfig) -> None:
                 raise Mistake(
                     f"label={label}: one class can be baked in by format=diffusers, label=0 … K − 1 of K classes"
                 )
-        if plain["format"] == "diffusers":
-            folder.write(output_dir, denoiser, model.shape[1], model.shape[0], label)
-        else:
+        writable(output_dir, "output_dir")
+        if plain["format"] == "safetensors":
             write_safetensors(output_dir / "denoiser.safetensors", denoiser, model.file.denoiser)
-    console = Console(highlight=False)
-    if plain["format"] == "diffusers":
-        console.print(f"{output_dir}: DDPMPipeline.from_pretrained loads it", soft_wrap=True)
-        if denoiser.backbone.num_classes is not None and label is None:
-            console.print(
-                "its UNet2DModel asks for class_labels, which DDPMPipeline does not pass; label=0 … bakes one in"
-            )
-    else:
-        console.print(f"{output_dir}/denoiser.safetensors", soft_wrap=True)
+            told = [f"{output_dir}/denoiser.safetensors"]
+        else:
+            pipeline = folder.write(output_dir, denoiser, model.shape[1], model.shape[0], label)
+            told = [f"{output_dir}: {pipeline}.from_pretrained loads it"]
+            if pipeline == "DDPMPipeline" and model.num_classes is not None and label is None:
+                told += ["its UNet2DModel takes class_labels, which DDPMPipeline does not pass; label=0 … bakes one in"]
+    for line in told:
+        console().print(line, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -12,7 +13,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from src.checkpoint import check_resumable, intact, read_checkpoint
+from src.checkpoints.content import check_resumable
+from src.checkpoints.folder import Damaged, locate, read_checkpoint
 from src.cli import mistakes
 from src.config import Mistake, Text, build, check
 from src.data.dataset import WrongLabel
@@ -27,6 +29,7 @@ from src.diffusion.time_grid import TimeGrid
 from src.diffusion.time_sampler import TimeSampler
 from src.diffusion.weighting import Weighting
 from src.environment import record
+from src.files import NotWritten
 from src.images import UnreadableImage
 from src.model_file import adopt, load_weights, of_checkpoint
 from src.resume import resumed, save_overrides
@@ -34,8 +37,9 @@ from src.training.callbacks.checkpoint import LastCheckpoint
 from src.training.callbacks.finding import callbacks_of
 from src.training.callbacks.scores import SampleScores
 from src.training.divergence import Diverged
-from src.training.durable import DurableCheckpointIO, NotSaved
+from src.training.durable import DurableCheckpointIO
 from src.training.module import DiffusionModule
+from src.training.ownership import goes_on, own, ownership
 from src.training.precision import TrueBFloat16
 from src.training.results import Results, quiet
 from src.trusted_targets import require_plain
@@ -52,6 +56,7 @@ SLOTS: dict[str, Any] = {  # what the keys of conf/train.yaml hold
 }  # fmt: skip
 
 
+@ownership()
 def main(config: DictConfig) -> float:
     """Returns config.metric as it is in the end, for sweeps to compare."""
     quiet()
@@ -59,21 +64,22 @@ def main(config: DictConfig) -> float:
         if "samplers" in config:
             raise Mistake("sweep=samplers: it takes a trained model; python -m src.evaluate ckpt_path=… sweep=samplers")
         given, config = config, config if config.resume is None else resumed(config)
+        if goes_on(config):
+            own(Path(config.run_dir))
         plain, trainer, module, datamodule = assemble(config)
         results = Results(plain, trainer)
         if trainer.is_global_zero:
             prepare_data(trainer, datamodule)
             results.claim()
-            record(results.run_dir)
     module.save_hyperparameters(plain)
 
-    with results:
-        results.start(module, datamodule)
+    with results, ending(results):
         if trainer.is_global_zero:
+            record(results.run_dir)
             save_overrides(results.run_dir, given)
-        with ending(trainer):
-            trainer.fit(module, datamodule, ckpt_path=plain["ckpt_path"], weights_only=True)
-            trainer.validate(module, datamodule, verbose=False)
+        results.start(module, datamodule)
+        trainer.fit(module, datamodule, ckpt_path=plain["ckpt_path"], weights_only=True)
+        trainer.validate(module, datamodule, verbose=False)
         return results.finish()[config.metric]
 
 
@@ -149,7 +155,7 @@ def check_together(parts: Parts) -> None:
     for keeper in callbacks_of(trainer, LastCheckpoint):
         keeper.check(measured)
     if plain["ckpt_path"] is not None:
-        plain["ckpt_path"] = str(intact(plain["ckpt_path"]))
+        plain["ckpt_path"] = str(locate(plain["ckpt_path"]))
         content, source = read_checkpoint(plain["ckpt_path"]), f"ckpt_path={plain['ckpt_path']}"
         of_checkpoint(content, source, plain["trust"])
         check_resumable(content, module, source)
@@ -164,12 +170,14 @@ def prepare_data(trainer: L.Trainer, datamodule: ImageDataModule) -> None:
 
 
 @contextlib.contextmanager
-def ending(trainer: L.Trainer) -> Iterator[None]:
+def ending(results: Results) -> Iterator[None]:
     """A run that cannot go on ends in one line: what would come after would be lost."""
     try:
         yield
-    except NotSaved as error:
-        raise Mistake(f"callbacks.checkpoint: {error}; make room and go on with resume=RUN_DIR") from error
+    except NotWritten as error:
+        raise Mistake(f"{error}{results.remedy()}") from error
+    except Damaged as error:
+        raise Mistake(str(error)) from error
     except UnreadableImage as error:
         told = str(error).strip().splitlines()[-1].removeprefix("src.images.UnreadableImage: ")  # a worker says more
         raise Mistake(f"data: {told}, or data.unreadable=skip leaves such files out") from error

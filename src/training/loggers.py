@@ -1,15 +1,21 @@
 """Where metrics go on every run, and when."""
 
 import csv
+import io
 import itertools
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from src.files import NotWritten, read_bytes, write_text
+from src.runs import relative
+from src.training.ownership import check_owned, make_folder
 
 
 def is_log_step(trainer: L.Trainer, step: int) -> bool:
@@ -19,7 +25,8 @@ def is_log_step(trainer: L.Trainer, step: int) -> bool:
 
 
 class CSVLogger(Logger):
-    """metrics.csv: a row for each call, written at once. Going on in the same folder replaces the rows from there on.
+    """metrics.csv: a row for each call, written at once. Going on in the same folder replaces the rows from there on,
+    and any that a kill has torn.
 
     Args:
         path: of the file.
@@ -40,35 +47,71 @@ class CSVLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Raises NotWritten."""
         row: dict[str, Any] = {
             "step": step,
             **{key: value for key, value in metrics.items() if key != "epoch"},
         }
+        check_owned()
         if self._columns and set(row) <= set(self._columns):
-            with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, self._columns).writerow(row)
+            self._append(row)
         else:
             self._rewrite(row)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The run's config.yaml has them."""
 
+    @rank_zero_only
+    def settle(self) -> None:
+        """Waits until the rows are on the disk: a checkpoint is saved next."""
+        if self._columns:
+            try:
+                with self.path.open("ab") as file:
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise NotWritten(f"{self.path}: could not be written ({error.strerror})") from error
+
+    def _append(self, row: dict[str, Any]) -> None:
+        try:
+            with self.path.open("r+b", buffering=0) as file:  # which makes no new file, should it be gone
+                file.seek(0, os.SEEK_END)
+                file.write(_csv(self._columns, [row], header=False).encode())
+        except OSError as error:
+            raise NotWritten(f"{self.path}: could not be written ({error.strerror})") from error
+
     def _rewrite(self, row: dict[str, Any]) -> None:
         """The first row of this run, or a column that the file does not have yet."""
-        rows: list[dict[str, Any]] = []
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                rows = list(csv.DictReader(file))
+        if not self._columns:
+            make_folder(self.path.parent)
+        rows = _read(self.path) if self.path.exists() else []
         if not self._columns:
             rows = list(itertools.takewhile(lambda old: not _again(old, row), rows))
         self._columns = list(dict.fromkeys(key for r in [*rows, row] for key in r))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows([*rows, row])
-        os.replace(temporary, self.path)  # a run that is killed here keeps its rows
+        write_text(self.path, _csv(self._columns, [*rows, row]))
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], header: bool = True) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The rows that are whole; reports the others. The last one is torn where it does not end its line."""
+    lines = read_bytes(path).decode(errors="replace").splitlines(keepends=True)
+    torn = [lines.pop()] if lines and not lines[-1].endswith("\n") else []
+    rows = list(csv.DictReader(lines))
+    whole = [row for row in rows if _is_whole(row)]
+    if dropped := len(torn) + len(rows) - len(whole):
+        print(f"{relative(path)}: {dropped} torn row{'s' * (dropped > 1)} left out", file=sys.stderr)
+    return whole
+
+
+def _is_whole(row: Mapping[str | None, str | None]) -> bool:
+    return None not in row and None not in row.values() and (row.get("step") or "").isdecimal()
 
 
 def _again(old: Mapping[str, Any], row: Mapping[str, Any]) -> bool:

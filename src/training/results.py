@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import time
 import warnings
 from collections import defaultdict
@@ -17,11 +18,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
+from src.files import write_text
 from src.runs import CHECKPOINT, CONFIG, RESULT, Run, relative
 from src.training.callbacks.finding import callbacks_of
 from src.training.callbacks.scores import SampleScores
 from src.training.callbacks.throughput import Throughput
 from src.training.module import DiffusionModule
+from src.training.ownership import check_owned, goes_on, own, tidy
 from src.training.precision import bf16_slowdown
 from src.training.wandb_logger import WandbLogger
 
@@ -56,22 +59,22 @@ class Results:
         self._started = time.monotonic()
 
     def claim(self) -> None:
-        """Writes config.yaml, into a folder that holds no run yet, or the one that goes on.
+        """Owns the folder and writes config.yaml, where no run is yet, or the one that goes on, which is tidied.
 
         Raises:
             FileExistsError: a run's folder: nothing of it is overwritten.
+            NotWritten: another process owns the folder, or it cannot be written into.
         """
-        path, goes_on_from = self.run_dir / CONFIG, self.config["ckpt_path"]
-        goes_on = goes_on_from is not None and Path(goes_on_from).resolve().is_relative_to(self.run_dir.resolve())
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        try:
-            with path.open("w" if goes_on else "x") as file:
-                file.write(OmegaConf.to_yaml(self.config))
-        except FileExistsError as error:
+        own(self.run_dir)
+        if goes_on(self.config):
+            tidy(self.run_dir)
+        elif os.path.lexists(self.run_dir / CONFIG):
             folder = relative(self.run_dir)
             raise FileExistsError(
                 f"run_dir={folder}: holds a run already; go on with resume={folder}, or choose another hydra.run.dir"
-            ) from error
+            )
+        write_text(self.run_dir / CONFIG, OmegaConf.to_yaml(self.config))
 
     def start(self, module: DiffusionModule, datamodule: Any) -> None:
         """Prints what is to be trained."""
@@ -116,7 +119,8 @@ class Results:
         }
         scores = next((callback.summary() for callback in callbacks_of(self.trainer, SampleScores)), {})
         metrics |= scores
-        (self.run_dir / RESULT).write_text(json.dumps(metrics, indent=2) + "\n")
+        check_owned()
+        write_text(self.run_dir / RESULT, json.dumps(metrics, indent=2) + "\n")
         folder = relative(self.run_dir)
         self._table(
             {
@@ -129,6 +133,14 @@ class Results:
         )
         self._console.print(f"more samples: python -m src.sample ckpt_path={folder}/{CHECKPOINT}", soft_wrap=True)
         return Run(self.run_dir).metrics
+
+    def remedy(self) -> str:
+        """What to do after a file could not be written."""
+        folder = relative(self.run_dir)
+        if not self.run_dir.is_dir():
+            return ""
+        is_saved = (self.run_dir / CHECKPOINT).exists()
+        return f"; make room and {f'go on with resume={folder}' if is_saved else f'start anew, without {folder}'}"
 
     def __enter__(self) -> "Results":
         return self

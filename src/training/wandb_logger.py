@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import netrc
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
@@ -15,7 +16,9 @@ from typing import Any, ClassVar, TypeVar
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from src.files import Unreadable, read_text, write_text
 from src.runs import CONFIG, best_of
+from src.training.ownership import make_folder
 
 T = TypeVar("T")
 PATIENCE = 10.0  # seconds for a call to W&B's process, which answers in milliseconds
@@ -77,7 +80,12 @@ class WandbLogger(Logger):
 
     @property
     def version(self) -> str | None:
-        return self._id_file.read_text().strip() if self._id_file.is_file() else None
+        """The id of the W&B run; None where there is none yet, or a torn one, after which a new W&B run begins."""
+        try:
+            written = read_text(self._id_file)
+        except Unreadable:
+            return None
+        return written.strip() if re.fullmatch(r"[\w-]+\n", written) else None
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -144,8 +152,8 @@ class WandbLogger(Logger):
                 raise
             trouble, run = error, within(OFFLINE_PATIENCE, lambda: self._init("offline"))
         self._folder = Path(run.dir).parent
-        self._id_file.parent.mkdir(parents=True, exist_ok=True)
-        self._id_file.write_text(run.id + "\n")
+        make_folder(self._id_file.parent)
+        write_text(self._id_file, run.id + "\n")
         if trouble is not None:
             self._tell("offline", trouble)
         return run

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from src.checkpoints.seal import seal
 from src.evaluate import main as evaluate
 from src.export import main as export
 from src.sample import main as sample
@@ -25,6 +26,7 @@ def checkpoint(finished, tmp_path_factory):
     content["hyper_parameters"]["denoiser"]["schedule"]["T"] = 1000
     path = tmp_path_factory.mktemp("exchange") / "a.ckpt"
     torch.save(content, path)
+    seal(path)
     return path
 
 

@@ -1,5 +1,6 @@
 """Checkpoints that survive: kills, full disks and damaged files leave the last good one, and none is taken for good."""
 
+import contextlib
 import math
 import os
 import random
@@ -7,21 +8,29 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from typing import ClassVar
 
 import lightning as L
 import pytest
 import torch
 
-from src.checkpoint import read_checkpoint
+from src.checkpoints.folder import load, newest, newest_intact, read_checkpoint
+from src.checkpoints.seal import END, LENGTH, is_intact, saved, seal, seal_of
+from src.files import NotWritten, link
+from src.training.callbacks import checkpoint
 from src.training.callbacks.checkpoint import LastCheckpoint
-from src.training.durable import DurableCheckpointIO, NotSaved, checksum_of, is_intact, link, write
+from src.training.durable import DurableCheckpointIO
 from tests import runs
 from tests.command import REPOSITORY
+from tests.test_files import small_disk  # noqa: F401
 
 
 def save(path, number, size=1000):
-    content = {"state_dict": {"x": torch.full((size,), float(number))}, "hyper_parameters": {"denoiser": {}}}
+    content = {
+        "state_dict": {"x": torch.full((size,), float(number))}, "hyper_parameters": {"denoiser": {}},
+        "global_step": number,
+    }  # fmt: skip
     DurableCheckpointIO().save_checkpoint(content, path)
 
 
@@ -29,12 +38,18 @@ def saved_number(path):
     return int(read_checkpoint(path)["state_dict"]["x"][0])
 
 
+def intact(path):
+    with path.open("rb") as file:
+        return is_intact(file)
+
+
 def test_what_is_written_is_read(tmp_path):
-    save(tmp_path / "below" / "a.ckpt", 7)
-    assert saved_number(tmp_path / "below" / "a.ckpt") == 7
-    assert sorted(path.name for path in (tmp_path / "below").iterdir()) == ["a.ckpt", "a.ckpt.sha256"]
-    check = subprocess.run(["sha256sum", "-c", "a.ckpt.sha256"], cwd=tmp_path / "below", capture_output=True)
-    assert check.returncode == 0
+    save(path := tmp_path / "below" / "a.ckpt", 7)
+    assert saved_number(path) == 7
+    assert [path.name for path in path.parent.iterdir()] == ["a.ckpt"]
+    for options in ({}, {"mmap": True}):  # torch's own readers need no help
+        assert torch.load(path, weights_only=True, **options)["global_step"] == 7
+    assert zipfile.ZipFile(path).comment.startswith(b"lightning-diffusion 1 counter=0000000001 step=0000000007 sha256=")
 
 
 def test_of_400_truncations_and_400_flipped_bits_none_is_taken_for_good(tmp_path):
@@ -54,49 +69,155 @@ def test_of_400_truncations_and_400_flipped_bits_none_is_taken_for_good(tmp_path
     assert saved_number(path) == 7
 
 
-def test_a_file_that_came_without_its_checksum_is_read(tmp_path):
-    save(path := tmp_path / "a.ckpt", 7)
-    checksum_of(path).unlink()
-    assert saved_number(path) == 7
+def test_of_all_flipped_bits_of_the_seal_none_is_taken_for_good(tmp_path):
+    """Nor does any make a file newer or older than it is."""
+    save(path := tmp_path / "step_7.ckpt", 7)
+    whole, genuine = path.read_bytes(), seal_of(path)
+    for bit in range(8 * (LENGTH + 22)):
+        flipped = bytearray(whole)
+        flipped[-1 - bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        assert not intact(path)
+        assert seal_of(path) in (None, genuine)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
-def test_a_full_disk_leaves_what_was_there_and_nothing_else(tmp_path):
+class TestSealing:
+    def test_what_other_means_have_saved_is_refused_until_it_is_sealed(self, tmp_path):
+        save(path := tmp_path / "a.ckpt", 7)
+        torch.save(torch.load(path, weights_only=True), path)
+        with pytest.raises(ValueError, match=r"it has no seal; .*: python -m src.checkpoints.seal .*a.ckpt"):
+            read_checkpoint(path)
+        command = [sys.executable, "-m", "src.checkpoints.seal", path]
+        assert subprocess.run(command, cwd=REPOSITORY, capture_output=True).returncode == 0
+        assert saved_number(path) == 7
+        assert seal_of(path)[:2] == (1, 7)
+
+    def test_the_file_sealed_last_is_the_newest(self, tmp_path):
+        for number in (1, 2):
+            save(tmp_path / f"step_{number}.ckpt", number)
+        torch.save(torch.load(tmp_path / "step_1.ckpt", weights_only=True), tmp_path / "step_1.ckpt")
+        assert saved_number(newest(tmp_path)) == 2
+        seal(tmp_path / "step_1.ckpt")
+        assert saved_number(newest(tmp_path)) == 1
+
+    def test_a_damaged_seal_is_replaced_and_damaged_weights_are_refused(self, tmp_path):
+        save(path := tmp_path / "a.ckpt", 7)
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-5] + b"!" + whole[-4:])
+        seal(path)
+        assert len(path.read_bytes()) == len(whole)
+        assert saved_number(path) == 7
+        middle = len(whole) // 2
+        path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+        with pytest.raises(ValueError, match="not what its SHA-256 says"):
+            seal(path)
+
+    @pytest.mark.parametrize("content", [b"", b"hello", END + bytes(18)])
+    def test_no_checkpoint(self, tmp_path, content):
+        (tmp_path / "a.ckpt").write_bytes(content)
+        with pytest.raises(ValueError, match="a.ckpt: not a checkpoint that can be sealed"):
+            seal(tmp_path / "a.ckpt")
+        assert (tmp_path / "a.ckpt").read_bytes() == content
+
+
+class TestReading:
+    def test_what_is_loaded_is_what_was_verified(self, tmp_path, monkeypatch):
+        """Another file takes its place in between."""
+        save(path := tmp_path / "a.ckpt", 7)
+        save(other := tmp_path / "b.ckpt", 8)
+        original = torch.load
+
+        def load_later(*arguments, **options):
+            os.replace(other, path)
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(torch, "load", load_later)
+        assert saved_number(path) == 7
+
+    def test_lightning_reads_no_damaged_file_and_executes_none(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+        fitter = runs.trainer(2, plugins=[DurableCheckpointIO()])
+        fitter.fit(runs.module(), runs.digits())
+        fitter.save_checkpoint(path := tmp_path / "a.ckpt")
+
+        def go_on(**options):
+            again = runs.trainer(3, plugins=[DurableCheckpointIO()])
+            again.fit(runs.module(), runs.digits(), ckpt_path=path, **options)
+            return again.global_step
+
+        assert go_on(weights_only=False) == 3
+        whole = path.read_bytes()
+        path.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+        with pytest.raises(ValueError, match="a.ckpt: damaged"):
+            go_on()
+        content = {"global_step": 2, "loops": Hostile(os.mkdir, str(tmp_path / "executed"))}
+        DurableCheckpointIO().save_checkpoint(content, path)
+        for weights_only in (None, False):
+            with pytest.raises(ValueError, match="not a readable checkpoint of this project"):
+                go_on(weights_only=weights_only)
+        assert not (tmp_path / "executed").exists()
+
+    def test_neither_pipe_nor_folder_blocks(self, tmp_path):
+        os.mkfifo(tmp_path / "step_1.ckpt")
+        (tmp_path / "step_2.ckpt").mkdir()
+        with pytest.raises(ValueError, match="none of its checkpoints is intact"):
+            newest_intact(tmp_path, "resume=x")
+        with pytest.raises(ValueError, match="not a regular file"):
+            load(tmp_path / "step_1.ckpt", "ckpt_path=x")
+
+
+class Hostile:
+    def __init__(self, call, *arguments):
+        self.call, self.arguments = call, arguments
+
+    def __reduce__(self):
+        return self.call, self.arguments
+
+
+class TestWhichIsTheNewest:
+    """The seal decides; neither clocks nor names."""
+
+    @pytest.mark.parametrize("clock", [0, 4e9])
+    def test_clocks(self, tmp_path, clock):
+        for number in (20, 40):
+            save(path := tmp_path / f"step_{number:07d}.ckpt", number)
+            os.utime(path, (clock - number, clock - number) if clock else (5, 5))
+        assert saved_number(newest_intact(tmp_path, "resume=x")) == 40
+
+    def test_names(self, tmp_path):
+        for number, name in ((20, "step_9.ckpt"), (40, "step_1.ckpt"), (30, "step_5.ckpt")):
+            save(tmp_path / name, number)
+        assert [seal.step for seal in saved(tmp_path).values()] == [30, 40, 20]
+
+    def test_a_damaged_one_is_reported_and_passed_over(self, tmp_path, capsys):
+        for number in (1, 2, 3, 4):
+            save(tmp_path / f"step_{number}.ckpt", number)
+        for number, where in ((2, -1), (3, 500), (4, 500)):  # the seal; the weights
+            path = tmp_path / f"step_{number}.ckpt"
+            whole = path.read_bytes()
+            path.write_bytes(whole[:where] + bytes([whole[where] ^ 1]) + whole[where:][1:])
+        assert saved_number(newest_intact(tmp_path, "resume=x")) == 1
+        told = capsys.readouterr().err.splitlines()
+        assert sorted(told[:-1]) == [f"resume=x: step_{number}.ckpt is damaged" for number in (2, 3, 4)]
+        assert told[-1] == "resume=x: going on from step_1.ckpt"
+
+
+def test_a_full_disk_leaves_what_was_there_and_nothing_else(small_disk):  # noqa: F811
     """Ten times more than fits, on a disk of 256 KiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", disk], capture_output=True).returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
-        save(disk / "step_1.ckpt", 1, size=20_000)
-        link(disk / "last.ckpt", disk / "step_1.ckpt")
-        before = sorted(path.name for path in disk.iterdir())
-        for number in range(2, 12):
-            with pytest.raises(NotSaved, match=rf"step_{number}.ckpt: could not be saved .*earlier checkpoints are as"):
-                save(disk / f"step_{number}.ckpt", number, size=200_000)
-            assert saved_number(disk / "last.ckpt") == 1
-            assert sorted(path.name for path in disk.iterdir()) == before
-    finally:
-        subprocess.run(["umount", disk], check=True)
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    save(path := tmp_path / "a.ckpt", 1)
-
-    def fail(file):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(NotSaved, match="a.ckpt: could not be saved \\(No space left on device\\)"):
-        write(path, fail)
-    assert saved_number(path) == 1
-    assert len(list(tmp_path.iterdir())) == 2
+    save(small_disk / "step_1.ckpt", 1, size=20_000)
+    link(small_disk / "last.ckpt", small_disk / "step_1.ckpt")
+    before = sorted(path.name for path in small_disk.iterdir())
+    for number in range(2, 12):
+        with pytest.raises(NotWritten, match=rf"step_{number}.ckpt: could not be written .*earlier checkpoints are as"):
+            save(small_disk / f"step_{number}.ckpt", number, size=200_000)
+        assert saved_number(small_disk / "last.ckpt") == 1
+        assert sorted(path.name for path in small_disk.iterdir()) == before
 
 
 SAVE_FOREVER = """
 import itertools, sys
 from pathlib import Path
-from src.training.durable import link
+from src.files import link
 from tests.training.test_durable import save
 for number in itertools.count(1):
     save(Path(sys.argv[1]) / f"step_{number}.ckpt", number, size=300_000)
@@ -119,7 +240,7 @@ def test_a_kill_at_any_moment_leaves_a_good_one(tmp_path, kills):
         process.wait()
         assert saved_number(tmp_path / "last.ckpt") >= 1
         for path in tmp_path.glob("step_*.ckpt"):
-            assert is_intact(path), path
+            assert intact(path), path
         for path in tmp_path.iterdir():
             path.unlink()
 
@@ -135,7 +256,6 @@ class TestLastCheckpoint:
         )
         assert self.saved(tmp_path) == [f"step_{step:07d}.ckpt" for step in (6, 8, 9)]
         assert (tmp_path / "last.ckpt").resolve().name == "step_0000009.ckpt"
-        assert len(list(tmp_path.glob("*.sha256"))) == 3
 
     def test_going_on_from_an_earlier_one_keeps_what_it_saves(self, tmp_path):
         def trained(max_steps, every_n_steps, **options):
@@ -187,6 +307,84 @@ class TestLastCheckpoint:
         trained(12, ckpt_path=tmp_path / "step_0000010.ckpt")
         assert self.saved(tmp_path) == [f"step_{step:07d}.ckpt" for step in (best, 10, 12)]
         assert torch.load(tmp_path / "best.ckpt", weights_only=True)["global_step"] == best
+
+    @pytest.mark.parametrize("clock", [None, 0, 4e9])
+    def test_what_is_saved_is_never_pruned_whatever_the_clock_says(self, tmp_path, clock):
+        """Two that are kept have times of a clock that was corrected since."""
+        for step in (4, 8, 12):
+            keeper = LastCheckpoint(str(tmp_path), every_n_steps=4)
+            trainer = runs.trainer(step, [keeper], plugins=[DurableCheckpointIO()], enable_checkpointing=True)
+            trainer.fit(runs.module(), runs.digits(), weights_only=True, ckpt_path=newest(tmp_path))
+            for path in tmp_path.glob("step_*.ckpt") if clock is not None else ():
+                os.utime(path, (clock, clock))
+        assert self.saved(tmp_path) == ["step_0000008.ckpt", "step_0000012.ckpt"]
+        assert (tmp_path / "last.ckpt").resolve().name == "step_0000012.ckpt"
+
+    def test_a_file_without_a_seal_is_neither_counted_nor_removed(self, tmp_path):
+        (tmp_path / "step_mine.ckpt").write_text("x")
+        keeper = LastCheckpoint(str(tmp_path), every_n_steps=1)
+        runs.trainer(4, [keeper], plugins=[DurableCheckpointIO()], enable_checkpointing=True).fit(
+            runs.module(), runs.digits()
+        )
+        assert self.saved(tmp_path) == ["step_0000003.ckpt", "step_0000004.ckpt", "step_mine.ckpt"]
+
+    @pytest.mark.parametrize("calls", [1, 2, 3, 4, 5, 6, 7, 8])
+    @pytest.mark.parametrize("place", ["link", "prune"])
+    def test_the_best_survives_a_kill_at_any_link(self, tmp_path, monkeypatch, place, calls):
+        """Of a run that is best at step 4, second best at 2; whoever is killed in between goes on to the same end."""
+        values = {2: 2.0, 4: 1.0, 6: 3.0, 8: 4.0}
+
+        class Measure(L.Callback):
+            def on_validation_epoch_end(self, trainer, pl_module):
+                pl_module.log("score", values[trainer.global_step], logger=False)
+
+        def train():
+            keeper = LastCheckpoint(str(tmp_path), every_n_steps=2, monitor="score")
+            common = {"plugins": [DurableCheckpointIO()], "enable_checkpointing": True, "val_check_interval": 2}
+            trainer = runs.trainer(8, [keeper, Measure()], limit_val_batches=1, **common)
+            trainer.fit(runs.module(), runs.digits(), ckpt_path=newest(tmp_path), weights_only=True)
+
+        class Killed(BaseException):
+            pass
+
+        countdown = iter(range(calls))
+
+        def killed(original):
+            def call(*arguments):
+                if next(countdown, None) is None:
+                    raise Killed
+                return original(*arguments)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            if place == "link":
+                patch.setattr(checkpoint, "link", killed(checkpoint.link))
+            else:
+                patch.setattr(LastCheckpoint, "_prune", killed(LastCheckpoint._prune))
+            with contextlib.suppress(Killed):
+                train()
+        train()
+        assert self.saved(tmp_path) == [f"step_{step:07d}.ckpt" for step in (4, 6, 8)]
+        assert (tmp_path / "best.ckpt").resolve().name == "step_0000004.ckpt"
+
+    def test_going_back_behind_the_best_leads_to_the_best_of_what_came_before(self, tmp_path):
+        """The file of the former best is overwritten by a step that is not the best."""
+
+        def train(max_steps, values, **options):
+            class Measure(L.Callback):
+                def on_validation_epoch_end(self, trainer, pl_module):
+                    pl_module.log("score", values[trainer.global_step], logger=False)
+
+            keeper = LastCheckpoint(str(tmp_path), every_n_steps=2, keep=9, monitor="score")
+            common = {"plugins": [DurableCheckpointIO()], "enable_checkpointing": True, "val_check_interval": 2}
+            trainer = runs.trainer(max_steps, [keeper, Measure()], **common)
+            trainer.fit(runs.module(), runs.digits(), weights_only=True, **options)
+
+        train(6, {2: 5.0, 4: 1.0, 6: 2.0})
+        assert (tmp_path / "best.ckpt").resolve().name == "step_0000004.ckpt"
+        train(8, {4: 9.0, 6: 3.0, 8: 4.0}, ckpt_path=tmp_path / "step_0000002.ckpt")
+        assert (tmp_path / "best.ckpt").resolve().name == "step_0000006.ckpt"
 
     @pytest.mark.parametrize("options", [{"every_n_steps": 0}, {"every_n_steps": 1, "keep": 1}])
     def test_refuses_values_out_of_range(self, tmp_path, options):

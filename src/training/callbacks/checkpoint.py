@@ -10,10 +10,11 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loops.evaluation_loop import RestartStage
 from lightning.pytorch.trainer.states import TrainerFn
 
+from src.checkpoints.folder import BEST, LAST
+from src.checkpoints.seal import next_counter, saved, seal_of
+from src.files import NotWritten, link
 from src.training.callbacks.stop import Stopped, dismiss
-from src.training.durable import checksum_of, link
-
-LAST, BEST = "last.ckpt", "best.ckpt"  # links
+from src.training.loggers import CSVLogger
 
 
 class LastCheckpoint(Checkpoint):
@@ -42,11 +43,13 @@ class LastCheckpoint(Checkpoint):
             )
         self.directory, self.every_n_steps, self.keep = Path(directory), every_n_steps, keep
         self.monitor, self.mode, self._best = monitor, mode, math.nan
+        self._best_save = 0  # the counter of the best checkpoint, from 1
         self._saved_step = 0
         self._owes_validation = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved_step = trainer.global_step  # what a run goes on from is there already
+        self._find_best(trainer)
         loop = trainer.fit_loop.epoch_loop
         if loop.restarting:
             _count_anew(trainer)
@@ -56,9 +59,7 @@ class LastCheckpoint(Checkpoint):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._owes_validation = False
         if self._is_best(trainer):
-            self._save(trainer)
-            if trainer.is_global_zero:
-                link(self.directory / BEST, self._path(trainer))
+            self._save(trainer, best=True)
         elif trainer.state.fn == TrainerFn.FITTING:
             self._save_if_due(trainer)
 
@@ -76,11 +77,13 @@ class LastCheckpoint(Checkpoint):
             dismiss(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether the run stopped inside the validation of the step that was saved: it goes on with that."""
-        return {"owes_validation": self._owes_validation, "best": self._best}
+        """Whether the run stopped inside the validation of the step that was saved, which is then repeated; the best
+        value, and which save it belongs to."""
+        return {"owes_validation": self._owes_validation, "best": self._best, "best_save": self._best_save}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._owes_validation, self._best = state_dict["owes_validation"], state_dict["best"]
+        self._owes_validation = state_dict["owes_validation"]
+        self._best, self._best_save = state_dict["best"], state_dict["best_save"]
 
     def check(self, measured: Sequence[str]) -> None:
         """Raises ValueError where nothing of the monitor's name is measured."""
@@ -103,24 +106,49 @@ class LastCheckpoint(Checkpoint):
         if trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
 
-    def _save(self, trainer: L.Trainer) -> None:
-        if trainer.global_step != self._saved_step:  # a step of accumulation changes nothing
+    def _save(self, trainer: L.Trainer, best: bool = False) -> None:
+        """A kill between any two of these lines is mended when the run is resumed."""
+        path, is_new = self._path(trainer), trainer.global_step != self._saved_step  # accumulation makes no step
+        if best and trainer.is_global_zero:
+            self._best_save = next_counter(self.directory) if is_new else _counter(path)
+        if is_new:
             self._saved_step = trainer.global_step
-            path = self._path(trainer)
+            for logger in trainer.loggers:
+                if isinstance(logger, CSVLogger):
+                    logger.settle()  # rows of steps that will not be repeated
             content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             trainer.strategy.save_checkpoint(content, path)  # no barrier: a run that stops saves on rank 0 alone
-            if trainer.is_global_zero:
+        if trainer.is_global_zero and (is_new or best):
+            if is_new:
                 link(self.directory / LAST, path)
-                self._prune()
+            if best:
+                link(self.directory / BEST, path)
+            self._prune(path)
 
-    def _prune(self) -> None:
-        """By age, not by number: a run that went on from an earlier step has saved the smaller one last."""
-        saved = sorted(self.directory.glob("step_*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-        best = (self.directory / BEST).resolve()
-        for old in saved[: -self.keep]:
-            if old.resolve() != best:
-                old.unlink()
-                checksum_of(old).unlink(missing_ok=True)
+    def _find_best(self, trainer: L.Trainer) -> None:
+        """Leads best.ckpt to the best so far; where that is gone, the next value measured is the best."""
+        if trainer.is_global_zero and self._best_save:
+            found = [path for path, seal in saved(self.directory).items() if seal.counter == self._best_save]
+            if found:
+                link(self.directory / BEST, found[0])
+            else:
+                self._best, self._best_save = math.nan, 0
+
+    def _prune(self, newest: Path) -> None:
+        """Keeps the last saves and the best; a file without a seal is none of them, and left alone."""
+        found = saved(self.directory)
+        kept = {newest, *list(found)[: self.keep]}
+        try:
+            for path, seal in found.items():
+                if path not in kept and seal.counter != self._best_save:
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            raise NotWritten(f"{path}: could not be removed ({error.strerror})") from error
+
+
+def _counter(path: Path) -> int:
+    seal = seal_of(path)
+    return seal.counter if seal is not None else 0
 
 
 def _count_anew(trainer: L.Trainer) -> None:

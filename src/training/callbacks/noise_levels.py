@@ -1,14 +1,16 @@
 """Where in the clock the loss is lost."""
 
 import csv
-import os
+import io
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 
+from src.files import write_text
 from src.metrics.noise_levels import Level, NoiseLevels
 from src.training.module import DiffusionModule
+from src.training.ownership import make_folder
 
 
 class LossByNoiseLevel(L.Callback):
@@ -41,10 +43,9 @@ class LossByNoiseLevel(L.Callback):
 
 
 def _write(path: Path, levels: list[Level]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(Level.__annotations__))
-        writer.writeheader()
-        writer.writerows(levels)
-    os.replace(temporary, path)
+    make_folder(path.parent)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(Level.__annotations__))
+    writer.writeheader()
+    writer.writerows(levels)
+    write_text(path, text.getvalue())

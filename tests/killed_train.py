@@ -1,0 +1,76 @@
+"""src.train, which kills itself at a chosen place: python -m tests.killed_train PLACE COUNT words…"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from src.train import main
+from src.training import loggers
+from src.training.callbacks import checkpoint
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at(count, original, before=die, after=lambda: None):
+    """`original`, but the call of that number ends the process, before or after."""
+    calls = iter(range(1, 10**9))
+
+    def call(*arguments, **options):
+        last = next(calls) == count
+        if last:
+            before()
+        result = original(*arguments, **options)
+        if last:
+            after()
+        return result
+
+    return call
+
+
+def before_link(count):
+    checkpoint.link = at(count, checkpoint.link)
+
+
+def after_link(count):
+    checkpoint.link = at(count, checkpoint.link, before=lambda: None, after=die)
+
+
+def before_prune(count):
+    checkpoint.LastCheckpoint._prune = at(count, checkpoint.LastCheckpoint._prune)
+
+
+def before_rename(count):
+    """Of a checkpoint, beside its place by then."""
+    count, replace = iter(range(1, count + 1)), os.replace
+
+    def call(source, target):
+        if Path(target).name.startswith("step_") and Path(target).suffix == ".ckpt" and next(count, None) is None:
+            die()
+        replace(source, target)
+
+    os.replace = call
+
+
+def within_row(count):
+    """Half a row is written."""
+    original = loggers.CSVLogger._append
+
+    def torn(self, row):
+        text = loggers._csv(self._columns, [row], header=False)
+        with self.path.open("a", newline="") as file:
+            file.write(text[: len(text) // 2])
+            file.flush()
+        die()
+
+    calls = iter(range(1, count))
+    loggers.CSVLogger._append = lambda self, row: torn(self, row) if next(calls, None) is None else original(self, row)
+
+
+if __name__ == "__main__":
+    place, count = sys.argv[1:3]
+    del sys.argv[1:3]
+    globals()[place](int(count))
+    main()
