@@ -80,6 +80,13 @@ def test_of_a_table_the_rows_before_the_damage_are_used(tmp_path):
     assert run.damage == {"metrics.csv": "line 4: train/loss is no number"}
 
 
+def test_a_number_that_was_cut_is_not_taken_for_a_smaller_one(tmp_path):
+    write_whole(tmp_path / "0", 1.0)
+    (tmp_path / "0" / "metrics.csv").write_text("step,train/loss\n1,0.25\n2,0.1")  # of 0.125
+    assert Run(tmp_path / "0").curves == {"train/loss": ([1], [0.25])}
+    assert Run(tmp_path / "0").damage == {"metrics.csv": "cut off in its last line"}
+
+
 def test_what_was_not_finite_is_drawn_as_a_gap_and_is_no_damage(tmp_path):
     write_whole(tmp_path / "0", 1.0)
     (tmp_path / "0" / "metrics.csv").write_text("step,train/loss\n1,0.5\n2,nan\n3,-inf\n4,1e300\n")
