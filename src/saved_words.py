@@ -113,7 +113,7 @@ def _is_path(text: str) -> bool:
 def _literal(value: Any) -> str:
     """As the grammar of Hydra's command line has it."""
     if isinstance(value, dict):
-        return "{" + ",".join(f"{_literal(key)}:{_literal(child)}" for key, child in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{_literal(child)}" for key, child in value.items()) + "}"  # keys take no quotes
     if isinstance(value, list):
         return "[" + ",".join(map(_literal, value)) + "]"
     if isinstance(value, str):

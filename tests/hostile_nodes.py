@@ -123,7 +123,7 @@ def values():
     }.items():
         yield f"{key}={value!r}", at(["backbone", key], value)
     yield "a chain without end", at(["schedule", "T"], 10**15)
-    for depth in (40, 200):
+    for depth in (40, 100):
         node: dict = {}
         for _ in range(depth):
             node = {"a": node} if depth % 20 else {"a": [node]}

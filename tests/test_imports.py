@@ -59,7 +59,7 @@ def test_rooms_keep_to_themselves(room):
 
 def test_hydra_lives_in_the_entry_points():
     users = {path.relative_to(SRC).as_posix() for path in SRC.rglob("*.py") if "hydra" in "".join(imports(path))}
-    assert users == {"cli.py", "config.py", "resume.py", "saved_words.py", "sweep.py", "sources.py"}
+    assert users == {"cli.py", "resume.py", "saved_words.py", "sweep.py", "sources.py"}
 
 
 def test_training_knows_no_noise_level():

@@ -41,7 +41,7 @@ def test_a_users_own_network_is_named_at_the_command_line(users, tmp_path):
     assert "trust" not in (users / "run" / "overrides.yaml").read_text()
     for main, *words in (
         (sample, model, "num_samples=2", "sampler.num_steps=1", "output_dir=a"),
-        (evaluate, model, "num_samples=10", "sampler.num_steps=1", "output_dir=b", "metrics.steps=2"),
+        (evaluate, model, "num_samples=10", "sampler.num_steps=1", "output_dir=b", "metrics.steps=10"),
         (export, model, "format=safetensors", "output_dir=c"),
         (sample, "pretrained=c/denoiser.safetensors", "num_samples=2", "sampler.num_steps=1", "output_dir=d"),
         (train, f"resume={users}/run", "trainer.max_steps=3"),
