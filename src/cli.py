@@ -20,13 +20,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from src.config import Mistake, did_you_mean
+from src.console import console, printable
 from src.deferred import TORCHMETRICS, defer
+from src.files import NotWritten
 from src.help import asks_for_help, help_text
+from src.interrupt import importing, interruptible
 from src.memory import keep_freed_memory
 from src.sweep import folder_to_go_on_with, forget
 from src.trusted_targets import CONF
 
 STATUS = 2
+MOST = 1500  # characters of a message
 FULL_ERROR = "HYDRA_FULL_ERROR"
 EXPECTED = (ValueError, TypeError, OSError, RuntimeError)
 EXPECTED_BY_NAME = ("MisconfigurationException",)  # Lightning's, whose import takes seconds
@@ -63,8 +67,9 @@ class Program:
             sys.argv.append("hydra.run.dir=.")
         os.environ[FULL_ERROR] = "1"  # Hydra's own short form of errors exits 1 and prints several lines
         try:
-            sys.argv += folder_to_go_on_with(sys.argv[1:])
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name=self.config_name)(self._run)()
+            with interruptible():
+                sys.argv += folder_to_go_on_with(sys.argv[1:])
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=self.config_name)(self._run)()
         except Exception as error:
             if self._composed:
                 raise
@@ -79,20 +84,26 @@ class Program:
         try:
             if self.job is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
                 return self.job(f"src.{self.name}", config)
-            defer("torchmetrics", TORCHMETRICS)
-            keep_freed_memory()
-            return importlib.import_module(f"src.programs.{self.name}").main(config)
-        except (Mistake, OmegaConfBaseException) as error:
+            with importing(self._leave_nothing):
+                defer("torchmetrics", TORCHMETRICS)
+                keep_freed_memory()
+                program = importlib.import_module(f"src.programs.{self.name}")
+            return program.main(config)
+        except (Mistake, NotWritten, OmegaConfBaseException) as error:
             self._fail(error)
         finally:
-            _remove_empty(Path(HydraConfig.get().runtime.output_dir), since=self._started)
+            self._leave_nothing()
+
+    def _leave_nothing(self) -> None:
+        """Removes the run's folder where nothing was written into it."""
+        _remove_empty(Path(HydraConfig.get().runtime.output_dir), since=self._started)
 
     def _fail(self, error: Exception) -> NoReturn:
         if self._with_traceback:
             traceback.print_exception(error)
         else:
             os.environ.pop(FULL_ERROR, None)
-        print(f"error: {explain(error, self.config_name)}", file=sys.stderr)
+        console(stderr=True).print(f"error: {printable(explain(error, self.config_name), MOST)}", soft_wrap=True)
         raise SystemExit(STATUS)
 
 

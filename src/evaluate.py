@@ -7,7 +7,11 @@ python -m src.evaluate ckpt_path=… metrics=likelihood                         
 python -m src.evaluate images=DIR reference=DIR metrics=inception                 of any images
 """
 
-from src.cli import Program
+from src.interrupt import leave_at_once
+
+leave_at_once(__name__)  # before the imports that take time
+
+from src.cli import Program  # noqa: E402
 
 main = Program("evaluate", __doc__)
 

@@ -5,7 +5,11 @@ python -m src.export ckpt_path=… output_dir=NEW label=3                       
 python -m src.export ckpt_path=… output_dir=NEW format=safetensors                one file
 """
 
-from src.cli import Program
+from src.interrupt import leave_at_once
+
+leave_at_once(__name__)  # before the imports that take time
+
+from src.cli import Program  # noqa: E402
 
 main = Program("export", __doc__)
 

@@ -101,6 +101,14 @@ def writable(folder: Path, key: str) -> None:
         raise NotWritten(f"{key}={folder}: cannot be written into ({reason}); choose another folder") from error
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it, unless it is there. Raises NotWritten."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NotWritten(f"{folder}: could not be made ({error.strerror})") from error
+
+
 def open_regular(path: Path) -> IO[bytes]:
     """Opens a regular file for reading; raises Unreadable for anything else, at once."""
     try:

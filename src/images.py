@@ -12,7 +12,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from src.files import NotWritten, write, write_bytes
+from src.files import make_folder, write, write_bytes
 
 # What is read, by Pillow's names and the endings of files. No other format is tried, whatever a file holds: Pillow
 # hands some of them to other programs.
@@ -172,7 +172,7 @@ def _check_size(file: Image.Image) -> None:
 
 def write_png(path: Path, picture: Tensor) -> None:
     """Writes uint8 (C, H, W), C = 1 or 3. Raises NotWritten."""
-    _make_parent(path)
+    make_folder(path.parent)
     array = picture.permute(1, 2, 0).numpy()
     image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
     write(path, lambda file: image.save(file, "PNG"))
@@ -183,14 +183,7 @@ def write_gif(path: Path, pictures: Sequence[Tensor], seconds: float = 4.0, hold
 
     Raises NotWritten.
     """
-    _make_parent(path)
+    make_folder(path.parent)
     frames = [picture.expand(3, -1, -1).permute(1, 2, 0).numpy() for picture in pictures]
     duration = [1000 * seconds / len(frames)] * (len(frames) - 1) + [1000 * hold]  # milliseconds
     write_bytes(path, imageio.imwrite("<bytes>", frames, extension=".gif", duration=duration, loop=0))
-
-
-def _make_parent(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NotWritten(f"{path}: could not be written ({error.strerror})") from error

@@ -6,7 +6,11 @@ python -m src.report runs=runs metric=fd_classifier     all there are, by anothe
 python -m src.report runs=… output_dir=appendix num_pictures=6
 """
 
-from src.cli import Program
+from src.interrupt import leave_at_once
+
+leave_at_once(__name__)  # before the imports that take time
+
+from src.cli import Program  # noqa: E402
 
 main = Program("report", __doc__)
 

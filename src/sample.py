@@ -7,7 +7,11 @@ python -m src.sample ckpt_path=… guidance=cfg guidance.scale=3                
 python -m src.sample ckpt_path=… edit=inpaint images=[a.png] mask=left                    half a picture, completed
 """
 
-from src.cli import Program
+from src.interrupt import leave_at_once
+
+leave_at_once(__name__)  # before the imports that take time
+
+from src.cli import Program  # noqa: E402
 
 main = Program("sample", __doc__)
 

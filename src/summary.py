@@ -5,7 +5,11 @@ python -m src.summary backbone=adm data=mnist
 python -m src.summary experiment=cifar10 backbone.channels=192
 """
 
-from src.cli import Program
+from src.interrupt import leave_at_once
+
+leave_at_once(__name__)  # before the imports that take time
+
+from src.cli import Program  # noqa: E402
 
 main = Program("summary", __doc__, config_name="train")
 

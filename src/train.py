@@ -7,8 +7,12 @@ python -m src.train -m schedule=linear,cosine seed=0,1      a sweep: four runs
 python -m src.train resume=runs/digits/TIME                 goes on with a run that was stopped
 """
 
-from src.cli import Program
-from src.sweep import run_job
+from src.interrupt import leave_at_once
+
+leave_at_once(__name__)  # before the imports that take time
+
+from src.cli import Program  # noqa: E402
+from src.sweep import run_job  # noqa: E402
 
 main = Program("train", __doc__, job=run_job)
 

@@ -14,7 +14,7 @@ ALLOWED = {
         "src.data", "src.console", IMAGES, FILES, "torch", "torchvision", "lightning", "sklearn", "numpy", "filelock",
     },
     "training": {
-        "src.training", "src.diffusion", "src.metrics", "src.runs", "src.checkpoints", IMAGES, FILES,
+        "src.training", "src.diffusion", "src.metrics", "src.runs", "src.checkpoints", "src.console", IMAGES, FILES,
         "torch", "lightning", "wandb", "rich", "omegaconf",
     },
     "checkpoints": {"src.checkpoints", FILES, "torch"},

@@ -24,7 +24,7 @@ class CIFAR10(ImageDataModule):
         super().__init__(**options)
         self.root = Path(root)
 
-    def prepare_data(self) -> None:
+    def fetch(self) -> None:
         try:
             torchvision.datasets.CIFAR10(str(self.root), download=True)
         except (OSError, RuntimeError) as error:

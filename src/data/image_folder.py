@@ -49,7 +49,7 @@ class ImageFolder(ImageDataModule):
         self.root, self.val_fraction = Path(root), val_fraction
         self.unreadable, self.cache_dir = unreadable, cache_dir
 
-    def prepare_data(self) -> None:
+    def fetch(self) -> None:
         self.folder  # noqa: B018 - one process unpacks, before the others look
 
     @cached_property

@@ -1,7 +1,7 @@
 """MNIST and the data sets that share its files' names and format."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -9,6 +9,7 @@ from src.data.dataset import ImageDataset, InMemory
 from src.data.idx import find, read_idx
 from src.data.module import ImageDataModule, Split
 
+Name = Literal["MNIST", "FashionMNIST", "KMNIST"]
 PREFIX: dict[Split, str] = {"train": "train", "val": "t10k"}
 NAMES = [f"{prefix}-{part}" for prefix in PREFIX.values() for part in ("images-idx3-ubyte", "labels-idx1-ubyte")]
 
@@ -20,14 +21,16 @@ class MNIST(ImageDataModule):
 
     Args:
         root: the folder of the files.
-        dataset: torchvision's name of the data set, "MNIST" or "FashionMNIST" (or KMNIST, same format).
+        dataset: torchvision's name of the data set, "MNIST", "FashionMNIST" or "KMNIST".
     """
 
-    def __init__(self, root: str, dataset: str = "MNIST", **options: Any) -> None:
+    def __init__(
+        self, root: str, dataset: Literal["MNIST", "FashionMNIST", "KMNIST"] = "MNIST", **options: Any
+    ) -> None:
         super().__init__(**options)
         self.root, self.dataset = Path(root), dataset
 
-    def prepare_data(self) -> None:
+    def fetch(self) -> None:
         if all(self._find(name) for name in NAMES):
             return
         import torchvision  # here, as it takes half a second

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from src.data.dataset import Batches, First, ImageDataset, Mirrored, check_labels
 from src.data.order import EndlessShuffle, Sequential
+from src.data.workers import Loader
 from src.images import Batch
 
 Split = Literal["train", "val"]
@@ -64,6 +65,15 @@ class ImageDataModule(L.LightningDataModule, ABC):
         self.horizontal_flip, self.num_images = horizontal_flip, num_images
         self.splits: dict[Split, ImageDataset] = {}
 
+    fetches = True  # whether `prepare_data` may fetch what is missing; no model's file or saved run makes it do so
+
+    def prepare_data(self) -> None:
+        if self.fetches:
+            self.fetch()
+
+    def fetch(self) -> None:
+        """Puts the files where `read` finds them, from the network or out of an archive, in one process of all."""
+
     @abstractmethod
     def read(self, split: Split) -> ImageDataset:
         """The images of a split, held out ones for "val", from files that are there; nothing is fetched.
@@ -117,13 +127,11 @@ class ImageDataModule(L.LightningDataModule, ABC):
 
     def _loader(self, dataset: ImageDataset, order: EndlessShuffle | Sequential) -> DataLoader[Batch]:
         assert self.trainer is not None
-        return DataLoader(
+        return Loader(
             Batches(dataset, self.num_classes),
-            sampler=order,
-            batch_size=None,  # the order's keys are whole batches
+            sampler=order,  # of whole batches
             num_workers=self.num_workers,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
-            persistent_workers=self.num_workers > 0,
         )
 
     def _first(self, dataset: ImageDataset, count: int) -> ImageDataset:

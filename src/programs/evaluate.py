@@ -9,18 +9,19 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
 from src.cli import mistakes
 from src.config import Mistake, Text, at_least, build, check
+from src.console import console
 from src.data.module import ImageDataModule
 from src.device import placed, usable
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.samplers.base import Sampler
 from src.diffusion.time_grid import TimeGrid
+from src.files import make_folder, writable, write_text
 from src.metrics.comparison import Comparison
 from src.metrics.extractor import Extractor
 from src.metrics.likelihood import Likelihood
@@ -42,6 +43,7 @@ def main(config: DictConfig) -> None:
     with mistakes():
         plain = check(config, SLOTS)
         at_least(plain, 1, "num_images", "batch_size")
+        writable(Path(str(plain["output_dir"])), "output_dir")
         metric: Likelihood | Extractor = build(plain, "metrics")
     if isinstance(metric, Likelihood):
         evaluate_likelihood(plain, metric)
@@ -103,7 +105,7 @@ def _compare(extractor: Extractor, real: Real, device: torch.device) -> Comparis
 
 def _made(plain: dict[str, Any]) -> Path:
     output_dir = Path(str(plain["output_dir"]))
-    output_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(output_dir)
     return output_dir
 
 
@@ -150,7 +152,6 @@ def _report(scores: dict[str, Tensor], plain: dict[str, Any], model: TrainedMode
     keys = ("ckpt_path", "pretrained", "split", "num_images", "seed", "precision", "metrics")
     told = {key: plain[key] for key in keys}
     told |= {"schedule": model.file.denoiser["schedule"], "seconds": seconds, "unit": "bits/dim"}
-    (output_dir / "metrics.json").write_text(json.dumps(results | {"how": told}, indent=2) + "\n")
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(f"{output_dir}/metrics.json", soft_wrap=True)
+    write_text(output_dir / "metrics.json", json.dumps(results | {"how": told}, indent=2) + "\n")
+    console().print(table)
+    console().print(f"{output_dir}/metrics.json", soft_wrap=True)

@@ -7,17 +7,18 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
 from src.cli import mistakes
 from src.config import Mistake, Text, at_least, build, check
+from src.console import console
 from src.device import placed, usable
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.editing.base import Editing, Given
 from src.diffusion.samplers.base import Sampler, class_labels
 from src.diffusion.time_grid import TimeGrid
+from src.files import make_folder, writable, write
 from src.images import grid, square_columns, to_uint8, write_png
 from src.model_file import TrainedModel, load_either
 from src.pictures import one_class, read_given, strip
@@ -35,6 +36,7 @@ def main(config: DictConfig) -> None:
     with mistakes():
         plain = check(config, SLOTS)
         at_least(plain, 1, "num_samples", "batch_size")
+        writable(Path(str(plain["output_dir"])), "output_dir")
         device = usable(plain["device"])
         model = load_either(plain)
         sampler: Sampler = build(plain, "sampler")
@@ -93,16 +95,16 @@ def _edit(denoiser: Denoiser, sampler: Sampler, editing: Editing, given: Given, 
 
 def _write(output_dir: Path, name: str, picture: Tensor, images: Tensor, labels: Tensor | None) -> None:
     """samples.npz holds images, uint8 N×H×W×C, and labels where the model is conditional."""
-    output_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(output_dir)
     arrays = {"images": images.permute(0, 2, 3, 1).numpy()}
     if labels is not None:
         arrays["labels"] = labels.numpy()
-    np.savez_compressed(output_dir / "samples.npz", **arrays)  # type: ignore[arg-type]
+    write(output_dir / "samples.npz", lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
     write_png(output_dir / name, picture)
 
 
 def _tell(text: str) -> None:
-    Console(highlight=False).print(text, soft_wrap=True)
+    console().print(text, soft_wrap=True)
 
 
 def _labels(plain: dict[str, Any], num_classes: int | None) -> Tensor | None:

@@ -1,12 +1,12 @@
 """What a network costs."""
 
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 
 from src.backbones.summary import Summary, summarize
 from src.cli import mistakes
 from src.config import build, check
+from src.console import console
 from src.programs.train import SLOTS
 
 
@@ -18,10 +18,10 @@ def main(config: DictConfig) -> None:
         data = plain["data"]
         shape = (data["channels"], data["image_size"], data["image_size"])
         summary = summarize(network, shape, data["num_classes"])
-    console = Console(highlight=False)
-    console.print(_totals(plain["backbone"]["_target_"].rsplit(".", 1)[-1], shape, summary))
-    console.print()
-    console.print(_levels(summary))
+    terminal = console()
+    terminal.print(_totals(plain["backbone"]["_target_"].rsplit(".", 1)[-1], shape, summary))
+    terminal.print()
+    terminal.print(_levels(summary))
 
 
 def _totals(name: str, shape: tuple[int, int, int], summary: Summary) -> Table:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from src import files
 from src.checkpoints.folder import BEST, LAST, newest
 from src.checkpoints.seal import SAVED
 from src.files import NotWritten, link, remove_leftovers
@@ -78,10 +79,7 @@ def check_owned() -> None:
 def make_folder(folder: Path) -> None:
     """Makes a folder for files of a run, unless the run's own folder is gone. Raises NotWritten."""
     check_owned()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NotWritten(f"{folder}: could not be made ({error.strerror})") from error
+    files.make_folder(folder)
 
 
 def goes_on(config: Mapping[str, Any]) -> bool:

@@ -13,11 +13,11 @@ from typing import Any
 
 import lightning as L
 from omegaconf import OmegaConf
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree
 
+from src.console import console, printable
 from src.files import write_text
 from src.runs import CHECKPOINT, CONFIG, RESULT, Run, relative
 from src.training.callbacks.finding import callbacks_of
@@ -55,7 +55,7 @@ class Results:
     def __init__(self, config: dict[str, Any], trainer: L.Trainer) -> None:
         self.config, self.trainer = config, trainer
         self.run_dir = Path(config["run_dir"])
-        self._console = Console(quiet=not trainer.is_global_zero, highlight=False)
+        self._console = console(quiet=not trainer.is_global_zero)
         self._started = time.monotonic()
 
     def claim(self) -> None:
@@ -160,20 +160,20 @@ class Results:
         table.add_column(style="bold")
         table.add_column(overflow="fold")
         for name, value in rows.items():
-            table.add_row(name, value)
+            table.add_row(name, printable(value))
         self._console.print(table)
 
 
-def _tree(label: str, node: Any) -> Tree:
+def _tree(label: str | Text, node: Any) -> Tree:
     """A configuration as a tree: a call is named by what it calls."""
     tree = Tree(label)
     for key, value in node.items():
         if isinstance(value, dict) and value:
-            called = value.get("_target_")
+            called = f": {value['_target_']}" if "_target_" in value else ""
             inside = {name: child for name, child in value.items() if name not in ("_target_", "_partial_")}
-            tree.add(_tree(f"[bold]{key}[/]: {called}" if called else f"[bold]{key}[/]", inside))
+            tree.add(_tree(Text.assemble((printable(key), "bold"), printable(called)), inside))
         else:
-            tree.add(f"{key}: {escape(str(value))}")
+            tree.add(f"{printable(key)}: {printable(value)}")
     return tree
 
 

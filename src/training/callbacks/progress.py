@@ -5,7 +5,6 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,6 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from src.console import console
 from src.training.loggers import is_log_step
 
 NAMES = {"train/loss": "loss", "val/loss": "val loss", "images_per_second": "images/s"}
@@ -30,7 +30,7 @@ class RichProgress(ProgressBar):
     def __init__(self, seconds_between_lines: float = 15.0) -> None:
         super().__init__()
         self.seconds_between_lines = seconds_between_lines
-        self._console = Console()
+        self._console = console()
         self._progress: Progress | None = None
         self._metrics: dict[str, float] = {}
         self._last_line = time.monotonic()
@@ -45,7 +45,7 @@ class RichProgress(ProgressBar):
                 TextColumn("training"),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[metrics]}"),
+                TextColumn("{task.fields[metrics]}", markup=False),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
