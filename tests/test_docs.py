@@ -50,7 +50,7 @@ def test_a_page_names_only_files_and_options_that_exist(page):
     for group, options in re.findall(rf"\b({GROUPS})=([\w,]+)", text):
         for option in options.strip(",").split(","):
             assert (ROOT / "conf" / group / f"{option}.yaml").exists(), f"{group}={option}"
-    for module in re.findall(r"python -m ((?:src|benchmarks)\.\w+)", text):
+    for module in re.findall(r"python -m ((?:src|benchmarks)(?:\.\w+)+)", text):
         assert (ROOT / Path(*module.split("."))).with_suffix(".py").exists()
 
 
