@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from src.diffusion.denoiser import Denoiser
+from src.diffusion.process import expand
 from src.diffusion.samplers.edm import EDM
 from src.diffusion.time_grid import Trailing
 from tests.diffusion.options import SCHEDULES
@@ -22,7 +23,7 @@ class TwoHills(Denoiser):
         self.schedule = schedule
 
     def forward(self, x_t, t, cond=None):
-        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        alpha, sigma = (expand(scale(t), x_t) for scale in (self.schedule.alpha, self.schedule.sigma))
         var = 0.04 * alpha**2 + sigma**2
         hill = 0.8 * torch.tanh(0.8 * alpha * x_t / var)
         return hill + 0.04 * alpha / var * (x_t - alpha * hill)
@@ -38,9 +39,11 @@ def largest(sampler, denoiser):
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in USUAL else [pytest.mark.slow]) for n in SCHEDULES])
 def test_few_steps_stay_where_the_data_is(name, sampler_name):
     sampler, denoiser = option.__wrapped__("sampler", sampler_name), TwoHills(SCHEDULES[name])
+    if sampler_name == "ode":
+        sampler.tolerance = 0.01
     for grid_name in options("time_grid"):
         sampler.time_grid = option("time_grid", grid_name)
-        for sampler.num_steps in COUNTS if sampler_name != "ode" else (1,):
+        for sampler.num_steps in COUNTS if sampler_name != "ode" else (4,):
             if grid_name == "karras" and denoiser.schedule.terminal_snr() == 0:
                 with pytest.raises(ValueError, match="^time_grid=karras and schedule: .*choose"):
                     sampler.check(denoiser)
@@ -62,4 +65,5 @@ def test_churn_adds_no_noise_where_the_clock_ends(name):
     for t, s in zip(times[:-1], times[1:], strict=True):
         x, _ = EDM(Trailing(), 8, churn=40.0).step(TwoHills(schedule), x, t, s, noise, None)
         assert torch.isfinite(x).all()
-        assert len(drawn) > 0 if t < schedule.T else not drawn
+        assert not drawn or t < schedule.T
+    assert drawn
