@@ -140,3 +140,8 @@ def test_the_clock_is_all_that_is_visited():
         clock = SCHEDULES[name].clock()
         assert (clock[0], clock[-1]) == (SCHEDULES[name].t_min, SCHEDULES[name].T)
         assert (clock.diff() > 0).all()
+
+
+def test_the_networks_clock_ends_at_1000_on_continuous_schedules():
+    for name in ("vp", "sub_vp", "flow", "shifted_cosine"):
+        assert SCHEDULES[name].network_time(torch.tensor([0.0, 0.5, 1.0])).tolist() == [0, 500, 1000]
