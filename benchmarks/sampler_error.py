@@ -58,7 +58,7 @@ def table() -> dict[tuple[str, str], list[float]]:
     rows = {}
     for grid_name, grid in GRIDS.items():
         for name, sampler in samplers(grid).items():
-            steps = [max(1, round(budget / sampler.evaluations)) for budget in BUDGETS]
+            steps = [max(1, round((b - sampler.start_evaluations) / sampler.evaluations)) for b in BUDGETS]
             errors = [float((walk(denoiser, sampler, n) - exact).square().mean().sqrt()) for n in steps]
             rows[name, grid_name] = errors
     return rows

@@ -2,12 +2,14 @@
 stays near 0 at any T and a sweep over T compares like with like; a scaled β above 0.999 is clipped there.
 
 Ref: Improved DDPM §3.2 for the clipping, its code for the scaling
+
+Every function raises ValueError for T outside 1 … 1,000,000 and for values out of range.
 """
 
 import torch
 from torch import Tensor
 
-from src.diffusion.schedule import DiscreteSchedule
+from src.diffusion.schedule import DiscreteSchedule, check_length
 
 MAX_BETA = 0.999
 
@@ -18,7 +20,7 @@ def linear(
     """β_t linear from β_1 to β_T. Ref: DDPM §4
 
     Args:
-        T: number of steps, ≥ 1.
+        T: number of steps, 1 … 1,000,000.
         beta_1, beta_T: 0 < β_1 ≤ β_T < 1, at T = 1000.
         zero_terminal_snr: see DiscreteSchedule.
     """
@@ -65,7 +67,7 @@ def cosine(T: int = 1000, s: float = 0.008, zero_terminal_snr: bool = False) -> 
     """ᾱ_t = f(t)/f(0), f(t) = cos²((t/T + s)/(1 + s) · π/2), β_t = min(1 − ᾱ_t/ᾱ_{t−1}, 0.999).
 
     Args:
-        T: number of steps, ≥ 1.
+        T: number of steps, 1 … 1,000,000.
         s: offset ≥ 0 that keeps β_1 from vanishing.
 
     Ref: Improved DDPM Eq. 17
@@ -80,7 +82,8 @@ def cosine(T: int = 1000, s: float = 0.008, zero_terminal_snr: bool = False) -> 
 
 def custom(betas: list[float], zero_terminal_snr: bool = False) -> DiscreteSchedule:
     """The user's own β_1 … β_T, as they are; T is their number."""
-    return DiscreteSchedule(torch.tensor(betas, dtype=torch.float64), zero_terminal_snr)
+    check_length(len(betas), "schedule.betas")
+    return DiscreteSchedule(torch.tensor(betas, dtype=torch.float64), zero_terminal_snr, key="schedule.betas")
 
 
 def _scaled(betas: Tensor, zero_terminal_snr: bool) -> DiscreteSchedule:
@@ -98,3 +101,4 @@ def _check(T: int, beta_1: float, beta_T: float) -> None:
 def _check_T(T: int) -> None:
     if T < 1:
         raise ValueError(f"schedule.T={T}: the chain needs at least one step, choose T >= 1")
+    check_length(T, f"schedule.T={T}")

@@ -27,6 +27,7 @@ class VP(NoiseSchedule):
                 f"schedule.beta_min={beta_min}, schedule.beta_max={beta_max}: choose 0 < beta_min <= beta_max"
             )
         self.beta_min, self.beta_max = beta_min, beta_max
+        self.key = f"schedule.beta_max={beta_max:g}"
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.exp(-self._integral(t) / 2)
@@ -123,6 +124,7 @@ class VarianceExploding(NoiseSchedule):
             )
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.prior_std = sigma_max
+        self.key = f"schedule.sigma_max={sigma_max:g}"
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)

@@ -9,6 +9,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+MAX_STEPS = 1_000_000  # of a chain: its tables are filled step by step
+
 
 class NoiseSchedule(ABC):
     """α(t) and σ(t) on the clock 0 ≤ t ≤ T. Times are floating tensors of any shape; shape and dtype are kept.
@@ -18,6 +20,7 @@ class NoiseSchedule(ABC):
     t_min: float  # the first time after the data that is worth a step
     prior_std: float = 1.0  # x_T ~ N(0, prior_std² I)
     discrete: bool = False
+    key: str = "schedule"  # the choice in the configuration that decides how much signal is left at T
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -51,6 +54,13 @@ class NoiseSchedule(ABC):
         """The uniform time distribution's quantile function: u in [0, 1) -> t in (0, T]."""
         return (1 - u) * self.T
 
+    def clock(self) -> Tensor:
+        """All times that training and sampling may visit, rising, float64: a chain's steps 1 … T, or 10,000 even times
+        from t_min to T."""
+        if self.discrete:
+            return torch.arange(1, int(self.T) + 1, dtype=torch.float64)
+        return torch.linspace(self.t_min, float(self.T), 10_000, dtype=torch.float64)
+
     def equals(self, other: "NoiseSchedule") -> bool:
         """Whether the other has the same clock and, at every tenth of it, the same α and σ to 1e-6."""
         if (self.T, self.discrete, self.prior_std) != (other.T, other.discrete, other.prior_std):
@@ -80,9 +90,10 @@ class DiscreteSchedule(NoiseSchedule):
         betas: β_1 … β_T in (0, 1], shape (T,). Tables are float64; a result has the dtype of its t.
         zero_terminal_snr: shifts and scales √ᾱ so that ᾱ_T = 0 and ᾱ_1 stays. Ref: Common Diffusion Noise Schedules
             and Sample Steps Are Flawed, Alg. 1
+        key: see NoiseSchedule; schedule.T=… or schedule.zero_terminal_snr=true if None.
 
     Raises:
-        ValueError: a β outside (0, 1]; fewer than two steps to rescale.
+        ValueError: a β outside (0, 1]; fewer than two steps to rescale; more than 1,000,000 steps.
 
     Ref: DDPM Eqs. 2, 4
     """
@@ -90,7 +101,8 @@ class DiscreteSchedule(NoiseSchedule):
     t_min = 1.0
     discrete = True
 
-    def __init__(self, betas: Tensor, zero_terminal_snr: bool = False) -> None:
+    def __init__(self, betas: Tensor, zero_terminal_snr: bool = False, key: str | None = None) -> None:
+        check_length(betas.numel(), "schedule")
         betas = betas.double()
         if betas.ndim != 1 or len(betas) == 0 or not bool(((betas > 0) & (betas <= 1)).all()):
             raise ValueError(
@@ -99,6 +111,7 @@ class DiscreteSchedule(NoiseSchedule):
             )
         betas = _without_terminal_signal(betas) if zero_terminal_snr else betas
         self.betas, self.T = betas, len(betas)
+        self.key = key or ("schedule.zero_terminal_snr=true" if zero_terminal_snr else f"schedule.T={self.T}")
         # 1 − ᾱ by its own recurrence: 1 − ᾱ_t = (1 − ᾱ_{t−1})(1 − β_t) + β_t does not cancel at small t.
         one_minus = [0.0]
         for beta in betas.tolist():
@@ -155,6 +168,12 @@ class DiscreteSchedule(NoiseSchedule):
             dtype = torch.float32 if t.device.type == "mps" else torch.float64  # MPS has no float64
             self._on_device[t.device] = (self._alpha.to(t.device, dtype), self._sigma.to(t.device, dtype))
         return self._on_device[t.device]
+
+
+def check_length(T: int, key: str) -> None:
+    """Raises ValueError for a chain of more than 1,000,000 steps, before anything of its length is made."""
+    if T > MAX_STEPS:
+        raise ValueError(f"{key}: a chain of {T} steps is too long; choose at most {MAX_STEPS} (1000 is usual)")
 
 
 def _floating(t: Tensor) -> torch.dtype:

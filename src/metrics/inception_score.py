@@ -1,5 +1,8 @@
 """The Inception Score, of any classifier's logits."""
 
+import itertools
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,7 +12,8 @@ def inception_score(logits: Tensor, num_splits: int = 10) -> tuple[float, float]
 
     Args:
         logits: (N, K).
-        num_splits: consecutive parts, each with a score of its own.
+        num_splits: consecutive parts n, each with a score of its own; part i begins at image ⌊i N/n⌋, as in
+            torch-fidelity.
 
     Returns:
         Mean and standard deviation (1/n, as published) of the parts' scores.
@@ -21,10 +25,10 @@ def inception_score(logits: Tensor, num_splits: int = 10) -> tuple[float, float]
     """
     if len(logits) < num_splits:
         raise ValueError(f"{len(logits)} images do not divide into {num_splits} parts; more are needed")
-    scores = []
-    for part in logits.double().tensor_split(num_splits):
-        log_p = part.log_softmax(1)
-        log_marginal = log_p.logsumexp(0, keepdim=True) - torch.tensor(float(len(part))).log()
+    starts, scores = [i * len(logits) // num_splits for i in range(num_splits + 1)], []
+    for start, end in itertools.pairwise(starts):
+        log_p = logits[start:end].double().log_softmax(1)
+        log_marginal = log_p.logsumexp(0, keepdim=True) - math.log(end - start)
         scores.append((log_p.exp() * (log_p - log_marginal)).sum(1).mean().exp())
     all_parts = torch.stack(scores)
     return float(all_parts.mean()), float(all_parts.std(correction=0))

@@ -8,6 +8,7 @@ from src.diffusion.analytic import GaussianMixture
 from src.diffusion.continuous import VP
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.guidance import Autoguidance, Classifier, ClassifierFree, Clip, DynamicThreshold, Unguided, chain
+from tests.diffusion.options import SCHEDULES
 from tests.diffusion.truth import F64, mixture, points
 
 
@@ -73,6 +74,14 @@ def test_guidance_is_limited_to_its_interval(setting):
         level = float(denoiser.schedule.sigma(t) / denoiser.schedule.alpha(t))
         same = torch.allclose(guided(x, t, cond), denoiser(x, t, cond))
         assert same == (not 0.5 < level <= 2.0)
+
+
+def test_the_interval_excludes_its_lower_end_and_includes_its_upper():
+    denoiser, x, cond = ByClass(SCHEDULES["edm"]), points(9, 2), torch.arange(9) % 3
+    guided = ClassifierFree(denoiser, scale=4.0, level_min=0.5, level_max=2.0)
+    for level, same in ((0.5, True), (0.5 + 1e-9, False), (2.0, False), (2.0 + 1e-9, True)):
+        t = torch.tensor(level, dtype=F64)
+        assert torch.equal(guided(x, t, cond), denoiser(x, t, cond)) == same, level
 
 
 def test_times_may_differ_between_the_items(setting):

@@ -10,6 +10,7 @@ from src.diffusion import beta as schedules
 from src.diffusion.denoiser import Denoiser, NetworkDenoiser
 from src.diffusion.guidance import ClassifierFree, Clip
 from src.diffusion.likelihood import bound_of_step, divergence, variational_bound
+from src.diffusion.noise import Draws
 from src.diffusion.objective import Objective
 from src.diffusion.parameterization import X0, Eps, V
 from src.diffusion.process import marginal, posterior, transition
@@ -156,6 +157,27 @@ def test_hybrid_loss_teaches_the_variance_and_leaves_the_mean_to_l_simple():
     torch.testing.assert_close(gradients[0.5][0], gradients[0.0][0])
     assert (gradients[0.0][1] == 0).all()
     assert (gradients[0.5][1] != 0).any()
+
+
+class EveryStep(Uniform):
+    """t = 1 … T, each once."""
+
+    def quantile(self, u, schedule):
+        return torch.arange(1, int(schedule.T) + 1, dtype=u.dtype)
+
+
+def test_the_loss_of_the_variance_is_the_bound_on_average_over_the_steps():
+    T, weight = 10, 0.5
+    denoiser = NetworkDenoiser(TwoOutputs(), schedules.cosine(T=T), V())
+    x_0 = (torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1).expand(T, 1, 4, 4)
+    _, hybrid = Objective(EveryStep(), Simple(), vlb_weight=weight).draw(denoiser, x_0, None, Draws(0))
+    _, simple = Objective(EveryStep(), Simple()).draw(denoiser, x_0, None, Draws(0))
+    draws = Draws(0)
+    draws.uniform(T)
+    eps = iter(draws.normal(x_0).flip(0))  # the bound begins at T
+    bound = variational_bound(denoiser, x_0[:1], lambda: next(eps)[None], variance="learned")
+    expected = weight * (bound.steps + bound.decoder)
+    torch.testing.assert_close((hybrid - simple).mean()[None], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name, schedule in SCHEDULES.items() if schedule.discrete])

@@ -1,5 +1,6 @@
 """Samplers against the truth: the exact denoiser of a Gaussian, each other, and diffusers step by step."""
 
+import functools
 import itertools
 import math
 
@@ -144,6 +145,26 @@ def test_ddim_equals_diffusers_step_by_step(make, parameterization, prediction_t
         output = network(x_t, torch.full((2,), float(t) - 1), None)
         expected = theirs.step(output, int(t) - 1, x_t, eta=eta, variance_noise=z).prev_sample
         torch.testing.assert_close(x_s, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+@pytest.mark.parametrize("make", [schedules.linear, schedules.cosine])
+def test_ddim_under_clipping_takes_its_noise_from_the_clipped_estimate(make, eta):
+    """diffusers' use_clipped_model_output=True; without it ε̂ is the network's, which no longer fits x̂_0."""
+    network, differs = Cubic(), []
+    denoiser = Clip(NetworkDenoiser(network, make(), Eps()))
+    theirs = reference(diffusers.DDIMScheduler, make, "epsilon", clip=True, set_alpha_to_one=True)
+    theirs.set_timesteps(50)
+    times, generator = Trailing()(denoiser.schedule, 50), torch.Generator().manual_seed(0)
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        x_t, z = (torch.randn(2, *SHAPE, generator=generator) for _ in range(2))
+        x_s, _ = DDIM(Trailing(), 50, eta=eta).step(denoiser, x_t, t, s, lambda z=z: z, None)
+        output = network(x_t, torch.full((2,), float(t) - 1), None)
+        step = functools.partial(theirs.step, output, int(t) - 1, x_t, eta=eta, variance_noise=z)
+        expected = step(use_clipped_model_output=True).prev_sample
+        torch.testing.assert_close(x_s, expected, rtol=1e-5, atol=1e-5)
+        differs.append(float((x_s - step(use_clipped_model_output=False).prev_sample).abs().max()))
+    assert max(differs) > 0.1
 
 
 @pytest.mark.parametrize("sampler", [DDPM(Trailing(), 20), DDIM(Trailing(), 20), DDIM(Trailing(), 20, eta=0.7)])

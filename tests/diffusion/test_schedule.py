@@ -6,7 +6,7 @@ import torch
 from src.diffusion import beta as schedules
 from src.diffusion import continuous
 from src.diffusion.schedule import DiscreteSchedule
-from tests.diffusion.options import SCHEDULES, make, times
+from tests.diffusion.options import NAMES, SCHEDULES, make, times
 
 
 @pytest.mark.parametrize("make", [schedules.linear, schedules.cosine])
@@ -111,6 +111,8 @@ def test_uniform_quantile_covers_1_to_T_evenly():
         (lambda: schedules.cosine(s=-1), "schedule.s=-1"),
         (lambda: DiscreteSchedule(torch.tensor([0.5, 1.5])), "every β must lie in"),
         (lambda: schedules.linear(T=1, zero_terminal_snr=True), "schedule.zero_terminal_snr=true and schedule.T=1"),
+        (lambda: DiscreteSchedule(torch.tensor(0.1).expand(1_000_001)), "schedule: a chain of 1000001 steps is"),
+        (lambda: schedules.custom(range(1_000_001)), "schedule.betas: a chain of 1000001 steps .* at most 1000000"),
         (lambda: schedules.constant(beta=1.0), "schedule.beta=1"),
         (lambda: continuous.VP(beta_min=-1.0), "schedule.beta_min=-1"),
         (lambda: continuous.EDM(sigma_min=3.0, sigma_max=2.0), "schedule.sigma_min=3.0, schedule.sigma_max=2.0"),
@@ -120,3 +122,26 @@ def test_uniform_quantile_covers_1_to_T_evenly():
 def test_refuses_what_is_no_schedule(attempt, key):
     with pytest.raises(ValueError, match=key):
         attempt()
+
+
+@pytest.mark.parametrize("make", [getattr(schedules, name) for name in NAMES if hasattr(schedules, name)])
+def test_a_chain_has_at_most_a_million_steps(make):
+    """The refusal comes first: a tensor of this length would not fit."""
+    if make is schedules.custom:
+        return
+    for T in (1_000_001, 10**18):
+        with pytest.raises(ValueError, match=f"schedule.T={T}: a chain of {T} steps is .* at most 1000000"):
+            make(T=T)
+
+
+def test_the_clock_is_all_that_is_visited():
+    assert torch.equal(schedules.linear(T=7).clock(), torch.arange(1, 8, dtype=torch.float64))
+    for name in ("vp", "ve", "edm", "flow"):
+        clock = SCHEDULES[name].clock()
+        assert (clock[0], clock[-1]) == (SCHEDULES[name].t_min, SCHEDULES[name].T)
+        assert (clock.diff() > 0).all()
+
+
+def test_the_networks_clock_ends_at_1000_on_continuous_schedules():
+    for name in ("vp", "sub_vp", "flow", "shifted_cosine"):
+        assert SCHEDULES[name].network_time(torch.tensor([0.0, 0.5, 1.0])).tolist() == [0, 500, 1000]

@@ -123,6 +123,14 @@ class TestInceptionScore:
         with pytest.raises(ValueError, match="more are needed"):
             inception_score(torch.zeros(9, 5))
 
+    @pytest.mark.parametrize("N", [10, 11, 19, 105, 1003])
+    def test_equals_torch_fidelitys_where_the_parts_are_unequal_too(self, N):
+        metric = pytest.importorskip("torch_fidelity.metric_isc")
+        logits = 3 * normal(N, 8, N)
+        theirs = metric.isc_features_to_metric(logits, shuffle=False)
+        expected = (theirs[metric.KEY_METRIC_ISC_MEAN], theirs[metric.KEY_METRIC_ISC_STD])
+        assert inception_score(logits) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
 
 class TestOverlap:
     def brute_force(self, fake, real, k):

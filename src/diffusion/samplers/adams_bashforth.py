@@ -7,6 +7,7 @@ from src.diffusion.denoiser import Denoiser, to_eps
 from src.diffusion.noise import Noise
 from src.diffusion.process import expand
 from src.diffusion.samplers.base import Sampler
+from src.diffusion.samplers.dpm_solver import single_step
 from src.diffusion.samplers.euler import slope_weight
 from src.diffusion.time_grid import TimeGrid
 
@@ -19,8 +20,11 @@ class AdamsBashforth(Sampler):
     With steps of equal size in σ/α the weights are the classical ones (55, −59, 37, −9)/24 that PLMS uses; here they
     are integrated for the steps as they are, so that the order holds on any time grid.
 
+    Euler's step at the start would leave an error of second order. With order 3 the first step is DPM-Solver++(2S)'s,
+    with one evaluation in addition; with order 4 the first two are (3S)'s, with two in addition each.
+
     Args:
-        order: 1 … 4; the first steps are of lower order.
+        order: 1 … 4.
 
     Ref: PLMS §3.2 (pseudo numerical methods), with variable steps
     """
@@ -29,7 +33,7 @@ class AdamsBashforth(Sampler):
         super().__init__(num_steps, time_grid)
         if order not in (1, 2, 3, 4):
             raise ValueError(f"sampler.order={order}: choose 1, 2, 3 or 4")
-        self.order = order
+        self.order, self.start_evaluations = order, {3: 1, 4: 4}.get(order, 0)
 
     def step(
         self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, noise: Noise, state: State | None
@@ -41,6 +45,8 @@ class AdamsBashforth(Sampler):
         if alpha_t == 0:  # σ/α is infinite: Euler's step, and no slope to remember
             return expand(alpha_s, x_t) * x_0 + expand(schedule.sigma(s), x_t) * eps, []
         slopes = [(schedule.sigma(t) / alpha_t, eps), *(state or [])][: self.order]
+        if len(slopes) < self.order - 1:
+            return single_step(denoiser, x_t, x_0, t, s, self.order - 1), slopes
         weights = extrapolation_weights([level for level, _ in slopes], schedule.sigma(s) / alpha_s)
         total = sum(expand(weight, x_t) * slope for weight, (_, slope) in zip(weights, slopes, strict=True))
         return expand(alpha_s / alpha_t, x_t) * x_t + expand(slope_weight(schedule, t, s), x_t) * total, slopes

@@ -29,7 +29,8 @@ class Sampler(ABC):
             raise ValueError(f"sampler.num_steps={num_steps}: choose at least 1, or null for every step of the chain")
         self.num_steps, self.time_grid = num_steps, time_grid
 
-    evaluations: int = 1  # of the denoiser in one step, at least
+    evaluations: int = 1  # of the denoiser in one step; the last one may take fewer
+    start_evaluations: int = 0  # in addition, of a multistep method that starts by single steps
     order: int = 1  # of convergence to the probability flow (stochastic samplers: 1, in distribution)
     stochastic: bool = False  # whether steps draw noise
 

@@ -9,15 +9,16 @@ from src.diffusion.denoiser import Denoiser
 from src.diffusion.noise import Noise
 from src.diffusion.process import expand
 from src.diffusion.samplers.base import Sampler
-from src.diffusion.samplers.dpm_solver import Point, advance, half_logsnr
+from src.diffusion.samplers.dpm_solver import Point, advance, half_logsnr, single_step
 from src.diffusion.schedule import NoiseSchedule
 from src.diffusion.time_grid import TimeGrid
 
 
 class State(NamedTuple):
-    """Where the last step began: x and its time, and x̂_0 there and before, the newest first."""
+    """Where the last step began: x, or None where the step needs no correction, its time, and x̂_0 there and before,
+    the newest first."""
 
-    x: Tensor
+    x: Tensor | None
     t: Tensor
     points: list[Point]
 
@@ -28,9 +29,11 @@ class UniPC(Sampler):
     The predictor's ρ uses the last `order` values of x̂_0. When the next step has evaluated x̂_0 at the predicted x_s,
     the corrector takes the same step again with that value among them, and the order rises by one at no cost.
 
+    With a predictor of order 3 the first step is DPM-Solver++(3S)'s, with two evaluations in addition: UniPC's own
+    would leave an error of third order, even when corrected.
+
     Args:
-        order: of the predictor, 1 … 3; with the corrector the sampler's is one more. The first steps, and the last, are
-            of lower order.
+        order: of the predictor, 1 … 3; with the corrector the sampler's is one more. The last step is of first order.
 
     Ref: UniPC Alg. 1–2, Theorem 3.1
     """
@@ -40,6 +43,7 @@ class UniPC(Sampler):
         if order not in (1, 2, 3):
             raise ValueError(f"sampler.order={order}: choose 1, 2 or 3")
         self.points, self.order = order, order + 1
+        self.start_evaluations = 2 if order == 3 else 0
 
     def step(
         self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, noise: Noise, state: State | None
@@ -48,8 +52,12 @@ class UniPC(Sampler):
         now = Point(half_logsnr(schedule, t), denoiser(x_t, t))
         points = [now]
         if state is not None:
-            x_t = unified_step(schedule, state.x, state.t, t, state.points, corrector=now)
+            if state.x is not None:
+                x_t = unified_step(schedule, state.x, state.t, t, state.points, corrector=now)
             points = [now, *state.points][: self.points]
+        usable = sum(bool(torch.isfinite(p.lam)) for p in points)
+        if usable < self.order - 2:
+            return single_step(denoiser, x_t, now.x_0, t, s, self.order - 1), State(None, t, points)
         return unified_step(schedule, x_t, t, s, points), State(x_t, t, points)
 
 
