@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.calls import check_node, make
 from src.mistake import Mistake, did_you_mean
+from src.signatures import fits
 from src.trusted_targets import Targets
 
 Text = str | int | float  # what Hydra reads of a name or a path may look like a number
@@ -19,7 +20,8 @@ def check(config: DictConfig, slots: Mapping[str, Any]) -> dict[str, Any]:
     """Resolves a configuration and holds every value and every call in it against what is wanted there.
 
     Args:
-        slots: the keys that the program reads -> what each holds, a type as in a signature.
+        slots: the keys that the program reads -> what each holds, a type as in a signature; one that may be None may
+            be missing.
 
     Returns:
         The configuration as plain containers.
@@ -31,6 +33,9 @@ def check(config: DictConfig, slots: Mapping[str, Any]) -> dict[str, Any]:
     plain = typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     written: Any = OmegaConf.to_container(config, resolve=False)
     targets = Targets(trust=plain.get("trust", ()))
+    for key, wanted in slots.items():
+        if key not in plain and not fits(None, wanted):
+            raise Mistake(f"{key}: missing; leave it in, or choose another {key}=…")
     for key, node in plain.items():
         if key not in slots:
             raise Mistake(f"{key}: no such key{did_you_mean(key, slots)}")

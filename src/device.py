@@ -9,7 +9,16 @@ from src.config import Mistake
 from src.diffusion.denoiser import GRAPHS, Compile, NetworkDenoiser
 
 COUNTS = ("max_steps", "log_every_n_steps", "accumulate_grad_batches")
-CHECKED = ("accelerator", "precision", "devices", "val_check_interval", "gradient_clip_val", *COUNTS)
+REPLACED = {"overfit_batches": "debug=overfit", "fast_dev_run": "debug=fast", "barebones": "debug=profile"}
+CHECKED = (
+    "accelerator",
+    "precision",
+    "devices",
+    "val_check_interval",
+    "limit_val_batches",
+    "gradient_clip_val",
+    *COUNTS,
+)
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
 DRAWN_IN = ("32-true", "bf16-mixed")
 COMPILED = (True, False, GRAPHS)
@@ -80,6 +89,15 @@ def _check_counts(options: Mapping[str, Any]) -> None:
     for key in COUNTS:
         if options[key] < 1:
             raise Mistake(f"trainer.{key}={options[key]}: choose {key} >= 1")
+    for key, instead in REPLACED.items():
+        if options.get(key):
+            raise Mistake(f"trainer.{key}={options[key]}: Lightning's own changes what a run is; choose {instead}")
+    batches = options["limit_val_batches"]
+    if not (0 < batches <= 1 if isinstance(batches, float) else isinstance(batches, int) and batches >= 1):
+        raise Mistake(
+            f"trainer.limit_val_batches={batches}: every run ends with a validation; choose a number of batches >= 1, "
+            "or a share in (0, 1]"
+        )
     interval, clip = options["val_check_interval"], options["gradient_clip_val"]
     if not isinstance(interval, int) or isinstance(interval, bool) or interval < 1:
         raise Mistake(f"trainer.val_check_interval={interval}: choose a whole number of steps, at least 1")

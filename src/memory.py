@@ -1,6 +1,7 @@
-"""What the C library does with memory that a program has freed."""
+"""How much memory there is, and what the C library does with what a program has freed."""
 
 import ctypes
+import os
 import platform
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -17,3 +18,13 @@ def keep_freed_memory() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_MAX, 0)
         library.mallopt(M_TRIM_THRESHOLD, NEVER)
+
+
+def check_fits(key: str, count: int, bytes_each: int) -> None:
+    """Raises ValueError where so many images, which `key` asks for, are more than the machine's memory holds."""
+    there, wanted = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), count * bytes_each
+    if wanted > there:
+        raise ValueError(
+            f"{key}={count}: these images take {wanted / 2**30:,.0f} GiB, and this machine has {there / 2**30:,.0f}; "
+            "choose fewer"
+        )

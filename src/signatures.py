@@ -52,6 +52,8 @@ def fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if annotation in (bool, str, type(None)):
         return isinstance(value, annotation)
+    if origin is tuple and arguments and arguments[-1] is not Ellipsis:
+        return isinstance(value, list) and len(value) == len(arguments) and all(map(fits, value, arguments))
     if inspect.isclass(origin) and issubclass(origin, Sequence):
         return isinstance(value, list) and all(fits(item, arguments[0]) for item in value if arguments)
     if inspect.isclass(origin) and issubclass(origin, Mapping):
@@ -110,6 +112,8 @@ def name_of(annotation: Any) -> str:
         return f"a mapping of names to {name_of(arguments[1])}"
     if origin is Callable:
         return "an option of its group"
+    if origin is tuple and arguments and arguments[-1] is not Ellipsis:
+        return f"a list of {len(arguments)}, each {name_of(arguments[0])}"
     if origin is not None and arguments:
         return f"a list of {name_of(arguments[0])}"
     return PLAIN.get(annotation) or f"an option of its group, a {getattr(annotation, '__name__', annotation)}"

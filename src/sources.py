@@ -13,6 +13,7 @@ from src.config import Mistake, at_least, build, check, did_you_mean
 from src.data.dataset import ImageDataset
 from src.data.given import read_images
 from src.diffusion.samplers.base import Sampler
+from src.memory import check_fits
 from src.metrics.extractor import Extractor
 from src.metrics.generate import Recipe
 from src.metrics.scores import LEAST
@@ -76,6 +77,7 @@ def read_count(plain: dict[str, Any], real: Real) -> int:
     if plain["num_samples"] is None:
         return min(DEFAULT_COUNT, len(real.held_out)) if real.held_out else DEFAULT_COUNT
     at_least(plain, LEAST, "num_samples")
+    check_fits("num_samples", plain["num_samples"], 4 * real.images[torch.arange(1)][0].numel())
     return int(plain["num_samples"])
 
 
@@ -88,6 +90,9 @@ def read_walks(plain: dict[str, Any], model: TrainedModel) -> list[Walk]:
         if one := [word for word in HydraConfig.get().overrides.task if re.match(r"\+*sampler[=.]", word)]:
             raise Mistake(f"samplers: each has its own options; leave out {' '.join(one)}, or give sampler=… alone")
         nodes = {name: _sampler_node(name) for name in _as_list(plain["samplers"])}
+    for key in ("samplers", "num_steps"):
+        if plain[key] == []:
+            raise Mistake(f"{key}=[]: nothing to measure; give one, or leave it out")
     walks = []
     for name, node in nodes.items():
         for num_steps in _as_list(plain["num_steps"]):

@@ -11,7 +11,8 @@ ALLOWED = {
     "diffusion": {"src.diffusion", "torch"},
     "backbones": {"src.backbones", "torch"},
     "data": {
-        "src.data", "src.console", IMAGES, FILES, "torch", "torchvision", "lightning", "sklearn", "numpy", "filelock",
+        "src.data", "src.console", "src.memory", IMAGES, FILES,
+        "torch", "torchvision", "lightning", "sklearn", "numpy", "filelock",
     },
     "training": {
         "src.training", "src.diffusion", "src.metrics", "src.runs", "src.checkpoints", "src.console", IMAGES, FILES,

@@ -3,6 +3,7 @@
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 AVERAGED = "ema.model."
 
@@ -13,8 +14,9 @@ def averaged_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     return {name.removeprefix(AVERAGED): value for name, value in state.items() if name.startswith(AVERAGED)}
 
 
-def check_resumable(checkpoint: dict[str, Any], module: nn.Module, source: str) -> None:
-    """Raises ValueError where a run cannot go on from a checkpoint: for want of a part, or with another network."""
+def check_resumable(checkpoint: dict[str, Any], module: nn.Module, optimizer: Optimizer, source: str) -> None:
+    """Raises ValueError where a run cannot be resumed from a checkpoint: it lacks a part, or has another network's or
+    another optimizer's."""
     for part, what in (
         ("optimizer_states", "optimizer state"),
         ("lr_schedulers", "learning-rate schedule"),
@@ -31,3 +33,13 @@ def check_resumable(checkpoint: dict[str, Any], module: nn.Module, source: str) 
             f"{source}: {name} is {have.get(name, 'missing')} there and {need.get(name, 'missing')} in this "
             "configuration; give the run's own backbone and objective, or resume=RUN_DIR, which does"
         )
+    if _groups(checkpoint["optimizer_states"][0]) != _groups(optimizer.state_dict()):
+        raise ValueError(f"{source}: another optimizer has saved it; give the run's own, or resume=RUN_DIR, which does")
+
+
+def _groups(state: Any) -> Any:
+    """What an optimizer's state consists of: each group's options by name, and its number of parameters."""
+    try:
+        return [(sorted(group), len(group["params"])) for group in state["param_groups"]]
+    except (KeyError, TypeError):
+        return None

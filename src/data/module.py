@@ -1,5 +1,6 @@
 """The LightningDataModule around any set of images."""
 
+import os
 from abc import ABC, abstractmethod
 from typing import Literal
 
@@ -11,8 +12,10 @@ from src.data.dataset import Batches, First, ImageDataset, Mirrored, check_label
 from src.data.order import EndlessShuffle, Sequential
 from src.data.workers import Loader
 from src.images import Batch
+from src.memory import check_fits
 
 Split = Literal["train", "val"]
+WORKERS_PER_CORE = 8  # beyond which they only wait for each other
 
 
 class ImageDataModule(L.LightningDataModule, ABC):
@@ -60,6 +63,9 @@ class ImageDataModule(L.LightningDataModule, ABC):
         ):
             if value is not None and value < least:
                 raise ValueError(f"data.{key}={value}: must be at least {least}")
+        check_fits("data.batch_size", batch_size, 4 * channels * image_size**2)
+        if num_workers > (most := WORKERS_PER_CORE * (os.cpu_count() or 1)):
+            raise ValueError(f"data.num_workers={num_workers}: choose at most {most} on this machine")
         self.channels, self.image_size, self.num_classes = channels, image_size, num_classes
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.horizontal_flip, self.num_images = horizontal_flip, num_images
@@ -93,6 +99,11 @@ class ImageDataModule(L.LightningDataModule, ABC):
             self.splits = {split: self._checked(split, self.read(split)) for split in splits}
             if self.num_images is not None:
                 self.splits["train"] = self._first(self.splits["train"], self.num_images)
+
+    @property
+    def num_val_batches(self) -> int:
+        """Of all devices together."""
+        return -(-len(self.splits["val"]) // self.batch_size)
 
     def check_devices(self, count: int) -> None:
         """Raises ValueError where a batch does not divide over so many devices."""

@@ -32,7 +32,7 @@ from src.sources import Real, read_count, read_real, read_samples, read_walks
 SLOTS: dict[str, Any] = {  # what the keys of conf/evaluate.yaml hold
     "ckpt_path": Text | None, "pretrained": Text | None, "trust": list[str], "images": Text | None,
     "reference": Text | None, "split": str, "num_images": int, "num_samples": int | None, "batch_size": int,
-    "seed": int, "device": str, "precision": Any, "compile": Any, "output_dir": Text, "data": ImageDataModule,
+    "seed": int, "device": str, "precision": Any, "compile": Any, "output_dir": Text, "data": ImageDataModule | None,
     "metrics": Extractor | Likelihood, "sampler": Sampler, "samplers": list[str] | str | None, "num_steps": Any,
     "time_grid": TimeGrid, "guidance": Callable[..., Denoiser],
 }  # fmt: skip

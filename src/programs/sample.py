@@ -1,5 +1,6 @@
 """Samples, or edited pictures, of a trained model."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ from src.diffusion.samplers.base import Sampler, class_labels
 from src.diffusion.time_grid import TimeGrid
 from src.files import make_folder, writable, write
 from src.images import grid, square_columns, to_uint8, write_png
+from src.memory import check_fits
 from src.model_file import TrainedModel, load_either
 from src.pictures import one_class, read_given, strip
 
 SLOTS: dict[str, Any] = {  # what the keys of conf/sample.yaml hold
     "ckpt_path": Text | None, "pretrained": Text | None, "trust": list[str], "num_samples": int, "seed": int,
     "label": int | None, "batch_size": int, "device": str, "precision": Any, "compile": Any, "output_dir": Text,
-    "time_grid": TimeGrid, "sampler": Sampler, "guidance": Callable[..., Denoiser], "edit": Editing,
+    "time_grid": TimeGrid, "sampler": Sampler, "guidance": Callable[..., Denoiser], "edit": Editing | None,
     "images": list[Text] | None, "mask": Text | None,
 }  # fmt: skip
 
@@ -50,6 +52,7 @@ def main(config: DictConfig) -> None:
         elif plain["images"] is not None or plain["mask"] is not None:
             raise Mistake("images: say what to do with them; give edit=inpaint, image_to_image, invert or interpolate")
         else:
+            check_fits("num_samples", plain["num_samples"], 4 * math.prod(model.shape))
             labels = _labels(plain, model.num_classes)
 
     if "edit" in plain:

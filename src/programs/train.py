@@ -1,6 +1,7 @@
 """A training run: what a configuration names is built, checked, trained and measured."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from src.checkpoints.content import check_resumable
 from src.checkpoints.folder import Damaged, locate, read_checkpoint
-from src.cli import mistakes
+from src.cli import mistakes, one_line
 from src.config import Mistake, Text, build, check
 from src.data.dataset import WrongLabel
 from src.data.module import ImageDataModule
@@ -29,7 +30,7 @@ from src.diffusion.time_grid import TimeGrid
 from src.diffusion.time_sampler import TimeSampler
 from src.diffusion.weighting import Weighting
 from src.environment import record
-from src.files import NotWritten
+from src.files import NotWritten, Unreadable
 from src.images import UnreadableImage
 from src.model_file import adopt, load_weights, of_checkpoint
 from src.resume import resumed, save_overrides
@@ -134,6 +135,11 @@ def check_together(parts: Parts) -> None:
     """Raises ValueError where parts that are each in order do not fit each other."""
     plain, trainer, module, datamodule = parts
     datamodule.check_devices(trainer.world_size)
+    if trainer.num_nodes > 1 and not ({"MASTER_ADDR", "SLURM_JOB_ID"} & os.environ.keys()):
+        raise ValueError(
+            f"trainer.num_nodes={trainer.num_nodes}: nothing says where the other nodes are; start the run on each of "
+            "them with torchrun or srun (docs/hardware.md), or choose trainer.num_nodes=1"
+        )
     if module.compiled == GRAPHS and trainer.accumulate_grad_batches > 1:
         raise ValueError(
             f"compile={GRAPHS} and trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: a graph writes "
@@ -147,8 +153,10 @@ def check_together(parts: Parts) -> None:
             )
     build(plain, "sampler").check(module.denoiser)  # a walk that can be walked
     build(plain, "guidance")(module.denoiser)
-    with mistakes("optimizer"):
-        module.configure_optimizers()
+    try:
+        optimizer: Optimizer = module.configure_optimizers()["optimizer"]
+    except Exception as error:  # anybody's constructor may raise anything
+        raise Mistake(one_line(f"optimizer: {error}")) from error
     measured = ["val/loss", *(name for scores in callbacks_of(trainer, SampleScores) for name in scores.names)]
     if plain["metric"] not in measured:
         raise ValueError(f"metric={plain['metric']}: choose {', '.join(measured)}")
@@ -158,13 +166,19 @@ def check_together(parts: Parts) -> None:
         plain["ckpt_path"] = str(locate(plain["ckpt_path"]))
         content, source = read_checkpoint(plain["ckpt_path"]), f"ckpt_path={plain['ckpt_path']}"
         of_checkpoint(content, source, plain["trust"])
-        check_resumable(content, module, source)
+        check_resumable(content, module, optimizer, source)
 
 
 def prepare_data(trainer: L.Trainer, datamodule: ImageDataModule) -> None:
     """Fetches and reads the images, before anything is written: what is wrong with them is the user's to mend."""
     datamodule.prepare_data()
     datamodule.setup("fit")
+    share = trainer.limit_val_batches
+    if isinstance(share, float) and datamodule.num_val_batches * share < trainer.world_size:
+        raise Mistake(
+            f"trainer.limit_val_batches={share}: none of the {datamodule.num_val_batches} batches is left; choose a "
+            "greater share, or a number of batches"
+        )
     for scores in callbacks_of(trainer, SampleScores):
         scores.check(datamodule.splits["train"])
 
@@ -176,7 +190,7 @@ def ending(results: Results) -> Iterator[None]:
         yield
     except NotWritten as error:
         raise Mistake(f"{error}{results.remedy()}") from error
-    except Damaged as error:
+    except (Damaged, Unreadable) as error:
         raise Mistake(str(error)) from error
     except UnreadableImage as error:
         told = str(error).strip().splitlines()[-1].removeprefix("src.images.UnreadableImage: ")  # a worker says more
@@ -184,7 +198,12 @@ def ending(results: Results) -> Iterator[None]:
     except WrongLabel as error:
         raise Mistake(str(error).strip().splitlines()[-1].removeprefix("src.data.dataset.WrongLabel: ")) from error
     except Diverged as error:
-        raise Mistake(
-            f"{error}; the checkpoints are from before it: lower optimizer.lr, or "
-            "module.nonfinite=skip to leave such steps out"
-        ) from error
+        kept = (
+            "the checkpoints are from before it" if results.has_checkpoint else "there is no checkpoint from before it"
+        )
+        skip = (
+            ""
+            if results.config["module"]["nonfinite"] == "skip"
+            else ", or module.nonfinite=skip to leave such steps out"
+        )
+        raise Mistake(f"{error}; {kept}: lower optimizer.lr{skip}") from error

@@ -1,6 +1,7 @@
 """Steps whose loss or gradient is inf or NaN."""
 
 import math
+from collections import deque
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,29 @@ from torch import Tensor
 
 class Diverged(RuntimeError):
     """Such a step, taken back before anything is kept of it."""
+
+
+class Skips:
+    """Steps that were left out: a run that leaves out most of them learns nothing, and stops."""
+
+    RECENT, FEWEST, MOST = 100, 10, 0.5  # steps that count, steps before anything is said, share of them
+
+    def __init__(self) -> None:
+        self._recent: deque[bool] = deque(maxlen=self.RECENT)
+
+    def note(self, skipped: bool) -> None:
+        """Counts a step. Raises Diverged where more than half of the last hundred were left out."""
+        self._recent.append(skipped)
+        if len(self._recent) >= self.FEWEST:
+            self.check()
+
+    def check(self) -> None:
+        """Raises Diverged where more than half of the last steps were left out, however few there were."""
+        steps, skipped = len(self._recent), sum(self._recent)
+        if skipped > self.MOST * steps:
+            raise Diverged(
+                f"{skipped} of the last {steps} steps had a loss or gradient that is not finite, and were skipped"
+            )
 
 
 class Drawn(NamedTuple):

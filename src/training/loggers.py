@@ -35,6 +35,8 @@ class CSVLogger(Logger):
     def __init__(self, path: str) -> None:
         super().__init__()
         self.path = Path(path)
+        if not self.path.name or self.path.is_dir():
+            raise ValueError(f"logger.csv.path={path!r}: name a file")
         self._columns: list[str] = []
 
     @property

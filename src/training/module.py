@@ -15,7 +15,7 @@ from src.diffusion.denoiser import Compile, NetworkDenoiser
 from src.diffusion.noise import Draws, stream_seed
 from src.diffusion.objective import HeldOut, Objective
 from src.images import Batch, to_model
-from src.training.divergence import Diverged, Drawn, Step
+from src.training.divergence import Diverged, Drawn, Skips, Step
 from src.training.ema import ExponentialMovingAverage
 from src.training.loggers import is_log_step
 from src.training.sharding import share_out, whole
@@ -37,7 +37,8 @@ class DiffusionModule(L.LightningModule):
         ema_decay: of the weights' moving average, in [0, 1).
         seed: of the training noise.
         val_seed: of the validation noise, fixed so that runs with different seeds compare.
-        nonfinite: what to do where a loss or gradient is inf or NaN: `stop` the run, or `skip` the step.
+        nonfinite: what to do where a loss or gradient is inf or NaN: `stop` the run, or `skip` the step. A run stops
+            too when it has skipped more than half of its last hundred steps.
         channels_last: keeps convolutions' weights, and with them the activations, in NHWC order.
         compile: the trained network, in place, with CUDA graphs or without; validation and samples run the averaged
             one as it is.
@@ -66,6 +67,7 @@ class DiffusionModule(L.LightningModule):
         self.seed, self.val_seed, self.nonfinite, self.compiled = seed, val_seed, nonfinite, compile
         self._batches: list[Drawn] = []  # of the step under way
         self._unread: Step | None = None
+        self._skips = Skips()
 
     def configure_model(self) -> None:
         """Shares the trained network out over the devices of trainer=fsdp; compiles it."""
@@ -145,6 +147,7 @@ class DiffusionModule(L.LightningModule):
         if not finite:
             optimizer.zero_grad()
             print(f"{step}; skipped", file=sys.stderr)
+        self._skips.note(not finite)
 
     @property
     def _runs_ahead(self) -> bool:
@@ -165,6 +168,7 @@ class DiffusionModule(L.LightningModule):
 
     def on_train_end(self) -> None:
         self._stop_if_diverged()
+        self._skips.check()
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.denoiser.parameters())

@@ -19,7 +19,7 @@ from rich.tree import Tree
 
 from src.console import console, printable
 from src.files import write_text
-from src.runs import CHECKPOINT, CONFIG, RESULT, Run, relative
+from src.runs import CHECKPOINT, CONFIG, CURVE, RESULT, Run, relative
 from src.training.callbacks.finding import callbacks_of
 from src.training.callbacks.scores import SampleScores
 from src.training.callbacks.throughput import Throughput
@@ -122,16 +122,23 @@ class Results:
         check_owned()
         write_text(self.run_dir / RESULT, json.dumps(metrics, indent=2) + "\n")
         folder = relative(self.run_dir)
+        rows = {
+            "val/loss": f"{loss:.4f} after {self.trainer.global_step:,} steps in {_clock(seconds)}",
+            **_first_score(scores),
+            "samples": "samples/final.png, trajectory.gif",
+            "metrics": f"{RESULT}, {CURVE}",
+            "checkpoint": CHECKPOINT,
+        }
+        there = {name: (self.run_dir / text.split(",")[0]).exists() for name, text in list(rows.items())[-3:]}
         self._table(
             {
-                "val/loss": f"{loss:.4f} after {self.trainer.global_step:,} steps in {_clock(seconds)}",
-                **_first_score(scores),
-                "samples": f"{folder}/samples/final.png, trajectory.gif",
-                "metrics": f"{folder}/metrics.csv, metrics.json",
-                "checkpoint": f"{folder}/{CHECKPOINT}",
+                name: f"{folder}/{text}" if there.get(name) else text
+                for name, text in rows.items()
+                if there.get(name, True)
             }
         )
-        self._console.print(f"more samples: python -m src.sample ckpt_path={folder}/{CHECKPOINT}", soft_wrap=True)
+        if self.has_checkpoint:
+            self._console.print(f"more samples: python -m src.sample ckpt_path={folder}/{CHECKPOINT}", soft_wrap=True)
         return Run(self.run_dir).metrics
 
     def remedy(self) -> str:
@@ -139,8 +146,11 @@ class Results:
         folder = relative(self.run_dir)
         if not self.run_dir.is_dir():
             return ""
-        is_saved = (self.run_dir / CHECKPOINT).exists()
-        return f"; make room and {f'go on with resume={folder}' if is_saved else f'start anew, without {folder}'}"
+        return f"; make room and {f'give resume={folder}' if self.has_checkpoint else f'start anew, without {folder}'}"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        return (self.run_dir / CHECKPOINT).exists()
 
     def __enter__(self) -> "Results":
         return self

@@ -23,6 +23,8 @@ class LossByNoiseLevel(L.Callback):
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
+        if not self.path.name or self.path.is_dir():
+            raise ValueError(f"callbacks.noise_levels.path={path!r}: name a file")
         self._levels = NoiseLevels()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -1,6 +1,8 @@
 """Pictures of what the model makes, always from the same noise."""
 
-from collections.abc import Callable
+import contextlib
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,29 @@ NUM_FRAMES = 40
 BATCH = 64
 
 
+class Budget:
+    """A share of the time since a start, for work that comes again and takes about as long each time."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self.start()
+
+    def start(self) -> None:
+        self._started, self._total, self._last = time.monotonic(), 0.0, 0.0
+
+    def allows_another(self) -> bool:
+        """Whether the next piece of work, if it takes as long as the last one, stays within the share."""
+        return self._total + self._last <= self.share * (time.monotonic() - self._started)
+
+    @contextlib.contextmanager
+    def spent(self) -> Iterator[None]:
+        """Work inside counts."""
+        began = time.monotonic()
+        yield
+        self._last = time.monotonic() - began
+        self._total += self._last
+
+
 class SampleGrid(L.Callback):
     """Sample grids during training, the final one and a film of the reverse process, made with the averaged weights.
 
@@ -35,6 +60,8 @@ class SampleGrid(L.Callback):
         num_classes: None for an unconditional model.
         every_n_steps: optimizer steps between grids; 0 for the final one alone.
         num_samples: in a grid, ≥ 1.
+        share: of the time since the start that grids may take, in (0, 1]. A grid that would take more is left out;
+            the first and the final one are always drawn.
         seed: of the noise.
     """
 
@@ -47,17 +74,21 @@ class SampleGrid(L.Callback):
         num_classes: int | None,
         every_n_steps: int,
         num_samples: int = 80,
+        share: float = 0.1,
         seed: int = 0,
     ) -> None:
-        if every_n_steps < 0 or num_samples < 1:
+        if every_n_steps < 0 or num_samples < 1 or not 0 < share <= 1:
             raise ValueError(
-                f"callbacks.samples.every_n_steps={every_n_steps}, num_samples={num_samples}: "
-                "choose every_n_steps >= 0 and num_samples >= 1"
+                f"callbacks.samples.every_n_steps={every_n_steps}, num_samples={num_samples}, share={share}: "
+                "choose every_n_steps >= 0, num_samples >= 1 and 0 < share <= 1"
             )
         self.directory, self.recipe = Path(directory), Recipe(sampler, guidance, shape, num_classes, seed)
         self.every_n_steps, self.num_samples = every_n_steps, num_samples
         self._meeting = Meeting("samples")
-        self._pictured_step = 0
+        self._pictured_step, self._budget = 0, Budget(share)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._budget.start()
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         """Between two steps: a run that is stopped here can go on from here."""
@@ -65,7 +96,9 @@ class SampleGrid(L.Callback):
         if self.every_n_steps and step and step % self.every_n_steps == 0 and step != self._pictured_step:
             self._pictured_step = step  # a step of accumulation changes nothing
             with left_out(trainer):
-                self._picture(trainer, pl_module, f"step_{step:07d}")
+                if self._budget.allows_another():
+                    with self._budget.spent():
+                        self._picture(trainer, pl_module, f"step_{step:07d}")
                 self._meeting(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
