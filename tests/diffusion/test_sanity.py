@@ -11,8 +11,9 @@ from tests.diffusion.options import SCHEDULES
 from tests.diffusion.test_pairings import option, options
 from tests.diffusion.truth import F64
 
-USUAL = ["cosine", "linear", "jsd", "vp", "flow", "edm"]
+USUAL = ["cosine", "vp", "flow", "edm"]
 COUNTS = (4, 8, 32)
+FAR = 2.5  # the data is within 1.8
 
 
 class TwoHills(Denoiser):
@@ -44,11 +45,16 @@ def test_few_steps_stay_where_the_data_is(name, sampler_name):
     for grid_name in options("time_grid"):
         sampler.time_grid = option("time_grid", grid_name)
         for sampler.num_steps in COUNTS if sampler_name != "ode" else (4,):
-            if grid_name == "karras" and denoiser.schedule.terminal_snr() == 0:
-                with pytest.raises(ValueError, match="^time_grid=karras and schedule: .*choose"):
+            schedule, refusal = denoiser.schedule, None
+            if grid_name == "karras" and schedule.terminal_snr() == 0:
+                refusal = "^time_grid=karras and schedule: .*choose"
+            if grid_name == "quadratic" and name == "custom" and sampler.num_steps == 32:  # of 45 times
+                refusal = "^sampler.num_steps=32 and schedule.T=45: .*choose"
+            if refusal is not None:
+                with pytest.raises(ValueError, match=refusal):
                     sampler.check(denoiser)
                 continue
-            assert largest(sampler, denoiser) < 2.2, (grid_name, sampler.num_steps)
+            assert largest(sampler, denoiser) < FAR, (grid_name, sampler.num_steps)
 
 
 @pytest.mark.parametrize("name", ["cosine", "jsd", "flow", "edm", "linear_zero"])
