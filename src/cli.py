@@ -116,6 +116,8 @@ def mistakes(key: str = "") -> Iterator[None]:
     """
     try:
         yield
+    except OmegaConfBaseException:
+        raise  # `explain` has words for it
     except Mistake as error:
         raise Mistake(_under(key, str(error))) from error
     except Exception as error:
@@ -137,6 +139,8 @@ def explain(error: Exception, config_name: str) -> str:
     ):
         group, option, options = match[1], match[2], match[3].split()
         return f"{group}={option}: no such option{did_you_mean(option, options)} (options: {', '.join(options)})"
+    if match := re.search(r"Interpolation key '([\w.]+)' not found", text):
+        return f"{match[1]}: missing; leave it in, or give another value"
     if match := re.search(r"Could not override '([\w./@-]+)'", text):
         return f"{match[1]}: no such key{did_you_mean(match[1], _keys(config_name))}"
     return f"{one_line(str(error))} (the command line was: {' '.join(sys.argv[1:])})"

@@ -27,8 +27,12 @@ def in_process(main, *arguments, cwd):
     return status, out.getvalue(), err.getvalue()
 
 
-def start(module, *arguments, cwd, **environment):
-    """Starts `python -m module …` with the repository on its path; a variable given as None is unset."""
+def start(module, *arguments, cwd, group=False, **environment):
+    """Starts `python -m module …` with the repository on its path; a variable given as None is unset.
+
+    Args:
+        group: whether in a process group of its own, as a shell does.
+    """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     merged = clean | {"PYTHONPATH": str(REPOSITORY)} | environment
     return subprocess.Popen(
@@ -38,6 +42,7 @@ def start(module, *arguments, cwd, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=group,
     )
 
 

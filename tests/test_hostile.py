@@ -160,6 +160,13 @@ def test_a_checkpoint_of_another_network_is_named(finished, tmp_path):
     assert "give the run's own backbone and objective, or resume=RUN_DIR" in err
 
 
+def test_a_checkpoint_of_another_optimizer_is_named(finished, tmp_path):
+    options = [*TINY, "optimizer=adamw", f"ckpt_path={finished[0]}/checkpoints/last.ckpt"]
+    status, _, err = in_process(train, *options, cwd=tmp_path)
+    assert (status, len(err.splitlines())) == (2, 1), err
+    assert "another optimizer has saved it" in err
+
+
 def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(finished, tmp_path):
     """For every program that is told last.ckpt; any other file is refused."""
     shutil.copytree(finished[0] / "checkpoints", tmp_path / "c", symlinks=True)

@@ -213,3 +213,33 @@ class TestDiverging:
         assert module.trainer.global_step == 9
         assert "step 8: a gradient is not finite" in capsys.readouterr().err
         assert all(value.isfinite().all() for value in module.state_dict().values())
+
+    @pytest.mark.parametrize("steps", [4, 30, 200])
+    def test_a_run_that_leaves_out_most_steps_stops(self, ahead, steps):
+        """Every step from the first on, from step 20 on, and in a run of few steps: not one of them ends well."""
+        module = runs.module(nonfinite="skip")
+        first = 20 if steps == 200 else 0
+        original = module.objective.draw
+
+        def drawn(denoiser, *arguments):
+            times, losses = original(denoiser, *arguments)
+            return times, losses * (math.nan if module.global_step >= first else 1)
+
+        module.objective.draw = drawn
+        with pytest.raises(Diverged, match=r"(\d+) of the last (\d+) steps had a loss or gradient") as error:
+            runs.trainer(steps).fit(module, runs.digits())
+        assert module.trainer.global_step <= 50
+        skipped, last = (int(word) for word in str(error.value).split() if word.isdigit())
+        assert skipped > last / 2
+
+    def test_a_run_that_leaves_out_a_third_goes_on(self, ahead):
+        module = runs.module(nonfinite="skip")
+        original = module.objective.draw
+
+        def drawn(denoiser, *arguments):
+            times, losses = original(denoiser, *arguments)
+            return times, losses * (math.nan if module.global_step % 3 == 0 else 1)
+
+        module.objective.draw = drawn
+        runs.trainer(30).fit(module, runs.digits())
+        assert module.trainer.global_step == 30
