@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from benchmarks.sizes import Size
 from src.backbones.unet import UNet
-from src.exchange.config import unet_config
+from src.exchange.network import unet_config
 
 
 class Peer(ABC):

@@ -116,10 +116,8 @@ def mistakes(key: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except OmegaConfBaseException:
-        raise  # `explain` has words for it
-    except Mistake as error:
-        raise Mistake(_under(key, str(error))) from error
+    except (Mistake, OmegaConfBaseException):
+        raise  # one names its key, `explain` has words for the other
     except Exception as error:
         if not isinstance(error, EXPECTED) and type(error).__name__ not in EXPECTED_BY_NAME:
             raise

@@ -218,10 +218,14 @@ def test_there_must_be_a_good_one(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "options", "says"),
     [
-        (None, "resume=nowhere", "resume=nowhere: no run to go on with"),
+        (None, "resume=nowhere", "resume=nowhere: no run to resume"),
         (None, "resume=run schedule.Tee=5", "schedule.Tee: no such key"),
-        (["+callbacks.x._target_=os.system"], "resume=run", "calls os.system, which conf/ does not"),
-        (["optimizer._target_=torch.utils.collect_env.run"], "resume=run", "calls torch.utils.collect_env.run"),
+        (["+callbacks.x._target_=os.system"], "resume=run", "calls os.system, which is not part of this project"),
+        (
+            ["optimizer._target_=torch.utils.collect_env.run"],
+            "resume=run",
+            "calls torch.utils.collect_env.run, which is not part of this project",
+        ),
         (["trainer.max_steps=[broken"], "resume=run", ""),
     ],
 )

@@ -10,7 +10,7 @@ from lightning.fabric.utilities.types import _PATH
 from src.checkpoints.folder import load
 from src.checkpoints.seal import next_counter, write_sealed
 from src.files import NotWritten
-from src.training.ownership import make_folder
+from src.training.ownership import make_run_folder
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -19,7 +19,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
         """Raises NotWritten; what was there before still is."""
         path = Path(path)
-        make_folder(path.parent)
+        make_run_folder(path.parent)
         counter, step = next_counter(path.parent), int(checkpoint["global_step"])
         try:
             write_sealed(path, lambda file: torch.save(checkpoint, file), counter, step)

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from src.files import NotWritten, read_bytes, write_text
 from src.runs import relative
-from src.training.ownership import check_owned, make_folder
+from src.training.ownership import check_owned, make_run_folder
 
 
 def is_log_step(trainer: L.Trainer, step: int) -> bool:
@@ -84,7 +84,7 @@ class CSVLogger(Logger):
     def _rewrite(self, row: dict[str, Any]) -> None:
         """The first row of this run, or a column that the file does not have yet."""
         if not self._columns:
-            make_folder(self.path.parent)
+            make_run_folder(self.path.parent)
         rows = _read(self.path) if self.path.exists() else []
         if not self._columns:
             rows = list(itertools.takewhile(lambda old: not _again(old, row), rows))

@@ -16,10 +16,9 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from src import files
 from src.checkpoints.folder import BEST, LAST, newest
 from src.checkpoints.seal import SAVED
-from src.files import NotWritten, link, remove_leftovers
+from src.files import NotWritten, link, make_folder, remove_leftovers
 from src.runs import CHECKPOINT, CONFIG, CURVE, ENVIRONMENT, LEVELS, OVERRIDES, RESULT, relative
 
 LOCK = ".lock"
@@ -76,10 +75,10 @@ def check_owned() -> None:
             )
 
 
-def make_folder(folder: Path) -> None:
+def make_run_folder(folder: Path) -> None:
     """Makes a folder for files of a run, unless the run's own folder is gone. Raises NotWritten."""
     check_owned()
-    files.make_folder(folder)
+    make_folder(folder)
 
 
 def goes_on(config: Mapping[str, Any]) -> bool:

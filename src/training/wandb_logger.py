@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from src.files import Unreadable, read_text, write_text
 from src.runs import CONFIG, best_of
-from src.training.ownership import make_folder
+from src.training.ownership import make_run_folder
 
 T = TypeVar("T")
 PATIENCE = 10.0  # seconds for a call to W&B's process, which answers in milliseconds
@@ -152,7 +152,7 @@ class WandbLogger(Logger):
                 raise
             trouble, run = error, within(OFFLINE_PATIENCE, lambda: self._init("offline"))
         self._folder = Path(run.dir).parent
-        make_folder(self._id_file.parent)
+        make_run_folder(self._id_file.parent)
         write_text(self._id_file, run.id + "\n")
         if trouble is not None:
             self._tell("offline", trouble)

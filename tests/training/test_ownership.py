@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from src.files import NotWritten
 from src.train import main as train
 from src.training.loggers import CSVLogger
-from src.training.ownership import check_owned, make_folder, own, ownership
+from src.training.ownership import check_owned, make_run_folder, own, ownership
 from tests.command import REPOSITORY, in_process, start
 from tests.runs import TINY
 from tests.training.test_durable import save
@@ -118,7 +118,7 @@ def test_a_folder_that_is_gone_is_noticed_at_the_next_row_and_save_and_not_made_
             lambda: logger.log_metrics({"b": 2}, 2),
             lambda: CSVLogger(str(folder / "metrics.csv")).log_metrics({"b": 2}, 2),
             lambda: save(folder / "checkpoints" / "b.ckpt", 2),
-            lambda: make_folder(folder / "samples"),
+            lambda: make_run_folder(folder / "samples"),
         ):
             with pytest.raises(NotWritten, match=r"run: removed or moved while the run was writing there"):
                 write()

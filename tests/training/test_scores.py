@@ -14,7 +14,6 @@ from src.diffusion.guidance import Clip
 from src.diffusion.samplers.ddim import DDIM
 from src.diffusion.time_grid import Trailing
 from src.metrics.comparison import Comparison
-from src.metrics.likelihood import Likelihood
 from src.metrics.module import Module
 from src.training.callbacks.scores import SampleScores, _one_digit
 from src.training.loggers import CSVLogger
@@ -142,11 +141,6 @@ def test_refuses_values_out_of_range(tmp_path, option):
 def test_too_few_training_images_are_named_before_anything_starts(tmp_path):
     with pytest.raises(ValueError, match="callbacks.scores: 9 training images, at least 10 are needed"):
         callback(tmp_path).check(Images(9))
-
-
-def test_the_likelihood_is_no_score_of_samples():
-    with pytest.raises(ValueError, match="metrics: src.train scores samples; choose metrics=classifier"):
-        SampleScores(Likelihood(), DDIM(Trailing(), 3), Clip, [1, 8, 8], 10, every_n_steps=1)
 
 
 def test_two_ranks_score_as_one_and_nobody_waits_inside_a_collective(tmp_path):

@@ -10,7 +10,7 @@ import lightning as L
 from src.files import write_text
 from src.metrics.noise_levels import Level, NoiseLevels
 from src.training.module import DiffusionModule
-from src.training.ownership import make_folder
+from src.training.ownership import make_run_folder
 
 
 class LossByNoiseLevel(L.Callback):
@@ -45,7 +45,7 @@ class LossByNoiseLevel(L.Callback):
 
 
 def _write(path: Path, levels: list[Level]) -> None:
-    make_folder(path.parent)
+    make_run_folder(path.parent)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(Level.__annotations__))
     writer.writeheader()

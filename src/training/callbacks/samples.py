@@ -16,7 +16,7 @@ from src.images import grid, square_columns, write_gif, write_png
 from src.metrics.generate import Recipe, deal
 from src.training.callbacks.throughput import left_out
 from src.training.module import DiffusionModule
-from src.training.ownership import make_folder
+from src.training.ownership import make_run_folder
 from src.training.ranks import Meeting
 from src.training.wandb_logger import WandbLogger
 
@@ -113,7 +113,7 @@ class SampleGrid(L.Callback):
             made = [self.recipe.make(module.ema.model, batch, module.device) for batch in deal(self.num_samples, BATCH)]
         images = torch.cat([batch for batch, _ in made])
         columns = square_columns(len(images), self.recipe.num_classes)
-        make_folder(self.directory)
+        make_run_folder(self.directory)
         write_png(self.directory / f"{name}.png", grid(images, columns))
         self._log(trainer, "samples", self.directory / f"{name}.png")
 
@@ -126,7 +126,7 @@ class SampleGrid(L.Callback):
         with trainer.precision_plugin.forward_context():
             states = list(self.recipe.film(module.ema.model, range(count), module.device))
         frames = [states[i] for i in torch.linspace(0, len(states) - 1, min(NUM_FRAMES, len(states))).long()]
-        make_folder(self.directory)
+        make_run_folder(self.directory)
         write_gif(self.directory / "trajectory.gif", [grid(images, square_columns(count, K)) for images in frames])
         self._log(trainer, "trajectory", self.directory / "trajectory.gif")
 
