@@ -63,7 +63,7 @@ class Job(NamedTuple):
             return
         (self.folder / FAILURE).unlink(missing_ok=True)
         if (self.folder / CHECKPOINT).exists():
-            words = [f"resume={quoted(self.folder)}"]
+            words = [f"resume={quoted(self.folder)}", *(word for word in self.words if word.startswith("trust="))]
         else:
             for leftover in (CONFIG, CURVE):  # of a run that was cut before it had a checkpoint
                 (self.folder / leftover).unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from src.saved_words import OF_THE_COMMAND_LINE, Word, refuse_changes
 from src.training.ownership import own
 
 MOST = 2**20  # bytes of overrides.yaml
+ADOPTED = "pretrained"  # of overrides.yaml: whether network, schedule and prediction are a pretrained model's
 REMEDY = "if you trust it, give the run's own command with ckpt_path=RUN/checkpoints/last.ckpt"
 
 
@@ -30,7 +31,8 @@ def save_overrides(run_dir: Path, config: DictConfig) -> None:
     if config.resume is None:
         typed = map(Word, HydraConfig.get().overrides.task)
         words = [word.resolved(config) for word in typed if word.key not in OF_THE_COMMAND_LINE]
-        write_text(run_dir / OVERRIDES, yaml.safe_dump({"name": config.name, "overrides": words}, allow_unicode=True))
+        said = {"name": config.name, "overrides": words, ADOPTED: config.pretrained is not None}
+        write_text(run_dir / OVERRIDES, yaml.safe_dump(said, allow_unicode=True))
 
 
 def resumed(config: DictConfig) -> DictConfig:
@@ -43,7 +45,7 @@ def resumed(config: DictConfig) -> DictConfig:
     """
     source = f"resume={config.resume}"
     folder = Path(str(config.resume)).expanduser().resolve()
-    name, words = _saved(folder, source)
+    name, words, adopted = _saved(folder, source)
     own(folder)  # before its newest checkpoint is looked for
     checkpoint = newest_intact(folder / "checkpoints", source)
     typed = [
@@ -51,7 +53,7 @@ def resumed(config: DictConfig) -> DictConfig:
         f"name={quoted(name)}",
         f"run_dir={quoted(folder)}",
         f"ckpt_path={quoted(checkpoint)}",
-        "pretrained=null",
+        f"pretrained={quoted(checkpoint) if adopted else 'null'}",  # whose network it is
     ]
     try:
         again: DictConfig = compose("train", [*(word.text for word in words), *typed])
@@ -65,14 +67,19 @@ def resumed(config: DictConfig) -> DictConfig:
     return again
 
 
-def _saved(folder: Path, source: str) -> tuple[str, list[Word]]:
-    """The name and the words of a run."""
+def is_typed(key: str) -> bool:
+    """Whether a word of the command line, not of a file, gives this key."""
+    return any(Word(text).key == key for text in HydraConfig.get().overrides.task)
+
+
+def _saved(folder: Path, source: str) -> tuple[str, list[Word], bool]:
+    """The name and the words of a run, and whether it has taken its network from a pretrained model."""
     try:
         saved = yaml.safe_load(read_text(folder / OVERRIDES, MOST))
-        name, texts = saved["name"], saved["overrides"]
+        name, texts, adopted = saved["name"], saved["overrides"], saved.get(ADOPTED, False) is True
         if not isinstance(name, str) or "${" in name or not all(isinstance(text, str) for text in texts):
             raise TypeError
-    except (Unreadable, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (Unreadable, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise Mistake(f"{source}: no run to resume ({OVERRIDES} is missing or unreadable)") from error
     loader = GlobalHydra.instance().config_loader()
     try:
@@ -81,4 +88,4 @@ def _saved(folder: Path, source: str) -> tuple[str, list[Word]]:
             word.check(loader.get_group_options(word.key))
     except Mistake as error:
         raise Mistake(f"{source}: {OVERRIDES} {error}; {REMEDY}") from error
-    return name, words
+    return name, words, adopted

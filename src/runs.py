@@ -76,7 +76,9 @@ class Run:
         Raises:
             Unreadable: its words are damaged.
         """
-        saved, damage = self._words(OVERRIDES)
+        saved, damage = self._words(JOB)  # as they were typed
+        if saved is None:
+            saved, damage = self._words(OVERRIDES)
         if damage is not None:
             raise Unreadable(f"{self.folder / OVERRIDES}: {damage}")
         return saved is None or saved[: len(words)] == words

@@ -93,12 +93,13 @@ class _Leaf(NamedTuple):
 
     path: str
     value: Any
-    caller: Any
+    caller: str | None
 
 
-def _leaves(node: Any, path: str = "", caller: Any = None) -> Iterator[_Leaf]:
+def _leaves(node: Any, path: str = "", caller: str | None = None) -> Iterator[_Leaf]:
     if isinstance(node, (dict, list)):
-        caller = node.get(TARGET, caller) if isinstance(node, dict) else caller
+        if isinstance(node, dict) and isinstance(node.get(TARGET), str):
+            caller = node[TARGET]
         items = node.items() if isinstance(node, dict) else zip(itertools.count(), node, strict=False)
         for key, child in items:
             yield from _leaves(child, f"{path}.{key}" if path else str(key), caller)

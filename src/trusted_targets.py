@@ -36,7 +36,7 @@ class Targets:
     """
 
     def __init__(self, groups: Collection[str] | None = None, trust: Any = (), strict: bool = False) -> None:
-        self.own = {name for name, group in _named().items() if groups is None or group in groups}
+        self.own = {name for group, name in _named() if groups is None or group in groups}
         self.trust, self.strict = _packages(trust), strict
 
     def find(self, name: Any) -> Callable[..., Any]:
@@ -126,14 +126,14 @@ def _shown(value: Any) -> str:
 
 
 @functools.cache
-def _named() -> dict[str, str]:
-    """Every target in conf/ -> its group, which is a folder or a key of a program's own file."""
-    found: dict[str, str] = {}
+def _named() -> set[tuple[str, str]]:
+    """Every (group, target) in conf/; a group is a folder, or a key of a program's own file."""
+    found: set[tuple[str, str]] = set()
     for path in CONF.rglob("*.yaml"):
         node = yaml.safe_load(path.read_text()) or {}
         parts = {path.parent.name: node} if path.parent != CONF else node
         for group, part in parts.items():
-            found |= {name: group for name in targets_in(part) if name != MISSING}
+            found |= {(group, name) for name in targets_in(part) if name != MISSING}
     return found
 
 

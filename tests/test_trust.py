@@ -9,7 +9,7 @@ from src.model_file import load
 from src.sample import main as sample
 from src.train import main as train
 from src.trusted_targets import Targets
-from tests.command import in_process
+from tests.command import REPOSITORY, in_process, run
 from tests.runs import TINY
 from tests.user_package import Doubled
 
@@ -67,3 +67,13 @@ def test_trust_is_for_classes_and_functions_that_the_package_defines():
     for trust in ("tests", ["os"], ["os.path"], ["a b"], [1], [""], ["${x}"], {"a": 1}, None):
         with pytest.raises(Mistake, match="trust="):
             Targets(trust=trust)
+
+
+def test_a_sweep_trusts_what_its_words_trust(tmp_path):
+    """Each job in a process of its own, and when it is resumed."""
+    words = [*TINY, *OWN, "trainer.max_steps=2", "trainer.val_check_interval=2", "seed=0,1", "hydra.sweep.dir=sweep"]
+    for more in ([], ["resume=true"]):
+        status, out, err = run("src.train", "-m", *words, *more, cwd=tmp_path, PYTHONPATH=f"{REPOSITORY}")
+        assert status == 0, err
+        assert "2 of 2 jobs done" in out
+        (tmp_path / "sweep" / "1" / "metrics.json").unlink()  # as if it had been cut

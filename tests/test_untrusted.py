@@ -43,7 +43,8 @@ SAYING_TOO_MUCH = (
     "trainer.default_root_dir=EVIL/CANARY", "metrics.cache_dir=EVIL/CANARY", "run_dir=EVIL/CANARY",
     "+callbacks.x={_target_: src.training.loggers.CSVLogger, path: CANARY}",
     "+logger.x={_target_: src.training.loggers.CSVLogger, path: EVIL/CANARY}",
-    "+logger.x._target_=src.training.loggers.CSVLogger", "data=image_folder", "~trainer._target_",
+    "+logger.x._target_=src.training.loggers.CSVLogger", "data=image_folder", "data=mnist", "data=cifar10",
+    "~trainer._target_",
     "+trainer.profiler={_target_: lightning.pytorch.profilers.SimpleProfiler, dirpath: EVIL, filename: CANARY}",
     "callbacks={x: {_target_: src.training.callbacks.samples.SampleGrid, directory: CANARY}}",
     "optimizer._target_=subprocess.Popen", "callbacks.stop._target_=tests.user_package.Doubled",
@@ -96,12 +97,12 @@ def carriers(finished, tmp_path_factory):
     shutil.copytree(finished[0], run, symlinks=True)
     assert in_process(report, f"runs={run}", cwd=folder)[0] == 0
     assert in_process(train, "resume=run", cwd=folder)[0] == 0  # everything that is imported late, is by now
-    return SimpleNamespace(folder=folder, content=content, run=run)
+    parts = {key: content[key] for key in ("state_dict", "hyper_parameters", "global_step")}  # what a model is made of
+    return SimpleNamespace(folder=folder, content=parts, run=run)
 
 
 def write_checkpoint(carriers, node, folder):
-    content = copy.deepcopy({key: carriers.content[key] for key in carriers.content if key != "hyper_parameters"})
-    content["hyper_parameters"] = {**carriers.content["hyper_parameters"], "denoiser": node}
+    content = {**carriers.content, "hyper_parameters": {**carriers.content["hyper_parameters"], "denoiser": node}}
     DurableCheckpointIO().save_checkpoint(content, folder / "model.ckpt")
     return folder / "model.ckpt"
 

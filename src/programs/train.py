@@ -33,7 +33,7 @@ from src.environment import record
 from src.files import NotWritten, Unreadable
 from src.images import UnreadableImage
 from src.model_file import adopt, load_weights, of_checkpoint
-from src.resume import resumed, save_overrides
+from src.resume import is_typed, resumed, save_overrides
 from src.training.callbacks.checkpoint import LastCheckpoint
 from src.training.callbacks.finding import callbacks_of
 from src.training.callbacks.scores import SampleScores
@@ -68,6 +68,7 @@ def main(config: DictConfig) -> float:
         if goes_on(config):
             own(Path(config.run_dir))
         plain, trainer, module, datamodule = assemble(config)
+        datamodule.fetches = given.resume is None or is_typed("data.root")
         results = Results(plain, trainer)
         if trainer.is_global_zero:
             prepare_data(trainer, datamodule)

@@ -88,6 +88,8 @@ def test_an_imported_model_is_trained_further_and_evaluated(exported, tmp_path):
     assert after[1]["schedule"]["_target_"] == before[1]["schedule"]["_target_"]
     for name, value in before[0].state_dict().items():
         torch.testing.assert_close(after[0].state_dict()[name], value, rtol=0, atol=1e-6)
+    status, _, err = in_process(train, "resume=run", "trainer.max_steps=2", cwd=tmp_path)
+    assert status == 0, err
     likelihood = ("metrics=likelihood", "num_images=1", "metrics.tolerance=1e-2")
     status, out, err = in_process(evaluate, source, "data=digits", *likelihood, "output_dir=out", cwd=tmp_path)
     assert status == 0, err
