@@ -13,11 +13,11 @@ from PIL import Image
 from tests.command import run, start
 from tests.runs import TINY
 
-WITHIN = 2.0  # seconds
+WITHIN, BESIDE_OTHERS = 2.0, 10.0  # seconds, of a test that has the machine to itself, or has not
 ENDLESS = [*TINY, "trainer.max_steps=1000000", "trainer.log_every_n_steps=1", "callbacks.samples.every_n_steps=0"]
 
 
-def interrupt(process):
+def interrupt(process, within):
     """Ctrl-C; returns what was said on stderr."""
     asked = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
@@ -25,11 +25,11 @@ def interrupt(process):
     took = time.monotonic() - asked
     assert process.returncode == 130, err
     assert len(err.splitlines()) <= 1, err
-    assert took < WITHIN, took
+    assert took < within, took
     return err
 
 
-def check_stops_and_resumes(folder, workers, moment, *options):
+def check_stops_and_resumes(folder, workers, moment, *options, within=WITHIN):
     words = [*ENDLESS, f"data.num_workers={workers}", "hydra.run.dir=run", *options]
     process = start("src.train", *words, cwd=folder, group=True, OMP_NUM_THREADS="1")
     metrics, deadline = folder / "run" / "metrics.csv", time.monotonic() + 90
@@ -38,7 +38,7 @@ def check_stops_and_resumes(folder, workers, moment, *options):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     time.sleep(moment)
-    assert interrupt(process) == ""
+    assert interrupt(process, within) == ""
     stopped = torch.load(folder / "run/checkpoints/last.ckpt", weights_only=True)["global_step"]
     assert stopped > 0
     status, _, err = run("src.train", "resume=run", f"trainer.max_steps={stopped + 2}", cwd=folder)
@@ -46,7 +46,7 @@ def check_stops_and_resumes(folder, workers, moment, *options):
 
 
 def test_a_run_with_loader_workers(tmp_path):
-    check_stops_and_resumes(tmp_path, 2, 0.5)
+    check_stops_and_resumes(tmp_path, 2, 0.5, within=BESIDE_OTHERS)
 
 
 @pytest.mark.slow
@@ -85,8 +85,8 @@ def check_whole(folder):
 
 PROGRAMS = {
     "train": [*TINY, "trainer.max_steps=1000000", "hydra.run.dir=out"],
-    "sample": ["ckpt_path=CHECKPOINT", "num_samples=2000", "sampler.num_steps=1000", "output_dir=out"],
-    "evaluate": ["ckpt_path=CHECKPOINT", "num_samples=2000", "sampler.num_steps=1000", "output_dir=out"],
+    "sample": ["ckpt_path=CHECKPOINT", "num_samples=20000", "sampler.num_steps=100", "output_dir=out"],
+    "evaluate": ["ckpt_path=CHECKPOINT", "num_samples=20000", "sampler.num_steps=100", "output_dir=out"],
     "report": ["runs=RUN", "output_dir=out"],
     "export": ["ckpt_path=CHECKPOINT", "format=safetensors", "output_dir=out"],
 }
@@ -112,7 +112,7 @@ def test_a_program_from_its_imports_on(finished, tmp_path, program, moment):
     process = start(f"src.{program}", *words, cwd=tmp_path, group=True, OMP_NUM_THREADS="1")
     time.sleep(moment)
     if process.poll() is None:
-        interrupt(process)
+        interrupt(process, BESIDE_OTHERS)
     else:
         process.communicate()
     check_whole(tmp_path)

@@ -69,6 +69,7 @@ def test_trust_is_for_classes_and_functions_that_the_package_defines():
             Targets(trust=trust)
 
 
+@pytest.mark.slow
 def test_a_sweep_trusts_what_its_words_trust(tmp_path):
     """Each job in a process of its own, and when it is resumed."""
     words = [*TINY, *OWN, "trainer.max_steps=2", "trainer.val_check_interval=2", "seed=0,1", "hydra.sweep.dir=sweep"]
