@@ -22,6 +22,7 @@ def measured(finished, folder, *options):
     return json.loads((folder / "out" / "metrics.json").read_text()), out
 
 
+@pytest.mark.slow
 def test_likelihood_of_each_image_does_not_depend_on_the_batch(finished, tmp_path):
     exact = ["metrics=likelihood", "metrics.tolerance=1e-6", "num_images=6"]  # the flow's own error is then far below
     whole, out = measured(finished, tmp_path, *exact, "batch_size=6")

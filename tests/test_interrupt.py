@@ -96,7 +96,7 @@ PROGRAMS = {
     ("program", "moment"),
     [
         ("train", 1.0),
-        ("sample", 0.5),
+        pytest.param("sample", 0.5, marks=pytest.mark.slow),
         *(
             pytest.param(program, moment, marks=pytest.mark.slow)
             for program in PROGRAMS

@@ -11,7 +11,7 @@ from tests.diffusion.options import SCHEDULES
 from tests.diffusion.test_pairings import option, options
 from tests.diffusion.truth import F64
 
-USUAL = ["cosine", "vp", "flow", "edm"]
+USUAL = ["cosine", "edm"]
 COUNTS = (4, 8, 32)
 FAR = 2.5  # the data is within 1.8
 

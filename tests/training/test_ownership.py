@@ -69,6 +69,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_worker_that_outlives_its_run_does_not_hold_the_folder(tmp_path):
     with another(tmp_path, "fork") as process:
         process.kill()
@@ -130,8 +131,8 @@ def test_a_folder_that_is_gone_is_noticed_at_the_next_row_and_save_and_not_made_
     "words",
     [
         ["resume=run"],
-        ["ckpt_path=run/checkpoints/last.ckpt", "hydra.run.dir=run"],
-        ["hydra.run.dir=new"],
+        pytest.param(["ckpt_path=run/checkpoints/last.ckpt", "hydra.run.dir=run"], marks=pytest.mark.slow),
+        pytest.param(["hydra.run.dir=new"], marks=pytest.mark.slow),
     ],
     ids=["resume", "ckpt_path", "new"],
 )
