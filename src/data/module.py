@@ -1,6 +1,7 @@
 """The LightningDataModule around any set of images."""
 
 import os
+import resource
 from abc import ABC, abstractmethod
 from typing import Literal
 
@@ -15,6 +16,7 @@ from src.images import Batch
 from src.memory import check_fits
 
 Split = Literal["train", "val"]
+OPEN_FILES = 256  # that a process with loader processes may need: batches reach it through files
 WORKERS_PER_CORE = 8  # beyond which they only wait for each other
 
 
@@ -66,6 +68,11 @@ class ImageDataModule(L.LightningDataModule, ABC):
         check_fits("data.batch_size", batch_size, 4 * channels * image_size**2)
         if num_workers > (most := WORKERS_PER_CORE * (os.cpu_count() or 1)):
             raise ValueError(f"data.num_workers={num_workers}: choose at most {most} on this machine")
+        if num_workers > 0 and 0 <= (files := resource.getrlimit(resource.RLIMIT_NOFILE)[0]) < OPEN_FILES:
+            raise ValueError(
+                f"data.num_workers={num_workers}: loader processes need more open files than ulimit -n allows, "
+                f"{files}; give ulimit -n {OPEN_FILES}, or choose data.num_workers=0"
+            )
         self.channels, self.image_size, self.num_classes = channels, image_size, num_classes
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.horizontal_flip, self.num_images = horizontal_flip, num_images

@@ -225,3 +225,11 @@ def test_contradictions_between_settings_and_data():
 def test_header_layout_is_the_published_one():
     raw = idx(torch.zeros(2, 28, 28, dtype=torch.uint8))
     assert raw[:16] == bytes.fromhex("00000803") + struct.pack(">3I", 2, 28, 28)
+
+
+def test_loader_processes_need_open_files(monkeypatch):
+    """With few of them, they would wait for ever."""
+    monkeypatch.setattr("resource.getrlimit", lambda which: (32, 1024))
+    Digits(channels=1, image_size=8, num_classes=10, batch_size=4)
+    with pytest.raises(ValueError, match=r"data.num_workers=2: .* ulimit -n allows, 32; give ulimit -n 256, or choose"):
+        Digits(channels=1, image_size=8, num_classes=10, batch_size=4, num_workers=2)
