@@ -99,7 +99,7 @@ def next_counter(folder: Path) -> int:
 
 
 def seal(path: Path) -> None:
-    """Seals a checkpoint that other means have written, as the newest of its folder. Whoever does vouches for it.
+    """Seals a checkpoint that other means have written, as the newest of its folder. The caller vouches for it.
 
     Raises:
         ValueError, NotWritten: not a checkpoint, one that was damaged since it was sealed, or no place to write.

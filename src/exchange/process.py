@@ -13,7 +13,7 @@ from src.diffusion.parameterization import EDM, X0, Eps, Flow, V
 from src.diffusion.schedule import DiscreteSchedule
 from src.exchange.settings import Part, Settings
 
-STEPS = 1000  # diffusers' clock; a network is told 0 … 999 on the chains, and 1000 t under flow matching
+STEPS = 1000  # diffusers' clock; a network sees 0 … 999 on the chains, and 1000 t under flow matching
 PREDICTIONS: dict[str, Callable[..., Any]] = {"epsilon": Eps, "sample": X0, "v_prediction": V}
 BETAS = {"linear": beta.linear, "scaled_linear": beta.quadratic, "sigmoid": beta.sigmoid}
 FIXED = (None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")  # a sampler's choice, not learned
@@ -163,13 +163,13 @@ def _read_chain(config: Settings) -> Process:
 
 
 def _read_flow(config: Settings) -> Process:
-    """x = (1 − σ) x_0 + σ ε, a network that is told 1000 σ and predicts ε − x_0; a shift moves the times, not σ(t)."""
+    """x = (1 − σ) x_0 + σ ε, a network that sees 1000 σ and predicts ε − x_0; a shift moves the times, not σ(t)."""
     config.only("prediction_type", "flow_prediction")
     return Process(Part(continuous.RectifiedFlow, {}), Part(Flow, {}))
 
 
 def _read_edm(config: Settings) -> Process:
-    """x = x_0 + σ ε, a network that is told ¼ ln σ and predicts F, or −F where diffusers calls it v."""
+    """x = x_0 + σ ε, a network that sees ¼ ln σ and predicts F, or −F where diffusers calls it v."""
     sigmas = {key: config.number(key, 1e-6, 1e6) for key in ("sigma_min", "sigma_max")}
     sign = {"epsilon": 1, "v_prediction": -1}[config.word("prediction_type", ("epsilon", "v_prediction"))]
     schedule = Part(continuous.EDM, {**sigmas, "time_scale": 1.0})

@@ -95,7 +95,7 @@ def from_diffusers(weights: dict[str, Tensor], expected: dict[str, Tensor], flip
 
 def _check(given: dict[str, Tensor], shapes: dict[str, torch.Size]) -> None:
     for name in sorted(given.keys() ^ shapes.keys()):
-        raise ValueError(f"{name[:LONGEST]!r} is {'one too many' if name in given else 'missing'}")
+        raise ValueError(f"{name[:LONGEST]!r} is {'unexpected' if name in given else 'missing'}")
     for name, shape in shapes.items():
         value = given[name]
         rows = {shape[0], shape[0] - 1} if name == theirs(CLASSES) else {shape[0]}

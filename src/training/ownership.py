@@ -82,7 +82,7 @@ def make_run_folder(folder: Path) -> None:
 
 
 def goes_on(config: Mapping[str, Any]) -> bool:
-    """Whether a run goes on in its folder, from one of its own checkpoints."""
+    """Whether a run resumes in its own folder, from one of its own checkpoints."""
     path, run_dir = config["ckpt_path"], Path(config["run_dir"])
     return path is not None and Path(path).resolve().is_relative_to(run_dir.resolve())
 

@@ -147,7 +147,7 @@ def weights_with(folder, change):
     ("change", "says"),
     [
         (lambda w: w.pop("conv_in.bias"), "'conv_in.bias' is missing"),
-        (lambda w: w.update(extra=torch.zeros(1)), "'extra' is one too many"),
+        (lambda w: w.update(extra=torch.zeros(1)), "'extra' is unexpected"),
         (lambda w: w.update({"a\nb" * 99: torch.zeros(1)}), r"'a\\nba"),
         (lambda w: w.update({"conv_out.weight": w["conv_out.weight"].transpose(0, 1).contiguous()}), "has the shape"),
         (
