@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.forked import Forked
+
 REPOSITORY = Path(__file__).parent.parent
 
 
@@ -27,18 +29,23 @@ def in_process(main, *arguments, cwd):
     return status, out.getvalue(), err.getvalue()
 
 
-def start(module, *arguments, cwd, group=False, **environment):
+def start(module, *arguments, cwd, group=False, forked=False, **environment):
     """Starts `python -m module …` with the repository on its path; a variable given as None is unset.
 
     Args:
         group: whether in a process group of its own, as a shell does.
+        forked: whether by tests.forked, without the seconds of its imports.
     """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     merged = clean | {"PYTHONPATH": str(REPOSITORY)} | environment
+    given = {name: value for name, value in merged.items() if value is not None}
+    words = [str(argument) for argument in arguments]
+    if forked:
+        return Forked(module, words, cwd, given, group)
     return subprocess.Popen(
-        [sys.executable, "-m", module, *map(str, arguments)],
+        [sys.executable, "-m", module, *words],
         cwd=cwd,
-        env={name: value for name, value in merged.items() if value is not None},
+        env=given,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -46,7 +53,7 @@ def start(module, *arguments, cwd, group=False, **environment):
     )
 
 
-def start_ranks(module, *arguments, cwd, count=2, **environment):
+def start_ranks(module, *arguments, cwd, count=2, forked=False, **environment):
     """Starts it `count` times, in the environment that torchrun gives, or srun where it has a job's number."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -56,11 +63,14 @@ def start_ranks(module, *arguments, cwd, count=2, **environment):
         "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1", **environment,
     }  # fmt: skip
     names = ("SLURM_PROCID", "SLURM_LOCALID") if "SLURM_JOB_ID" in environment else ("RANK", "LOCAL_RANK")
-    return [start(module, *arguments, cwd=cwd, **common, **dict.fromkeys(names, str(r))) for r in range(count)]
+    return [
+        start(module, *arguments, cwd=cwd, forked=forked, **common, **dict.fromkeys(names, str(r)))
+        for r in range(count)
+    ]
 
 
-def run(module, *arguments, cwd, timeout=120, **environment):
+def run(module, *arguments, cwd, timeout=120, forked=False, **environment):
     """Runs it to its end; returns (status, stdout, stderr)."""
-    process = start(module, *arguments, cwd=cwd, **environment)
+    process = start(module, *arguments, cwd=cwd, forked=forked, **environment)
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err

@@ -62,7 +62,7 @@ def check_equal_runs(got, expected):
 )
 def test_the_same_curve_on_several_devices(tmp_path, alone, options):
     """Times, noise, dropped labels and the time sampler's memory too; 101 samples are dealt out over the ranks."""
-    status, out, err = run("src.train", *OPTIONS, *options, cwd=tmp_path)
+    status, out, err = run("src.train", *OPTIONS, *options, cwd=tmp_path, forked=True)
     assert status == 0, err
     assert out.count("val/loss") == 1  # one rank speaks
     assert " × cpu" in out
@@ -118,7 +118,8 @@ def test_slurm_makes_one_run(tmp_path, alone):
 def test_two_ranks_have_the_gradients_of_one_process_and_noise_of_their_own(tmp_path, dtype, bound):
     for count in (1, 2):
         (tmp_path / str(count)).mkdir()
-        for process in start_ranks("tests.training.gradients", tmp_path / str(count), dtype, cwd=tmp_path, count=count):
+        words = ("tests.training.gradients", tmp_path / str(count), dtype)
+        for process in start_ranks(*words, cwd=tmp_path, count=count, forked=True):
             _, err = process.communicate(timeout=120)
             assert process.returncode == 0, err[-3000:]
     one = torch.load(tmp_path / "1" / "0.pt")

@@ -31,7 +31,7 @@ def interrupt(process, within):
 
 def check_stops_and_resumes(folder, workers, moment, *options, within=WITHIN):
     words = [*ENDLESS, f"data.num_workers={workers}", "hydra.run.dir=run", *options]
-    process = start("src.train", *words, cwd=folder, group=True, OMP_NUM_THREADS="1")
+    process = start("src.train", *words, cwd=folder, group=True, forked=True, OMP_NUM_THREADS="1")
     metrics, deadline = folder / "run" / "metrics.csv", time.monotonic() + 90
     while not (metrics.exists() and len(metrics.read_text().splitlines()) > 2):
         assert process.poll() is None, process.communicate()
@@ -41,7 +41,8 @@ def check_stops_and_resumes(folder, workers, moment, *options, within=WITHIN):
     assert interrupt(process, within) == ""
     stopped = torch.load(folder / "run/checkpoints/last.ckpt", weights_only=True)["global_step"]
     assert stopped > 0
-    status, _, err = run("src.train", "resume=run", f"trainer.max_steps={stopped + 2}", cwd=folder)
+    words = ["resume=run", f"trainer.max_steps={stopped + 2}"]
+    status, _, err = run("src.train", *words, cwd=folder, forked=True)
     assert status == 0, err
 
 

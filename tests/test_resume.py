@@ -75,7 +75,7 @@ def kill_when(process, run_dir, steps):
 
 
 def finish(*arguments, cwd):
-    status, _, err = run("src.train", *arguments, cwd=cwd, timeout=300)
+    status, _, err = run("src.train", *arguments, cwd=cwd, timeout=300, forked=True)
     assert status == 0, err
 
 
@@ -95,11 +95,11 @@ def test_a_killed_run_ends_bit_for_bit_as_if_it_never_had_been(tmp_path, kills, 
     num_steps = 60 if kills > 1 else 24
     draw, steps = random.Random(0), [f"trainer.max_steps={num_steps}"]
     finish(*OPTIONS, *options, *steps, "hydra.run.dir=whole", cwd=tmp_path)
-    process = start("src.train", *OPTIONS, *options, *steps, "hydra.run.dir=run", cwd=tmp_path)
+    process = start("src.train", *OPTIONS, *options, *steps, "hydra.run.dir=run", cwd=tmp_path, forked=True)
     for kill in range(kills):
         kill_when(process, tmp_path / "run", 6 + kill * 50 // kills + draw.randrange(6))
         if kill < kills - 1:
-            process = start("src.train", "resume=run", cwd=tmp_path)
+            process = start("src.train", "resume=run", cwd=tmp_path, forked=True)
     finish("resume=run", cwd=tmp_path)
     for got, expected in zip(end_of(tmp_path / "run"), end_of(tmp_path / "whole"), strict=True):
         assert_equal(got, expected)
@@ -141,7 +141,7 @@ def test_8_kills_at_a_chosen_place_of_a_run_whose_clock_and_disk_change(tmp_path
     words, kills = [*OPTIONS, *BEST, "hydra.run.dir=run"], 0
     while kills < 8:
         count = draw.randrange(3, 6) if place == "within_row" else draw.randrange(1, 3)
-        process = start("tests.killed_train", place, count, *words, cwd=tmp_path)
+        process = start("tests.killed_train", place, count, *words, cwd=tmp_path, forked=True)
         _, err = process.communicate(timeout=300)
         assert process.returncode == -signal.SIGKILL, err
         kills += 1
@@ -182,10 +182,10 @@ def test_20_kills_of_a_run_that_does_nothing_but_save_on_another_file_system(tmp
     with tempfile.TemporaryDirectory(dir="/dev/shm") as disk:
         assert Path(disk).stat().st_dev != tmp_path.stat().st_dev
         finish(*options, "hydra.run.dir=whole", cwd=disk)
-        process = start("src.train", *options, "hydra.run.dir=run", cwd=disk)
+        process = start("src.train", *options, "hydra.run.dir=run", cwd=disk, forked=True)
         for kill in range(20):
             kill_when(process, Path(disk) / "run", 2 + 4 * kill + draw.randrange(4))
-            process = start("src.train", "resume=run", cwd=disk)
+            process = start("src.train", "resume=run", cwd=disk, forked=True)
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         for got, expected in zip(end_of(Path(disk) / "run"), end_of(Path(disk) / "whole"), strict=True):

@@ -38,7 +38,8 @@ def ranks_of(process):
 
 def started(folder, *options, devices):
     """A run that has begun to train, and the processes of its ranks."""
-    process = start("src.train", *ENDLESS, f"trainer.devices={devices}", *options, cwd=folder, OMP_NUM_THREADS="1")
+    words = [*ENDLESS, f"trainer.devices={devices}", *options]
+    process = start("src.train", *words, cwd=folder, forked=True, OMP_NUM_THREADS="1")
     metrics, deadline = folder / "run" / "metrics.csv", time.monotonic() + 90
     while not (metrics.exists() and len(metrics.read_text().splitlines()) > 2):
         assert process.poll() is None, process.communicate()
@@ -150,7 +151,7 @@ def test_one_rank_dies(tmp_path, kind, rank, where):
         *ENDLESS, "trainer.val_check_interval=4", "trainer.devices=2", "trainer.limit_val_batches=4",
         "+callbacks.fault._target_=tests.training.faults.Fault", *fault, "trust=[tests]",
     ]  # fmt: skip
-    process = start("src.train", *options, cwd=tmp_path, OMP_NUM_THREADS="1")
+    process = start("src.train", *options, cwd=tmp_path, forked=True, OMP_NUM_THREADS="1")
     metrics, deadline, ranks = tmp_path / "run" / "metrics.csv", time.monotonic() + 60, [process.pid]
     while process.poll() is None and not (metrics.exists() and len(metrics.read_text().splitlines()) > 1):
         assert time.monotonic() < deadline

@@ -238,7 +238,8 @@ def test_real_fashion_mnist_trains_where_it_lies(tmp_path):
 @pytest.mark.parametrize(("signum", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stopped_run_can_go_on(tmp_path, signum, expected):
     options = [*TINY, "trainer.log_every_n_steps=1", "hydra.run.dir=run"]
-    process = start("src.train", *options, "trainer.max_steps=100000", "trainer.val_check_interval=50000", cwd=tmp_path)
+    endless = ["trainer.max_steps=100000", "trainer.val_check_interval=50000"]
+    process = start("src.train", *options, *endless, cwd=tmp_path, forked=True)
     metrics = tmp_path / "run" / "metrics.csv"
     deadline = time.monotonic() + 60
     while not (metrics.exists() and len(metrics.read_text().splitlines()) > 5):

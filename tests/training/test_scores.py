@@ -145,7 +145,7 @@ def test_too_few_training_images_are_named_before_anything_starts(tmp_path):
 
 def test_two_ranks_score_as_one_and_nobody_waits_inside_a_collective(tmp_path):
     """The second rank takes longer for its samples than a collective may last."""
-    ranks = start_ranks("tests.training.two_ranks", tmp_path, 6, cwd=tmp_path)
+    ranks = start_ranks("tests.training.two_ranks", tmp_path, 6, cwd=tmp_path, forked=True)
     for process in ranks:
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err[-3000:]

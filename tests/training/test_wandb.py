@@ -35,11 +35,11 @@ class Observed:
     ended: float  # seconds from the last one
 
 
-def observe(folder, *options, at_half=None, **environment):
+def observe(folder, *options, at_half=None, forked=True, **environment):
     """Trains in a process of its own, and calls at_half(pid) when half of the steps are done; prints what it took."""
     times = {}
     environment = {"HOME": str(folder), "OMP_NUM_THREADS": "1"} | environment
-    process = start("src.train", *OPTIONS, *options, cwd=folder, **environment)
+    process = start("src.train", *OPTIONS, *options, cwd=folder, forked=forked, **environment)
     while process.poll() is None:
         for row in rows(folder / "run" / "metrics.csv")[-1:]:
             step = int(row["step"]) + 1
@@ -142,7 +142,7 @@ def check_contents(offline):
 def test_without_a_key_it_logs_offline_and_stays_in_the_run(tmp_path, without):
     folder = tmp_path / "home"
     folder.mkdir()
-    check(observe(folder), without, says=[])
+    check(observe(folder, forked=False), without, says=[])
     (offline,) = (folder / "run" / "wandb").glob("offline-run-*")
     check_contents(offline)
     assert list((offline / "files" / "media").rglob("*.png"))

@@ -1,0 +1,115 @@
+"""Real processes that begin where the imports have ended: forked from one that has made them and does nothing else.
+
+A process of its own costs seconds of imports, whatever it then does. These skip that part; signals, exit statuses,
+locks, files and memory are a process's own. A test of the start itself takes `tests.command.start`.
+"""
+
+import atexit
+import functools
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+class Forked:
+    """What a test needs of subprocess.Popen. The process is a child of the server, which reaps it."""
+
+    def __init__(self, module, arguments, cwd, environment, group):
+        self._out, self._err = (tempfile.NamedTemporaryFile("r", prefix="forked-") for _ in range(2))
+        self.returncode = None
+        self.pid = _ask(
+            module=module, arguments=arguments, cwd=str(cwd), environment=environment, group=group,
+            out=self._out.name, err=self._err.name,
+        )  # fmt: skip
+
+    def poll(self):
+        if self.returncode is None:
+            self.returncode = _ask(poll=self.pid)
+        return self.returncode
+
+    def wait(self, timeout=120):
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                self.send_signal(signal.SIGKILL)
+                raise subprocess.TimeoutExpired(str(self.pid), timeout)
+            time.sleep(0.01)
+        return self.returncode
+
+    def communicate(self, timeout=120):
+        self.wait(timeout)
+        return self._out.read(), self._err.read()
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+@functools.cache
+def _server():
+    """Started with the first process that is asked for; it ends when this end of the pipe is closed."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.forked"],
+        cwd=Path(__file__).parent.parent,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    atexit.register(server.communicate)
+    return server
+
+
+def _ask(**request):
+    server = _server()
+    server.stdin.write(json.dumps(request) + "\n")
+    server.stdin.flush()
+    return json.loads(server.stdout.readline())
+
+
+def _serve():
+    """Answers requests until there are no more; returns, in each process that is forked, the request it is for."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "poll" in request:
+            pid, status = os.waitpid(request["poll"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        else:
+            answer = os.fork()
+            if not answer:
+                return request
+        print(json.dumps(answer), flush=True)
+    return None
+
+
+def _become(module, arguments, cwd, environment, group, out, err):
+    """`python -m module arguments…`, with all that its starter would have given it."""
+    if group:
+        os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    for target, (name, mode) in enumerate([(os.devnull, os.O_RDONLY), (out, os.O_WRONLY), (err, os.O_WRONLY)]):
+        opened = os.open(name, mode)
+        os.dup2(opened, target)
+        os.close(opened)
+    sys.argv = [module, *arguments]
+    sys.path[0] = cwd
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    from src.deferred import TORCHMETRICS, defer
+
+    defer("torchmetrics", TORCHMETRICS)  # as the programs do
+    import src.programs.train
+    import tests.runs  # noqa: F401
+
+    if request := _serve():
+        _become(**request)
