@@ -7,10 +7,23 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
+
+from hydra._internal.hydra import Hydra
 
 from tests.forked import Forked
 
 REPOSITORY = Path(__file__).parent.parent
+
+
+def _composed_once(words):
+    """Hydra composes a command line twice, the first time to read hydra.mode, which only a sweep's words set.
+
+    That time is left out here, where no word is a sweep's; processes that are started do as users' do.
+    """
+    if any(word in ("-m", "--multirun") or "sweep" in word or "hydra.mode" in word for word in words):
+        return contextlib.nullcontext()
+    return mock.patch.object(Hydra, "get_mode", return_value=None)
 
 
 def in_process(main, *arguments, cwd):
@@ -19,7 +32,7 @@ def in_process(main, *arguments, cwd):
     sys.argv, status = ["program", *map(str, arguments)], 0
     os.chdir(cwd)
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with _composed_once(sys.argv), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             main()
     except SystemExit as exit:
         status = exit.code

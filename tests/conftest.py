@@ -7,7 +7,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: no threads w
 
 from src.train import main as train
 from tests.command import in_process
-from tests.runs import TINY
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,6 +21,8 @@ def cache_dir(tmp_path_factory):
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A finished run: (its folder, its standard output)."""
+    from tests.runs import TINY  # imports Lightning, which xdist's own process has no use for
+
     folder = tmp_path_factory.mktemp("finished")
     options = ["schedule.T=100", "trainer.max_steps=40", "trainer.val_check_interval=20", "trainer.log_every_n_steps=5"]
     status, out, err = in_process(train, *TINY, *options, cwd=folder)

@@ -6,6 +6,7 @@ locks, files and memory are a process's own. A test of the start itself takes `t
 
 import atexit
 import functools
+import importlib
 import json
 import os
 import runpy
@@ -21,11 +22,11 @@ class Forked:
     """What a test needs of subprocess.Popen. The process is a child of the server, which reaps it."""
 
     def __init__(self, module, arguments, cwd, environment, group):
-        self._out, self._err = (tempfile.NamedTemporaryFile("r", prefix="forked-") for _ in range(2))
+        self.stdout, self.stderr = (tempfile.NamedTemporaryFile("r", prefix="forked-") for _ in range(2))  # noqa: SIM115
         self.returncode = None
         self.pid = _ask(
             module=module, arguments=arguments, cwd=str(cwd), environment=environment, group=group,
-            out=self._out.name, err=self._err.name,
+            out=self.stdout.name, err=self.stderr.name,
         )  # fmt: skip
 
     def poll(self):
@@ -37,18 +38,21 @@ class Forked:
         deadline = time.monotonic() + timeout
         while self.poll() is None:
             if time.monotonic() > deadline:
-                self.send_signal(signal.SIGKILL)
+                self.kill()
                 raise subprocess.TimeoutExpired(str(self.pid), timeout)
             time.sleep(0.01)
         return self.returncode
 
     def communicate(self, timeout=120):
         self.wait(timeout)
-        return self._out.read(), self._err.read()
+        return self.stdout.read(), self.stderr.read()
 
     def send_signal(self, number):
         if self.poll() is None:
             os.kill(self.pid, number)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
 
 
 @functools.cache
@@ -108,8 +112,7 @@ if __name__ == "__main__":
     from src.deferred import TORCHMETRICS, defer
 
     defer("torchmetrics", TORCHMETRICS)  # as the programs do
-    import src.programs.train
-    import tests.runs  # noqa: F401
-
+    for name in ("src.programs.train", "tests.runs"):
+        importlib.import_module(name)
     if request := _serve():
         _become(**request)

@@ -97,9 +97,9 @@ def check_line(line):
     assert "\n" not in line
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(command_line)
-def test_40_random_command_lines(overrides):
+def test_20_random_command_lines(overrides):
     check_trains_or_is_refused(overrides)
 
 

@@ -34,23 +34,25 @@ from tests.hostile_nodes import CREATE, hostile_nodes
 from tests.runs import TINY
 
 SAYING_TOO_MUCH = (
-    "hydra.searchpath=[file://EVIL]", "hydra.run.dir=CANARY", "hydra.callbacks.x._target_=os.system",
-    "+hydra.job_logging.handlers.x.filename=CANARY", "trust=[os]", "+trust=[tests]", "resume=EVIL",
-    "backbone=../../EVIL/evil", "backbone=/EVIL/evil", "experiment=../train", "+EVIL/evil=evil", "data=evil",
-    "data@callbacks.x=evil", "schedule=linear,cosine", "schedule.T=range(1,5)", "seed=choice(1,2)",
-    "logger.csv.path=CANARY", "logger.csv.path=EVIL/CANARY", "callbacks.samples.directory=EVIL/CANARY",
-    "callbacks.checkpoint.directory=CANARY", "callbacks.noise_levels.path=EVIL/CANARY",
-    "trainer.default_root_dir=EVIL/CANARY", "metrics.cache_dir=EVIL/CANARY", "run_dir=EVIL/CANARY",
-    "+callbacks.x={_target_: src.training.loggers.CSVLogger, path: CANARY}",
-    "+logger.x={_target_: src.training.loggers.CSVLogger, path: EVIL/CANARY}",
-    "+logger.x._target_=src.training.loggers.CSVLogger", "data=image_folder", "data=mnist", "data=cifar10",
-    "~trainer._target_",
+    "hydra.searchpath=[file://EVIL]", "hydra.run.dir=CANARY", "hydra.callbacks.x._target_=os.system", "trust=[os]",
+    "resume=EVIL", "backbone=../../EVIL/evil", "+EVIL/evil=evil", "data@callbacks.x=evil", "schedule=linear,cosine",
+    "logger.csv.path=EVIL/CANARY", "callbacks.checkpoint.directory=CANARY", "trainer.default_root_dir=EVIL/CANARY",
+    "metrics.cache_dir=EVIL/CANARY", "run_dir=EVIL/CANARY",
+    "+logger.x={_target_: src.training.loggers.CSVLogger, path: EVIL/CANARY}", "data=mnist", "~trainer._target_",
     "+trainer.profiler={_target_: lightning.pytorch.profilers.SimpleProfiler, dirpath: EVIL, filename: CANARY}",
     "callbacks={x: {_target_: src.training.callbacks.samples.SampleGrid, directory: CANARY}}",
-    "optimizer._target_=subprocess.Popen", "callbacks.stop._target_=tests.user_package.Doubled",
-    "name=${oc.env:CANARY}", "name=a\nb", "=", "a", "", "\udcff=1", "x" * 100_000, "[" * 5_000, "a={b:" * 2_000,
+    "optimizer._target_=subprocess.Popen", "name=${oc.env:CANARY}", "name=a\nb", "=", "\udcff=1", "x" * 100_000,
+    "[" * 5_000,
 )  # fmt: skip
-SHARDS = 4  # of a long list, for tests that run beside each other
+OF_THE_SAME_KINDS = (
+    "+hydra.job_logging.handlers.x.filename=CANARY", "+trust=[tests]", "backbone=/EVIL/evil", "experiment=../train",
+    "data=evil", "schedule.T=range(1,5)", "seed=choice(1,2)", "logger.csv.path=CANARY",
+    "callbacks.samples.directory=EVIL/CANARY", "callbacks.noise_levels.path=EVIL/CANARY",
+    "+callbacks.x={_target_: src.training.loggers.CSVLogger, path: CANARY}",
+    "+logger.x._target_=src.training.loggers.CSVLogger", "data=image_folder", "data=cifar10",
+    "callbacks.stop._target_=tests.user_package.Doubled", "a", "", "a={b:" * 2_000,
+)  # fmt: skip
+SHARDS = 3  # of a long list, for tests that run beside each other
 
 
 @pytest.fixture(scope="module")
@@ -288,6 +290,11 @@ def check_not_resumed(carriers, folder, every):
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_words_that_say_too_much_are_not_said_again(carriers, server, tmp_path, shard):
     check_not_resumed(carriers, tmp_path, [[word] for word in SAYING_TOO_MUCH[shard::SHARDS]])
+
+
+@pytest.mark.slow
+def test_nor_are_others_of_their_kinds(carriers, server, tmp_path):
+    check_not_resumed(carriers, tmp_path, [[word] for word in OF_THE_SAME_KINDS])
 
 
 @pytest.mark.slow

@@ -15,11 +15,13 @@ NAMES = [
 CUSTOM = [round(0.001 * 1.15**i, 6) for i in range(45)]
 
 
+COMPOSED = compose(*(f"+schedule@of.{name}={name}" for name in NAMES), f"of.custom.betas={CUSTOM}")  # all at once
+NODES = OmegaConf.to_container(COMPOSED.of, resolve=True)
+
+
 def make(name: str, **changes: object) -> NoiseSchedule:
     """A schedule of conf/schedule."""
-    overrides = [f"schedule={name}", *([f"schedule.betas={CUSTOM}"] if name == "custom" else [])]
-    node = OmegaConf.to_container(compose(*overrides).schedule, resolve=True)
-    return build({**node, **changes})
+    return build({**NODES[name], **changes})
 
 
 SCHEDULES = {name: make(name) for name in NAMES}

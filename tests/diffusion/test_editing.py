@@ -27,7 +27,7 @@ def pair(correlation=0.8):
     return Gaussian(SCHEDULES["cosine"], torch.tensor([0.1, -0.1], dtype=F64), covariance)
 
 
-def fill(resamples, count=20_000):
+def fill(resamples, count=5_000):
     """The unknown left pixel where the right one is 0.6: (mean, variance) of the samples."""
     denoiser = pair()
     x_0 = torch.tensor([-9.0, 0.6], dtype=F64).reshape(1, 1, 1, 2).expand(count, 1, 1, 2)

@@ -59,11 +59,12 @@ def test_discretized_decoder_is_a_distribution_over_the_256_levels():
 def test_a_model_that_knows_the_image_needs_few_bits():
     """With one image in the world, the chain tells its x_0 all along: the KL of every step is 0."""
     image = torch.tensor([[-1.0, 1 / 255, 1.0]], dtype=F64)
-    denoiser = FiniteSet(schedules.linear(), image)
+    denoiser = FiniteSet(schedules.linear(T=100), image)
     bound = variational_bound(denoiser, image, normal_like(image))
     assert float(bound.steps) < 1e-12
-    # σ_1 = 0.01 against half a bin of 1/255; the bins of −1 and 1 are open to one side
-    inner, outer = math.erf(1 / 2.55 / 2**0.5), 0.5 + 0.5 * math.erf(1 / 2.55 / 2**0.5)
+    # σ_1 = √0.001 against half a bin of 1/255; the bins of −1 and 1 are open to one side
+    half = 1 / 255 / 0.001**0.5
+    inner, outer = math.erf(half / 2**0.5), 0.5 + 0.5 * math.erf(half / 2**0.5)
     assert float(bound.decoder) == pytest.approx(-(math.log2(inner) + 2 * math.log2(outer)) / 3)
     assert float(bound.prior) < 1e-4
 

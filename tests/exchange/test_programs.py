@@ -77,7 +77,14 @@ def test_a_model_without_a_chain_is_sampled_trained_and_exported(tmp_path, sched
     assert index["scheduler"] == ["diffusers", type(scheduler).__name__]
 
 
-def test_an_imported_model_is_trained_further_and_evaluated(exported, tmp_path):
+SCORES = (["num_samples=10", "sampler.num_steps=2", "metrics.steps=10"], "fd_classifier")
+LIKELIHOOD = (["metrics=likelihood", "num_images=1", "metrics.tolerance=1e-2"], "bits/dim")  # of a thousand steps
+
+
+@pytest.mark.parametrize(
+    ("measure", "says"), [SCORES, pytest.param(*LIKELIHOOD, marks=pytest.mark.slow)], ids=["scores", "likelihood"]
+)
+def test_an_imported_model_is_trained_further_and_evaluated(exported, tmp_path, measure, says):
     source = f"pretrained={exported['diffusers']}"
     tiny = [option for option in TINY if not option.startswith("backbone")]
     options = ["trainer.max_steps=1", "optimizer.lr=1e-9", "hydra.run.dir=run", "schedule=linear"]
@@ -90,10 +97,9 @@ def test_an_imported_model_is_trained_further_and_evaluated(exported, tmp_path):
         torch.testing.assert_close(after[0].state_dict()[name], value, rtol=0, atol=1e-6)
     status, _, err = in_process(train, "resume=run", "trainer.max_steps=2", cwd=tmp_path)
     assert status == 0, err
-    likelihood = ("metrics=likelihood", "num_images=1", "metrics.tolerance=1e-2")
-    status, out, err = in_process(evaluate, source, "data=digits", *likelihood, "output_dir=out", cwd=tmp_path)
+    status, out, err = in_process(evaluate, source, "data=digits", *measure, "output_dir=out", cwd=tmp_path)
     assert status == 0, err
-    assert "bits/dim" in out
+    assert says in out
 
 
 @pytest.mark.parametrize(

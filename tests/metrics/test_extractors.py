@@ -8,6 +8,7 @@ import torch
 import torch_fidelity
 from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.metric_kid import kid_features_to_metric
 
 from src.data.dataset import InMemory
 from src.metrics import inception
@@ -34,20 +35,39 @@ def weights(tmp_path_factory):
 
 
 class TestInception:
-    def test_fid_is_torch_fidelitys_own(self, weights, tmp_path, monkeypatch):
-        """The whole path, from uint8 images of an odd size to the score's name; only the numbers are not the real."""
-        monkeypatch.setattr(inception, "CHECKSUM", "")
+    def scored(self, weights, folder):
+        """The whole path, from uint8 images of an odd size to the scores' names; only the numbers are not the real."""
         fake, real = Images(12, (3, 31, 27), seed=1), Images(12, (3, 31, 27), seed=2)
+        comparison = Comparison(made := Inception(str(folder), str(weights)), real)
+        return fake, real, comparison, made, comparison(made.extract(fake))
+
+    @pytest.mark.slow
+    def test_fid_is_torch_fidelitys_own(self, weights, tmp_path, monkeypatch):
+        """Which takes the eigenvalues of a matrix of 2048 rows."""
+        monkeypatch.setattr(inception, "CHECKSUM", "")
+        fake, real, _, _, found = self.scored(weights, tmp_path)
         theirs = torch_fidelity.calculate_metrics(
             input1=Pictures(fake.images), input2=Pictures(real.images), feature_extractor_weights_path=str(weights),
             fid=True, kid=True, kid_subsets=1, kid_subset_size=12, isc=True, isc_splits=1, cuda=False, batch_size=6,
             save_cpu_ram=True, verbose=False, cache=False,
         )  # fmt: skip
-        comparison = Comparison(made := Inception(str(tmp_path), str(weights)), real)
-        found = comparison(made.extract(fake))
-        assert list(found) == comparison.names
         assert found["fid"].value == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
         assert found["kid"].value == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-4)
+
+    def test_fid_is_that_of_torch_fidelitys_features(self, weights, tmp_path, monkeypatch):
+        """tr (Σ_a Σ_b)^½ = ‖X_a X_bᵀ‖ / (N − 1) (nuclear norm) of the N centred vectors X, where N is small."""
+        monkeypatch.setattr(inception, "CHECKSUM", "")
+        fake, real, comparison, made, found = self.scored(weights, tmp_path)
+        network = FeatureExtractorInceptionV3("inception", ["2048"], str(weights)).eval()
+        with torch.no_grad():
+            a, b = (network(images.images)[0].double() for images in (fake, real))
+        x, y = a - a.mean(0), b - b.mean(0)
+        spread = x.square().sum() + y.square().sum() - 2 * torch.linalg.matrix_norm(x @ y.T, "nuc")
+        expected = float((a.mean(0) - b.mean(0)).square().sum() + spread / 11)
+        kid = kid_features_to_metric(a.float(), b.float(), kid_subsets=1, kid_subset_size=12, verbose=False)
+        assert list(found) == comparison.names
+        assert found["fid"].value == pytest.approx(expected, rel=1e-4)
+        assert found["kid"].value == pytest.approx(kid["kernel_inception_distance_mean"], rel=1e-4)
         assert {"inception_score", "precision_inception", "recall_inception"} <= set(found)
         assert "12 images in 2048 dimensions" in comparison.bias(made.extract(fake))
         assert comparison.how()["resize"] == "299×299, TensorFlow 1's bilinear rule"
@@ -127,17 +147,16 @@ class TestClassifier:
         assert again.identity == made.identity
         assert again.note() == made.note()
 
-    def test_other_data_or_another_recipe_is_another_classifier(self, trained):
-        folder, made = trained
+    def test_other_data_or_another_recipe_is_another_classifier(self, tmp_path):
         train, held_out = digits()
         darker = InMemory(train.images // 2, train.labels)
         relabelled = InMemory(train.images, train.labels.flip(0))
-        found = {made.identity}
-        for data, options in ((darker, {"steps": 200}), (relabelled, {"steps": 200}), (train, {"steps": 20})):
-            other = Classifier(str(folder), **options)
+        found = set()
+        for data, steps in ((train, 20), (train, 20), (darker, 20), (relabelled, 20), (train, 30)):
+            other = Classifier(str(tmp_path), steps=steps)
             other.prepare(data, held_out)
             found.add(other.identity)
-        assert len(found) == 4
+        assert len(found) == 4  # of five, two were the same
 
     def test_a_damaged_file_is_made_anew(self, tmp_path):
         made = Classifier(str(tmp_path), steps=20)

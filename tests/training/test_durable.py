@@ -5,8 +5,6 @@ import math
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 import zipfile
 from typing import ClassVar
@@ -22,7 +20,7 @@ from src.training.callbacks import checkpoint
 from src.training.callbacks.checkpoint import LastCheckpoint
 from src.training.durable import DurableCheckpointIO
 from tests import runs
-from tests.command import REPOSITORY
+from tests.command import REPOSITORY, run, start
 from tests.test_files import small_disk  # noqa: F401
 
 
@@ -87,8 +85,7 @@ class TestSealing:
         torch.save(torch.load(path, weights_only=True), path)
         with pytest.raises(ValueError, match=r"it has no seal; .*: python -m src.checkpoints.seal .*a.ckpt"):
             read_checkpoint(path)
-        command = [sys.executable, "-m", "src.checkpoints.seal", path]
-        assert subprocess.run(command, cwd=REPOSITORY, capture_output=True).returncode == 0
+        assert run("src.checkpoints.seal", path, cwd=REPOSITORY, forked=True)[0] == 0
         assert saved_number(path) == 7
         assert seal_of(path)[:2] == (1, 7)
 
@@ -214,24 +211,11 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_else(small_disk):  # noqa
         assert sorted(path.name for path in small_disk.iterdir()) == before
 
 
-SAVE_FOREVER = """
-import itertools, sys
-from pathlib import Path
-from src.files import link
-from tests.training.test_durable import save
-for number in itertools.count(1):
-    save(Path(sys.argv[1]) / f"step_{number}.ckpt", number, size=300_000)
-    link(Path(sys.argv[1]) / "last.ckpt", Path(sys.argv[1]) / f"step_{number}.ckpt")
-    if number > 2:
-        (Path(sys.argv[1]) / f"step_{number - 2}.ckpt").unlink()
-"""
-
-
 @pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_kill_at_any_moment_leaves_a_good_one(tmp_path, kills):
     draw = random.Random(1)
     for _ in range(kills):
-        process = subprocess.Popen([sys.executable, "-c", SAVE_FOREVER, tmp_path], cwd=REPOSITORY)
+        process = start("tests.training.save_forever", tmp_path, cwd=REPOSITORY, forked=True)
         while not (tmp_path / "last.ckpt").exists():
             assert process.poll() is None
             time.sleep(0.01)

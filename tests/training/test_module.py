@@ -142,6 +142,15 @@ def ahead(request, monkeypatch):
     return request.param
 
 
+PLACES, VALUES, EVERY = ("loss", "gradient", "sample", "weight"), (math.nan, math.inf, -math.inf), (1, 2, 20)
+DIVERGING = [  # a third of them by default: each place with each value and with each interval, each value with each
+    pytest.param(place, value, every, marks=[pytest.mark.slow] if (i + j + k) % 3 else [])
+    for i, place in enumerate(PLACES)
+    for j, value in enumerate(VALUES)
+    for k, every in enumerate(EVERY)
+]
+
+
 class TestDiverging:
     """inf or NaN in a loss, a gradient or a weight ends the run before anything is kept of it."""
 
@@ -165,9 +174,7 @@ class TestDiverging:
         monkeypatch.setattr(module.objective, "draw", drawn)
         return module
 
-    @pytest.mark.parametrize("every_n_steps", [1, 2, 20])
-    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-    @pytest.mark.parametrize("place", ["loss", "gradient", "sample", "weight"])
+    @pytest.mark.parametrize(("place", "value", "every_n_steps"), DIVERGING)
     def test_the_run_stops_where_it_happens_and_the_last_checkpoint_is_finite(
         self, monkeypatch, tmp_path, ahead, place, value, every_n_steps
     ):

@@ -6,8 +6,6 @@ import fcntl
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 import time
 
@@ -18,29 +16,20 @@ from src.files import NotWritten
 from src.train import main as train
 from src.training.loggers import CSVLogger
 from src.training.ownership import check_owned, make_run_folder, own, ownership
-from tests.command import REPOSITORY, in_process, start
+from tests.command import REPOSITORY, in_process, run, start
 from tests.runs import TINY
 from tests.training.test_durable import save
-
-HOLD = """
-import os, sys, time
-from pathlib import Path
-from src.training.ownership import own
-own(Path(sys.argv[1]))
-child = os.fork() if len(sys.argv) > 2 else 0  # a loader's worker, say
-if child or len(sys.argv) == 2:
-    print(child, flush=True)
-time.sleep(100)
-"""
 
 
 @contextlib.contextmanager
 def another(folder, *arguments):
     """Another process, which owns the folder until it is killed."""
-    command = [sys.executable, "-c", HOLD, folder, *arguments]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    process = start("tests.training.hold", folder, *arguments, cwd=REPOSITORY, forked=True)
     try:
-        process.child = int(process.stdout.readline())
+        while not (line := process.stdout.readline()):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        process.child = int(line)
         yield process
     finally:
         process.kill()
@@ -62,8 +51,8 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
         own(tmp_path)
         own(tmp_path)
         own(tmp_path / ".")  # opens no second lock file, whose closing would drop the lock
-        tried = subprocess.run([sys.executable, "-c", HOLD, tmp_path], cwd=REPOSITORY, capture_output=True, text=True)
-        assert f"process {os.getpid()} on" in tried.stderr
+        _, _, err = run("tests.training.hold", tmp_path, cwd=REPOSITORY, forked=True)
+        assert f"process {os.getpid()} on" in err
     assert list(tmp_path.iterdir()) == []
     with another(tmp_path):
         pass
