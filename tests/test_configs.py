@@ -66,7 +66,11 @@ def test_option_composes_and_builds(option, finished):
     build(plain["trainer"] | {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False})
 
 
-@pytest.mark.parametrize("name", [option.name for option in OPTIONS if option.parts[0] == "experiment"])
+EXPERIMENTS = [option.name for option in OPTIONS if option.parts[0] == "experiment"]
+BACKBONES = ["adm", "dit", "uvit", "unet_lecture"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_takes_a_training_and_a_sampling_step(name):
     """With its own network, on noise of its own shape: sizes, classes, schedule and prediction fit together."""
     plain = check(compose(f"experiment={name}", *REQUIRED.get(name, [])), SLOTS)
@@ -114,8 +118,14 @@ def test_every_option_is_one_short_file():
     assert Path(CONF / "train.yaml").is_file()
 
 
-@pytest.mark.parametrize("name", [option.name for option in OPTIONS if option.parts[0] == "experiment"])
-@pytest.mark.parametrize("backbone", ["adm", "dit", "uvit", "unet_lecture"])
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    [  # each of either by default
+        pytest.param(name, backbone, marks=[] if i % len(BACKBONES) == j else [pytest.mark.slow])
+        for i, name in enumerate(EXPERIMENTS)
+        for j, backbone in enumerate(BACKBONES)
+    ],
+)
 def test_every_experiment_takes_every_backbone(name, backbone):
     """An experiment names its network as an option, so that another option leaves no key of the first behind."""
     check(compose(f"experiment={name}", f"backbone={backbone}", *REQUIRED.get(name, [])), SLOTS)

@@ -37,7 +37,7 @@ def resume(swept):
 
 
 def test_it_can_be_resumed_more_than_once(swept):
-    for _ in range(3):
+    for _ in range(2):
         status, out, err = resume(swept)
         assert status == 0, err
         assert "2 of 2 jobs done in runs/sweeps/a" in out
@@ -55,7 +55,7 @@ def test_a_job_whose_result_is_torn_is_run_again(swept):
     assert "2 of 2 jobs done" in out
 
 
-@pytest.mark.parametrize("damage", ["", "overrides: 5\n", "\0", "[" * 5000])
+@pytest.mark.parametrize("damage", ["", "overrides: 5\n", pytest.param("\0", marks=pytest.mark.slow), "[" * 5000])
 def test_a_job_whose_words_are_torn_is_one_line(swept, damage):
     (swept / "0" / "overrides.yaml").write_text(damage)
     status, _, err = resume(swept)
@@ -66,7 +66,12 @@ def test_a_job_whose_words_are_torn_is_one_line(swept, damage):
 
 @pytest.mark.parametrize(
     ("name", "make"),
-    [("output.log", os.mkdir), ("output.log", os.mkfifo), ("failure.txt", os.mkdir), ("job.yaml", os.mkdir)],
+    [
+        ("output.log", os.mkdir),
+        ("output.log", os.mkfifo),
+        ("failure.txt", os.mkdir),
+        pytest.param("job.yaml", os.mkdir, marks=pytest.mark.slow),
+    ],
 )
 def test_what_lies_in_place_of_a_job_s_file_is_one_line(swept, name, make):
     (swept / "0" / "metrics.json").write_text("{")

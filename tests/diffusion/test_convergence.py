@@ -56,7 +56,7 @@ def measured_order(name, denoiser, solve, level=6.0):
     return -float(((steps - steps.mean()) * (logs - logs.mean())).sum() / (steps - steps.mean()).square().sum())
 
 
-@pytest.mark.parametrize("level", [6.0, 0.7])
+@pytest.mark.parametrize("level", [pytest.param(6.0, marks=pytest.mark.slow), 0.7])  # the mixture starts from 6 too
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_order_on_the_gaussian(name, level):
     """From high noise, where x̂_0 hardly changes and a start of low order hardly shows, and from low noise."""

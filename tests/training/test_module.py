@@ -92,7 +92,7 @@ def test_learning_rate_warms_up_and_comes_down():
         def on_train_batch_start(self, trainer, *args):
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
-    trainer(100, [Note()]).fit(module(max_steps=100), digits())
+    trainer(100, [Note()]).fit(module(max_steps=100), digits(batch_size=2))
     assert rates[:5] == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 1e-3])
     assert rates[5] == pytest.approx(1e-3)
     assert rates[-1] < 1e-6
