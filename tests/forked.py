@@ -6,6 +6,7 @@ locks, files and memory are a process's own. A test of the start itself takes `t
 
 import atexit
 import functools
+import gc
 import importlib
 import json
 import os
@@ -114,5 +115,6 @@ if __name__ == "__main__":
     defer("torchmetrics", TORCHMETRICS)  # as the programs do
     for name in ("src.programs.train", "tests.runs"):
         importlib.import_module(name)
+    gc.freeze()  # the collector touches no page that the processes share
     if request := _serve():
         _become(**request)
