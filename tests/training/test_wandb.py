@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-from wandb.util import get_core_path
 
 from src.training.wandb_logger import WandbLogger
 from tests.command import start
@@ -25,7 +24,7 @@ OPTIONS = [
     "hydra.run.dir=run", "group=g", "tags=[a,b]",
 ]  # fmt: skip
 KEY = "0" * 40
-LEET = [get_core_path(), "leet", "inspect", "--no-observability"]  # what `wandb leet` starts
+LEET = [sys.executable, "-m", "wandb", "leet", "inspect"]
 START_UP, END = 15.0, 45.0  # seconds that W&B may cost at most
 
 
