@@ -18,6 +18,8 @@ from tests.diffusion.options import SCHEDULES
 from tests.test_configs import build, compose
 
 STEPS = 4
+LIKE_OTHERS = ("quadratic", "scaled_linear", "sigmoid", "constant", "linear_zero")  # chains of other βs than linear's
+EACH_SCHEDULE = [pytest.param(name, marks=[pytest.mark.slow] if name in LIKE_OTHERS else []) for name in SCHEDULES]
 
 
 def options(group):
@@ -61,7 +63,7 @@ def denoiser(schedule, parameterization):
 
 
 @pytest.mark.parametrize("prediction", options("parameterization"))
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", EACH_SCHEDULE)
 def test_training(name, prediction):
     model = denoiser(SCHEDULES[name], option("parameterization", prediction))
     if model is None:
@@ -78,7 +80,7 @@ def test_training(name, prediction):
 
 
 @pytest.mark.parametrize("sampler_name", options("sampler"))
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", EACH_SCHEDULE)
 def test_sampling(name, sampler_name):
     schedule = SCHEDULES[name]
     sampler = fresh("sampler", sampler_name)
