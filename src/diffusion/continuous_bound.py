@@ -12,7 +12,7 @@ from src.diffusion.noise import Noise
 from src.diffusion.process import marginal
 from src.diffusion.schedule import NoiseSchedule
 
-LOWEST, HIGHEST = -7.5, 9.0  # log-SNR: a signal of 2.4% of the noise, and noise of 1.4 of the 256 levels
+LOWEST, HIGHEST = -7.5, 7.0  # log-SNR: a signal of 2.4% of the noise, and noise of 3.9 of the 256 levels
 CLOSE = 0.5  # of HIGHEST, in log-SNR: as far as a whole step of a long chain may be
 DECODER_STDS = tuple(2.0**k / 127.5 for k in range(-2, 6))  # ¼ … 32 of the 256 levels
 
@@ -29,9 +29,9 @@ class Span(NamedTuple):
         return self.high > HIGHEST - CLOSE
 
 
-def span(schedule: NoiseSchedule) -> Span:
-    """LOWEST … HIGHEST, or the part of it that the schedule has: a short chain's first step may lie below HIGHEST."""
-    ends = torch.tensor([LOWEST, HIGHEST], dtype=torch.float64)
+def span(schedule: NoiseSchedule, highest: float = HIGHEST) -> Span:
+    """LOWEST … highest, or the part of it that the schedule has: a short chain's first step may lie below it."""
+    ends = torch.tensor([LOWEST, highest], dtype=torch.float64)
     return Span(*schedule.logsnr(_time(schedule, ends)).tolist())
 
 
@@ -49,6 +49,7 @@ def continuous_bound(
     cond: Tensor | None = None,
     num_levels: int = 4,
     discretized: bool = True,
+    highest: float = HIGHEST,
 ) -> Bound:
     """The bound of infinitely many steps, between the ends λ_0 < λ_1 of `span`.
 
@@ -67,13 +68,14 @@ def continuous_bound(
         noise: draws of standard normal noise like x_0, num_levels + 1 of them.
         offsets: where within its spacing an item's first level lies, (B,) in [0, 1).
         discretized: whether x_0 has 256 levels; otherwise p is a density.
+        highest: λ_1, where the schedule reaches it. Continuous data must be smooth on the scale of e^{−λ_1/2}.
 
     Returns:
         bits per dimension, each (B,).
 
     Ref: VDM Eqs. 11, 17, §5.1
     """
-    low, high = span(denoiser.schedule)
+    low, high = span(denoiser.schedule, highest)
     steps = x_0.new_zeros(len(x_0))
     for k in range(num_levels):
         logsnr, x0_hat = _estimate(denoiser, x_0, noise(), low + (high - low) * (k + offsets) / num_levels, cond)

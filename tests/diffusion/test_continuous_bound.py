@@ -37,10 +37,10 @@ class Quasi:
         self.x_0 = denoiser.means[k] + torch.einsum("bij,bj->bi", denoiser.axes[k], spread)
         self._noise = z[:, 1:]
 
-    def bits(self, denoiser: Denoiser) -> Tensor:
+    def bits(self, denoiser: Denoiser, highest: float = HIGHEST) -> Tensor:
         draws = iter(self._noise.unbind(1))
         bound = continuous_bound(
-            denoiser, self.x_0, lambda: next(draws), self.offsets, num_levels=LEVELS, discretized=False
+            denoiser, self.x_0, lambda: next(draws), self.offsets, None, LEVELS, discretized=False, highest=highest
         )
         return bound.total
 
@@ -61,9 +61,12 @@ class Trained(Denoiser):
 
 @pytest.mark.parametrize("truth", [gaussian, mixture])
 def test_it_is_the_true_likelihood(truth):
+    """The mixture is so narrow that noise of e^−7 is still seen in the third digit."""
     exact = truth(VP())
     quasi = Quasi(exact, 2**18)
-    assert float(quasi.bits(exact).mean()) == pytest.approx(float(true_bits(exact, quasi.x_0).mean()), abs=1e-3)
+    true = float(true_bits(exact, quasi.x_0).mean())
+    assert float(quasi.bits(exact, highest=9.0).mean()) == pytest.approx(true, abs=1e-3)
+    assert float(quasi.bits(exact).mean()) == pytest.approx(true, abs=2e-3)
 
 
 @pytest.mark.parametrize("truth", [gaussian, mixture])
@@ -106,14 +109,14 @@ def test_chains_approach_it_as_1_over_T(chain):
 
 
 def test_span_names_the_chains_that_are_too_short():
-    for schedule in (*CONTINUOUS.values(), chains.linear(), chains.cosine(), chains.sigmoid(), chains.cosine(T=400)):
+    for schedule in (*CONTINUOUS.values(), chains.linear(), chains.cosine(), chains.sigmoid(), chains.cosine(T=100)):
         covered = span(schedule)
         assert covered.whole
         assert covered.low == pytest.approx(LOWEST, abs=0.7)
         assert covered.high == pytest.approx(HIGHEST, abs=0.5)
-    short = span(chains.cosine(T=100))
+    short = span(chains.cosine(T=30))
     assert not short.whole
-    first = chains.cosine(T=100)
+    first = chains.cosine(T=30)
     assert short.high == pytest.approx(float(first.logsnr(torch.tensor(1.0, dtype=F64))))
 
 
