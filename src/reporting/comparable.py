@@ -35,4 +35,5 @@ def warning(metric: str, keys: Iterable[str]) -> str | None:
     """What to say where runs that differ in these keys are compared by this metric."""
     if not (misled := misled_by(metric, keys)):
         return None
-    return f"metric={metric}: {', '.join(misled)} changes what it measures; metric={BITS} compares such runs"
+    changes = f"{misled[0]} changes" if len(misled) == 1 else f"{', '.join(misled[:-1])} and {misled[-1]} change"
+    return f"metric={metric}: {changes} what it measures; metric={BITS} compares such runs"
