@@ -107,6 +107,11 @@ class Run:
         return {} if self._read_result.content is None else self._read_result.content.floors
 
     @property
+    def short_bound(self) -> float | None:
+        """The log-SNR at which its bound ends, where its chain is too short for the whole of it."""
+        return None if self._read_result.content is None else self._read_result.content.short_bound
+
+    @property
     def starts(self) -> list[dict[str, Any]]:
         """Command, code and machine of each time that it was started."""
         return self._starts.content

@@ -4,8 +4,9 @@ import math
 from typing import Any, NamedTuple
 
 from src.records import Record, is_measurable, is_number, parse_json, parse_yaml
+from src.reporting.comparable import HELD_OUT
 
-NUMBERS = ("val/loss", "steps", "images_per_second", "seconds", "terminal_snr")  # of metrics.json, scores aside
+NUMBERS = (*HELD_OUT, "steps", "images_per_second", "seconds", "terminal_snr")  # of metrics.json, scores aside
 START: dict[str, type | tuple[type, ...]] = {
     "command": str, "python": str, "libraries": dict, "system": str, "processor": str, "cores": (int, type(None)),
     "devices": list, "host": str,
@@ -17,6 +18,7 @@ class Result(NamedTuple):
 
     numbers: dict[str, float]
     floors: dict[str, float]
+    short_bound: float | None = None  # the log-SNR at which a short chain's bound ends
 
 
 def parse_words(text: str) -> Record[list[str] | None]:
@@ -43,11 +45,19 @@ def parse_result(text: str) -> Record[Result | None]:
             raise ValueError(f"{name} is no number")
     others = {name: value for name, value in found.items() if name not in NUMBERS and is_number(value)}
     odd = [name for name, value in [*numbers.items(), *floors.items()] if not is_measurable(value)]
-    return Record(Result(_finite(others | numbers), _finite(floors)), f"{odd[0]} is no finite number" if odd else None)
+    result = Result(_finite(others | numbers), _finite(floors), _short_bound(found.get("bound", {})))
+    return Record(result, f"{odd[0]} is no finite number" if odd else None)
 
 
 def _finite(numbers: dict[str, float]) -> dict[str, float]:
     return {name: value if is_measurable(value) else math.nan for name, value in numbers.items()}
+
+
+def _short_bound(bound: Any) -> float | None:
+    if not isinstance(bound, dict) or bound.get("whole", True):
+        return None
+    high: Any = bound.get("high")
+    return float(high) if is_number(high) and is_measurable(high) else None
 
 
 def _floor(name: str, floor: Any) -> Any:

@@ -19,6 +19,7 @@ from src.console import printable
 from src.files import write_text
 from src.job import Job
 from src.records import SMALL, Record, load, parse_yaml
+from src.reporting.comparable import warning
 from src.runs import JOB, LOG, Run, find, relative
 
 SWEEPS, WORDS = Path("runs/sweeps"), "sweep.yaml"
@@ -74,6 +75,8 @@ class Sweep(Callback):
         write_text(folder / WORDS, yaml.safe_dump(told, allow_unicode=True))
         Sweep.folder = folder
         print(f"sweep: {relative(folder)}", flush=True)
+        if note := warning(config.metric, keys):
+            print(note, file=sys.stderr)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Lists the jobs that failed.

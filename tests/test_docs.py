@@ -61,4 +61,4 @@ def test_the_sweep_that_wandb_leads_is_the_preset():
     values = {key: ",".join(map(str, node["values"])) for key, node in theirs["parameters"].items()}
     assert values == preset["hydra"]["sweeper"]["params"]
     assert theirs["command"][:3] == ["python", "-m", "${program}"]
-    assert (theirs["program"], theirs["metric"]["name"]) == ("src.train", "val/loss")
+    assert (theirs["program"], theirs["metric"]["name"]) == ("src.train", "val/bits_per_dim")

@@ -39,7 +39,15 @@ def alone(tmp_path_factory):
 
 def curve(run_dir):
     rows = list(csv.DictReader((run_dir / "metrics.csv").open()))
-    keys = ("train/loss", "train/grad_norm", "val/loss", "fd_classifier", "coverage_classifier")
+    keys = (
+        "train/loss",
+        "train/grad_norm",
+        "val/loss",
+        "val/bits_per_dim",
+        "val/bits_per_dim_se",
+        "fd_classifier",
+        "coverage_classifier",
+    )
     return {(row["step"], key): float(row[key]) for row in rows for key in keys if row.get(key)}
 
 

@@ -38,13 +38,13 @@ def test_a_job_that_fails_ends_alone_and_is_told(tmp_path):
     bad, good = jobs_of(folder)
     assert json.loads((good / "metrics.json").read_text())["steps"] == 4
     assert not (bad / "config.yaml").exists()
-    loss = json.loads((good / "metrics.json").read_text())["val/loss"]
+    bits = json.loads((good / "metrics.json").read_text())["val/bits_per_dim"]
     where = bad.relative_to(tmp_path) / "output.log"
     cause = "schedule.T=-5: the chain needs at least one step, choose T >= 1"
     assert out.splitlines() == [
         f"sweep: {folder.relative_to(tmp_path)}",
         f"0: schedule.T=-5: failed: {cause} ({where})",
-        f"1: schedule.T=10: val/loss {loss:.4g}",
+        f"1: schedule.T=10: val/bits_per_dim {bits:.4g}",
         f"1 of 2 jobs done in {folder.relative_to(tmp_path)}",
     ]
     assert err.splitlines()[0] == f"failed: 0: {cause}"

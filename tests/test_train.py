@@ -72,7 +72,9 @@ def test_curves_are_logged(finished):
     losses = [float(row["train/loss"]) for row in rows if row.get("train/loss")]
     assert len(losses) == 8
     assert losses[-1] < losses[0]
-    assert {"val/loss", "train/grad_norm", "images_per_second"} <= set(rows[0])
+    assert {"val/loss", "val/bits_per_dim", "val/bits_per_dim_se", "train/grad_norm", "images_per_second"} <= set(
+        rows[0]
+    )
     assert [int(row["step"]) for row in rows] == sorted(int(row["step"]) for row in rows)
 
 

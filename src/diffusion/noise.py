@@ -9,6 +9,7 @@ from torch import Tensor
 Noise = Callable[[], Tensor]  # each call draws fresh standard normal noise of a batch's shape
 
 _MASK = 0xFFFFFFFF
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 def stream_seed(stream: str, seed: int, index: int) -> int:
@@ -24,6 +25,12 @@ def stream_seed(stream: str, seed: int, index: int) -> int:
     h ^= h >> 13
     h = (h * 0xC2B2AE35) & _MASK
     return h ^ (h >> 16)
+
+
+def spread(indices: Sequence[int]) -> Tensor:
+    """A number in [0, 1) for each item, (B,) float64; those of any consecutive items are spread evenly: the golden
+    ratio's multiples, mod 1."""
+    return torch.tensor([i * GOLDEN_RATIO % 1 for i in indices], dtype=torch.float64)
 
 
 class Draws:

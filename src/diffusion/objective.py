@@ -3,19 +3,17 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.diffusion.denoiser import NetworkDenoiser, Prediction
 from src.diffusion.likelihood import bound_of_step
-from src.diffusion.noise import Draws, IndexedNoise
+from src.diffusion.noise import Draws, IndexedNoise, spread
 from src.diffusion.process import marginal
 from src.diffusion.reverse import between
 from src.diffusion.time_sampler import Times, TimeSampler
 from src.diffusion.weighting import Weighting
 
-GOLDEN_RATIO = (5**0.5 - 1) / 2
 Distance = Literal["squared", "absolute", "huber"]
 
 
@@ -110,7 +108,7 @@ class Objective(nn.Module):
         whatever times the training prefers, so that losses compare between epochs, runs and time samplers.
         """
         eps = IndexedNoise(seed, indices, x_0.shape[1:], x_0.device, stream="validation")()
-        u = torch.tensor([i * GOLDEN_RATIO % 1 for i in indices], device=x_0.device)
+        u = spread(indices).to(x_0)
         return self.at(denoiser, x_0, eps, denoiser.schedule.quantile(u), cond)
 
     def at(self, denoiser: NetworkDenoiser, x_0: Tensor, eps: Tensor, t: Tensor, cond: Tensor | None = None) -> HeldOut:

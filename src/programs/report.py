@@ -10,6 +10,7 @@ from rich.table import Table
 from src.cli import mistakes
 from src.config import Mistake, Text, at_least, check
 from src.console import console, printable
+from src.reporting.comparable import BITS, LOSS, misled_by
 from src.reporting.page import write
 from src.reporting.table import Comparison, compare
 from src.runs import Run, find, relative
@@ -32,6 +33,8 @@ def main(config: DictConfig) -> None:
         damaged = write(table, folder, output_dir, plain["num_pictures"])
     terminal = console()
     terminal.print(_best(table))
+    for note in table.notes:
+        terminal.print(printable(note), soft_wrap=True)
     for path, reason in list(damaged.items())[:DAMAGED]:
         terminal.print(f"damaged: {printable(relative(path))}: {printable(reason)}", soft_wrap=True)
     if len(damaged) > DAMAGED:
@@ -40,13 +43,15 @@ def main(config: DictConfig) -> None:
 
 
 def _metric(asked: str | None, runs: list[Run]) -> str:
-    """The one asked for, or else the one that most of the runs name."""
+    """The one asked for, or else the one that most of the runs name, if it can compare them."""
     measured = sorted({name for run in runs for name in run.metrics})
     if asked is not None and measured and asked not in measured:
         raise Mistake(f"metric={asked}: not measured in these runs; choose {', '.join(map(printable, measured))}")
     named = Counter(metric for run in runs if isinstance(metric := run.config.get("metric"), str))
-    usual = [metric for metric, _ in named.most_common()] + ["val/loss"]
-    return asked or next((metric for metric in usual if metric in measured), usual[0])
+    usual = [metric for metric, _ in named.most_common()] + [BITS, LOSS]
+    keys = compare(runs, usual[0]).keys
+    comparing = [metric for metric in usual if not misled_by(metric, keys)]
+    return asked or next((metric for metric in comparing + usual if metric in measured), usual[0])
 
 
 def _best(table: Comparison) -> Table:

@@ -33,6 +33,7 @@ from src.environment import record
 from src.files import NotWritten, Unreadable
 from src.images import UnreadableImage
 from src.model_file import adopt, load_weights, of_checkpoint
+from src.reporting.comparable import BITS, LOSS
 from src.resume import is_typed, resumed, save_overrides
 from src.training.callbacks.checkpoint import LastCheckpoint
 from src.training.callbacks.finding import callbacks_of
@@ -158,7 +159,7 @@ def check_together(parts: Parts) -> None:
         optimizer: Optimizer = module.configure_optimizers()["optimizer"]
     except Exception as error:  # anybody's constructor may raise anything
         raise Mistake(one_line(f"optimizer: {error}")) from error
-    measured = ["val/loss", *(name for scores in callbacks_of(trainer, SampleScores) for name in scores.names)]
+    measured = [BITS, LOSS, *(name for scores in callbacks_of(trainer, SampleScores) for name in scores.names)]
     if plain["metric"] not in measured:
         raise ValueError(f"metric={plain['metric']}: choose {', '.join(measured)}")
     for keeper in callbacks_of(trainer, LastCheckpoint):

@@ -10,9 +10,10 @@ from typing import Any
 
 from src.console import printable
 from src.files import write_text
+from src.reporting.comparable import BITS, BITS_ERROR, HELD_OUT, LOSS, sentence, warning
 from src.runs import Run, higher_is_better
 
-FIRST = ("val/loss", "steps", "images_per_second", "seconds")
+FIRST = (BITS, BITS_ERROR, LOSS, "steps", "images_per_second", "seconds")
 SEED = "seed"
 LONGEST = 10_000  # characters of a cell
 
@@ -52,7 +53,7 @@ class Comparison:
         """The one compared by, the usual ones, then every score."""
         found = dict.fromkeys(name for run in self.runs for name in run.metrics)
         scores = [name for name in found if name not in (*FIRST, "terminal_snr")]
-        return [name for name in dict.fromkeys((self.metric, *FIRST[:1], *scores, *FIRST[1:])) if name in found]
+        return [name for name in dict.fromkeys((self.metric, *HELD_OUT, *scores, *FIRST)) if name in found]
 
     @property
     def axes(self) -> list[str]:
@@ -82,6 +83,19 @@ class Comparison:
             for values, found in self.over(*others).items()
         ]
         return sorted(rows, key=lambda row: row["mean"], reverse=self.higher)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the reader must bear in mind about the metric."""
+        return [note for note in (sentence(self.metric), warning(self.metric, self.keys), self._short()) if note]
+
+    def _short(self) -> str | None:
+        """The runs whose bound ends before that of the others."""
+        short = [run for run in self.done if run.short_bound is not None]
+        if self.metric != BITS or not short:
+            return None
+        told = ", ".join(f"{self.label(run)} (log-SNR {run.short_bound:.1f})" for run in short)
+        return f"The bound of a short chain ends early, at its first step, which makes part of its figure: {told}."
 
     @property
     def higher(self) -> bool:

@@ -11,10 +11,13 @@ from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from src.diffusion.continuous_bound import continuous_bound
 from src.diffusion.denoiser import Compile, NetworkDenoiser
-from src.diffusion.noise import Draws, stream_seed
+from src.diffusion.guidance import Clip
+from src.diffusion.noise import Draws, IndexedNoise, spread, stream_seed
 from src.diffusion.objective import HeldOut, Objective
 from src.images import Batch, to_model
+from src.metrics.sample_mean import SampleMean
 from src.training.divergence import Diverged, Drawn, Skips, Step
 from src.training.ema import ExponentialMovingAverage
 from src.training.loggers import is_log_step
@@ -68,6 +71,7 @@ class DiffusionModule(L.LightningModule):
         self._batches: list[Drawn] = []  # of the step under way
         self._unread: Step | None = None
         self._skips = Skips()
+        self._bits = SampleMean()
 
     def configure_model(self) -> None:
         """Shares the trained network out over the devices of trainer=fsdp; compiles it."""
@@ -89,7 +93,18 @@ class DiffusionModule(L.LightningModule):
         indices = range(batch.start, batch.start + B)
         held_out = self.objective.on_fixed_noise(self.ema.model, x_0, indices, self.val_seed, batch.labels)
         self.log("val/loss", held_out.loss.mean(), batch_size=B, sync_dist=True, prog_bar=True)
+        self._bits.add(self._bits_per_dim(x_0, indices, batch.labels))
         return held_out
+
+    def on_validation_epoch_end(self) -> None:
+        self._bits.sums = self.trainer.strategy.reduce(self._bits.sums, reduce_op="sum")
+        self.log("val/bits_per_dim", self._bits.mean, prog_bar=True)
+        self.log("val/bits_per_dim_se", self._bits.standard_error)
+
+    def _bits_per_dim(self, x_0: Tensor, indices: range, labels: Tensor | None) -> Tensor:
+        """The bound of each image, (B,): it does not depend on the schedule or on what the network predicts."""
+        noise = IndexedNoise(self.val_seed, indices, x_0.shape[1:], x_0.device, stream="bound")
+        return continuous_bound(Clip(self.ema.model), x_0, noise, spread(indices), labels).total
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         step = self.global_step
@@ -162,6 +177,7 @@ class DiffusionModule(L.LightningModule):
 
     def on_validation_start(self) -> None:
         self._stop_if_diverged()
+        self._bits = SampleMean(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._stop_if_diverged()

@@ -18,7 +18,9 @@ from rich.text import Text
 from rich.tree import Tree
 
 from src.console import console, printable
+from src.diffusion.continuous_bound import span
 from src.files import write_text
+from src.reporting.comparable import BITS, BITS_ERROR, HELD_OUT, LOSS
 from src.runs import CHECKPOINT, CONFIG, CURVE, RESULT, Run, relative
 from src.training.callbacks.finding import callbacks_of
 from src.training.callbacks.scores import SampleScores
@@ -83,7 +85,7 @@ class Results:
         if self.config["print_config"]:
             self._console.print(_tree("config", self.config))
         denoiser, trainer = module.denoiser, self.trainer
-        self._terminal_snr = denoiser.schedule.terminal_snr()
+        self._schedule = denoiser.schedule
         parameters = sum(p.numel() for p in denoiser.parameters())
         device = trainer.strategy.root_device.type
         C, H, W = datamodule.shape
@@ -95,7 +97,7 @@ class Results:
                 "data": f"{sizes['train']:,} images, {sizes['val']:,} held out, {H}×{W}×{C}{classes}",
                 "network": f"{type(denoiser.backbone).__name__}, {parameters:,} parameters",
                 "process": f"{_short_target(self.config['schedule'])} schedule, T = {denoiser.schedule.T:g}, "
-                f"terminal SNR {self._terminal_snr:.1e}, "
+                f"terminal SNR {denoiser.schedule.terminal_snr():.1e}, "
                 f"predicts {type(denoiser.parameterization).__name__.lower()}",
                 "training": f"{trainer.max_steps:,} steps of {datamodule.batch_size} images, "
                 f"{trainer.world_size} × {device}, {trainer.precision}",
@@ -105,17 +107,19 @@ class Results:
 
     def finish(self) -> dict[str, float]:
         """Writes metrics.json, prints the result, and returns what validation measured."""
-        loss = float(self.trainer.callback_metrics["val/loss"])
+        bound = span(self._schedule)
+        held_out = {name: float(self.trainer.callback_metrics[name]) for name in HELD_OUT}
         if not self.trainer.is_global_zero:
             return defaultdict(lambda: math.nan)
         throughput = next(iter(callbacks_of(self.trainer, Throughput)), None)
         seconds = time.monotonic() - self._started
         metrics = {
-            "val/loss": loss,
+            **held_out,
+            "bound": {**bound._asdict(), "whole": bound.whole},
             "steps": self.trainer.global_step,
             "images_per_second": throughput.rate if throughput else None,
             "seconds": seconds,
-            "terminal_snr": self._terminal_snr,
+            "terminal_snr": self._schedule.terminal_snr(),
         }
         scores = next((callback.summary() for callback in callbacks_of(self.trainer, SampleScores)), {})
         metrics |= scores
@@ -123,7 +127,9 @@ class Results:
         write_text(self.run_dir / RESULT, json.dumps(metrics, indent=2) + "\n")
         folder = relative(self.run_dir)
         rows = {
-            "val/loss": f"{loss:.4f} after {self.trainer.global_step:,} steps in {_clock(seconds)}",
+            "training": f"{self.trainer.global_step:,} steps in {_clock(seconds)}",
+            LOSS: f"{held_out[LOSS]:.4f}",
+            BITS: f"{held_out[BITS]:.4f} ± {held_out[BITS_ERROR]:.4f}",
             **_first_score(scores),
             "samples": "samples/final.png, trajectory.gif",
             "metrics": f"{RESULT}, {CURVE}",

@@ -66,11 +66,14 @@ def digits_batch(count=8):
 
 def test_validation_noise_belongs_to_the_image_not_to_the_batch():
     model = module()
-    results = [
-        trainer(1, limit_val_batches=1.0).validate(model, digits(batch_size=size), verbose=False)[0]["val/loss"]
+    measured = [
+        trainer(1, limit_val_batches=1.0).validate(model, digits(batch_size=size), verbose=False)[0]
         for size in (297, 50, 7)
     ]
-    assert max(results) - min(results) < 1e-5
+    for name in ("val/loss", "val/bits_per_dim", "val/bits_per_dim_se"):
+        values = [row[name] for row in measured]
+        assert max(values) - min(values) < 1e-5, name
+    results = [row["val/loss"] for row in measured]
     other_seed = module()
     other_seed.seed = 99
     again = trainer(1, limit_val_batches=1.0).validate(other_seed, digits(batch_size=50), verbose=False)

@@ -127,8 +127,9 @@ def check_contents(offline):
     rows = [row["item"] for row in kept["history"]]
     everything = {key.split(".")[0] for row in rows for key in row}
     assert everything >= {
-        "train/loss", "train/grad_norm", "train/lr", "train/ema_decay", "images_per_second", "val/loss", "val/loss_q1",
-        "val/loss_q2", "val/loss_q3", "val/loss_q4", "samples", "trajectory", "trainer/global_step",
+        "train/loss", "train/grad_norm", "train/lr", "train/ema_decay", "images_per_second", "val/loss",
+        "val/bits_per_dim", "val/loss_q1", "val/loss_q2", "val/loss_q3", "val/loss_q4", "samples", "trajectory",
+        "trainer/global_step",
     }  # fmt: skip
     losses = [row["train/loss"] for row in rows if "train/loss" in row]
     assert len(losses) == STEPS // EVERY

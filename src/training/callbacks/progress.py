@@ -17,7 +17,7 @@ from rich.progress import (
 from src.console import console
 from src.training.loggers import is_log_step
 
-NAMES = {"train/loss": "loss", "val/loss": "val loss", "images_per_second": "images/s"}
+NAMES = {"train/loss": "loss", "val/loss": "val loss", "val/bits_per_dim": "bits/dim", "images_per_second": "images/s"}
 
 
 class RichProgress(ProgressBar):
