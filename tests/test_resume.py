@@ -21,7 +21,7 @@ from tests.runs import TINY
 
 OPTIONS = [
     *(option for option in TINY if option != "callbacks=default"), "callbacks=scores", "metrics.steps=10",
-    "callbacks.scores.num_samples=10", "callbacks.scores.every_n_steps=8",
+    "callbacks.scores.num_samples=10", "callbacks.scores.every_n_steps=8", "callbacks.scores.share=null",
     "trainer.log_every_n_steps=1", "trainer.val_check_interval=4", "callbacks.samples.every_n_steps=0",
     "backbone.dropout=0.1", "time_sampler=importance",
 ]  # fmt: skip

@@ -22,7 +22,7 @@ PHASES = {  # what a run does nearly all of its time
     "saving": ["trainer.val_check_interval=500000", "callbacks.checkpoint.every_n_steps=1"],
     "scores": [
         "callbacks=scores", "trainer.val_check_interval=2", "metrics.steps=10", "sampler.num_steps=1000",
-        "callbacks.scores.num_samples=200", "callbacks.samples.every_n_steps=0",
+        "callbacks.scores.num_samples=200", "callbacks.samples.every_n_steps=0", "callbacks.scores.share=null",
     ],
 }  # fmt: skip
 LIMIT = 10  # seconds
@@ -117,6 +117,7 @@ def test_what_a_run_is_stopped_in_is_done_when_it_goes_on(tmp_path, where):
     options = [
         *(option for option in TINY if option != "callbacks=default"), "callbacks=scores", "metrics.steps=10",
         "callbacks.scores.num_samples=10", "callbacks.samples.every_n_steps=0", "trainer.log_every_n_steps=1",
+        "callbacks.scores.share=null",
         "trainer.val_check_interval=4", "trainer.max_steps=10", "trainer.limit_val_batches=3",
     ]  # fmt: skip
     fault = ["+callbacks.fault._target_=tests.training.faults.Fault", "+callbacks.fault.kind=SIGTERM", "trust=[tests]"]
