@@ -13,14 +13,14 @@ OF_A_RANK = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # variables of a process tha
 
 
 def leave_at_once(name: str) -> None:
-    """Until the program begins, Ctrl-C ends the process where it is: there is nothing to undo. So does SIGTERM by
-    itself.
+    """Until the program begins, Ctrl-C and SIGTERM end the process where it is: there is nothing to undo.
 
     Args:
         name: of the module that asks, which decides only where it is the program.
     """
     if name == "__main__" or os.path.basename(sys.argv[0]).startswith("diffusion-"):
-        signal.signal(signal.SIGINT, _leave)
+        for number in _signals():
+            signal.signal(number, _leave)
 
 
 @contextlib.contextmanager
@@ -64,18 +64,21 @@ def let_sigterm_end_at_once() -> None:
 
 @contextlib.contextmanager
 def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """The signals by a handler; only the main thread can have one. SIGTERM to one of several processes stays as it
-    is."""
+    """The signals by a handler; only the main thread can have one."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    signals = SIGNALS[:1] if any(name in os.environ for name in OF_A_RANK) else SIGNALS
-    previous = {number: signal.signal(number, handler) for number in signals}
+    previous = {number: signal.signal(number, handler) for number in _signals()}
     try:
         yield
     finally:
         for number, before in previous.items():
             signal.signal(number, before)
+
+
+def _signals() -> tuple[signal.Signals, ...]:
+    """Those that are handled: not SIGTERM where this is one of several processes, see `let_sigterm_end_at_once`."""
+    return SIGNALS[:1] if any(name in os.environ for name in OF_A_RANK) else SIGNALS
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

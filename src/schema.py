@@ -13,10 +13,12 @@ START: dict[str, type | tuple[type, ...]] = {
 
 
 class Result(NamedTuple):
-    """Numbers of metrics.json, each score beside the others; what held-out images reach, by score."""
+    """Numbers of metrics.json, each score beside the others; what held-out images reach and how many samples were
+    scored, by score."""
 
     numbers: dict[str, float]
     floors: dict[str, float]
+    counts: dict[str, int]
 
 
 def parse_words(text: str) -> Record[list[str] | None]:
@@ -38,12 +40,15 @@ def parse_result(text: str) -> Record[Result | None]:
     known = {name: found[name] for name in NUMBERS if found.get(name) is not None}
     numbers = known | {name: score.get("value") for name, score in scores.items()}
     floors = {name: _floor(name, score["floor"]) for name, score in scores.items() if "floor" in score}
-    for name, value in [*numbers.items(), *floors.items()]:
+    counts = {name: score["num_samples"] for name, score in scores.items() if score.get("num_samples") is not None}
+    for name, value in [*numbers.items(), *floors.items(), *counts.items()]:
         if not is_number(value):
             raise ValueError(f"{name} is no number")
     others = {name: value for name, value in found.items() if name not in NUMBERS and is_number(value)}
     odd = [name for name, value in [*numbers.items(), *floors.items()] if not is_measurable(value)]
-    return Record(Result(_finite(others | numbers), _finite(floors)), f"{odd[0]} is no finite number" if odd else None)
+    known_counts = {name: int(count) for name, count in counts.items() if is_measurable(count)}
+    result = Result(_finite(others | numbers), _finite(floors), known_counts)
+    return Record(result, f"{odd[0]} is no finite number" if odd else None)
 
 
 def _finite(numbers: dict[str, float]) -> dict[str, float]:
