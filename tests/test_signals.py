@@ -88,9 +88,10 @@ def test_the_second_rank_is_asked_while_the_first_one_samples(tmp_path):
 )
 def test_the_training_of_the_scores_classifier_ends_at_once_and_the_run_can_be_resumed(tmp_path, devices, signum):
     """Before the first step: there is a checkpoint of step 0."""
-    options = ["callbacks=scores", "metrics.steps=1000000", f"metrics.cache_dir={tmp_path}/cache"]
+    options = ["callbacks=scores", "metrics.steps=1000000"]
     words = [*TINY, *options, f"trainer.devices={devices}", "hydra.run.dir=run", "callbacks.scores.num_samples=10"]
-    process = start("src.train", *words, cwd=tmp_path, OMP_NUM_THREADS="1")
+    cache = {"LIGHTNING_DIFFUSION_CACHE": str(tmp_path / "cache")}
+    process = start("src.train", *words, cwd=tmp_path, OMP_NUM_THREADS="1", **cache)
     deadline = time.monotonic() + 90
     while not list(tmp_path.glob("cache/classifier-*.lock")):
         assert process.poll() is None, process.communicate()
@@ -99,8 +100,10 @@ def test_the_training_of_the_scores_classifier_ends_at_once_and_the_run_can_be_r
     time.sleep(0.5)
     ranks, asked = ranks_of(process), time.monotonic()
     process.send_signal(signum)
+    while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists():
+        assert time.monotonic() - asked < LIMIT
+        time.sleep(0.05)
     out, err = process.communicate(timeout=60)
-    assert time.monotonic() - asked < LIMIT
     assert process.returncode == 128 + signum, err
     assert "Traceback" not in err
     assert "stopped; go on with resume=run" in out

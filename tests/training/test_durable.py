@@ -21,6 +21,7 @@ from src.checkpoints.seal import END, LENGTH, is_intact, saved, seal, seal_of
 from src.files import NotWritten, link
 from src.training.callbacks import checkpoint
 from src.training.callbacks.checkpoint import LastCheckpoint
+from src.training.callbacks.stop import Stopped
 from src.training.durable import DurableCheckpointIO
 from src.training.loggers import CSVLogger
 from tests import runs
@@ -317,6 +318,22 @@ class TestLastCheckpoint:
         finished, again = tmp_path / "whole", Watch()
         self.trained(finished, [again], max_steps + 1, ckpt_path=newest(finished))
         assert again.seen == []  # the last checkpoint owes none
+
+    def test_a_run_that_is_stopped_before_its_first_step_is_resumed_as_if_it_had_never_been(self, tmp_path):
+        class Stop(L.Callback):
+            def on_train_start(self, trainer, pl_module):
+                raise Stopped(143)
+
+        logs = [CSVLogger(str(tmp_path / name)) for name in ("whole.csv", "run.csv")]
+        options = {"log_every_n_steps": 1, "val_check_interval": 2}
+        whole = self.trained(tmp_path / "whole", [], 5, logger=logs[0], **options)
+        with pytest.raises(Stopped):
+            self.trained(tmp_path / "run", [Stop()], 5, logger=logs[1], **options)
+        assert self.saved(tmp_path / "run") == ["step_0000000.ckpt"]
+        again = self.trained(tmp_path / "run", [], 5, logger=logs[1], ckpt_path=newest(tmp_path / "run"), **options)
+        for name, value in whole.lightning_module.state_dict().items():
+            assert torch.equal(value, again.lightning_module.state_dict()[name]), name
+        assert (tmp_path / "run.csv").read_text() == (tmp_path / "whole.csv").read_text()
 
     def test_the_last_step_is_saved_before_pictures_are_made_of_it(self, tmp_path):
         """Whatever the order that the trainer was given them in."""

@@ -126,8 +126,9 @@ class SampleScores(L.Callback):
                 return
             with self._budget.spent():
                 self.scores = self._measure(trainer, pl_module)
+            if step != self._measured_step:  # else a resumed run has logged it before it was stopped
+                self._log(trainer)
             self._measured_step = step
-            self._log(trainer)
         self._fresh = True
         for name, score in self.scores.items():
             pl_module.log(name, score.value, logger=False)
