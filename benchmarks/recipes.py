@@ -16,7 +16,7 @@ from benchmarks.loop import BareLoop, configuration, module_of, random_batches
 from benchmarks.turns import in_turns
 from src.cli import CONF
 
-COMMON = ["experiment=fashion_mnist", "logger=csv", "metric=fd_classifier", "callbacks.scores.seconds=3600"]
+COMMON = ["experiment=fashion_mnist", "logger=csv", "metric=fd_classifier", "callbacks.scores.share=null"]
 WARM_UP, TIMED = 3, 9
 
 

@@ -68,10 +68,10 @@ def tell(comparison: Comparison, measured: Measured, real: ImageDataset, how: di
     floor, near = comparison.floor(N), comparison.neighbours(measured.features, COLUMNS - 1)
     held_out = next(iter(floor.values())).num_samples if floor else 0
     results = comparison.beside_floor(measured.scores, N)
-    table = _table(f"{N:,} samples", "", "± s.d.", *([f"{held_out:,} held out"] if floor else []))
+    table = _table(f"{N:,} samples", "", "±", *([f"{held_out:,} held out"] if floor else []))
     for name, score in measured.scores.items():
         table.add_row(
-            name, _number(score.value), _number(score.spread), *([_number(floor[name].value)] if floor else [])
+            name, _number(score.value), _number(score.spread), *([_number(_value(floor, name))] if floor else [])
         )
     if near.near_copies is not None:
         name = comparison.extractor.label("near_copies")
@@ -90,9 +90,12 @@ def tell_curve(
 ) -> None:
     """A table, curve.csv, curve.png and metrics.json: each score of each walk over what it cost."""
     names = list(measured[0].scores)
+    N = len(measured[0].samples)
+    floor = comparison.floor(N)
     rows: list[dict[str, Any]] = [
         {"sampler": walk.name, "num_steps": walk.num_steps, "nfe": m.nfe, "seconds": round(m.seconds, 3)}
-        | {name: m.scores[name].value for name in names}
+        | {"num_samples": N, **_with_errors(m.scores)}
+        | {f"floor/{name}": score.value for name, score in floor.items()}
         for walk, m in zip(walks, measured, strict=True)
     ]
     shown = [names[0], *(comparison.extractor.label(name) for name in ("precision", "recall"))]
@@ -103,8 +106,6 @@ def tell_curve(
     writer = csv.DictWriter(file, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    N = len(measured[0].samples)
-    floor = comparison.floor(N)
     figure = over_evaluations(rows, names[0], N, floor[names[0]].value if floor else None)
     floors = {name: score._asdict() for name, score in floor.items()}
     how |= {"num_samples": N, **comparison.how()}
@@ -126,6 +127,20 @@ def neighbours_picture(samples: ImageDataset, real: ImageDataset, near: Neighbou
         ours = F.interpolate(ours.float(), theirs.shape[2:], mode="nearest").to(torch.uint8)
     cells = torch.cat([ours[:, None], theirs.unflatten(0, beside.shape)], dim=1)
     return grid(cells.flatten(0, 1), columns=cells.shape[1], least_side=256)
+
+
+def _with_errors(scores: dict[str, Score]) -> dict[str, float]:
+    """Values by name; beside an extrapolated one its standard error."""
+    found: dict[str, float] = {}
+    for name, score in scores.items():
+        found[name] = score.value
+        if name.endswith("_inf") and score.spread is not None:
+            found[f"{name}_error"] = score.spread
+    return found
+
+
+def _value(scores: dict[str, Score], name: str) -> float | None:
+    return scores[name].value if name in scores else None
 
 
 def _table(*columns: str) -> Table:

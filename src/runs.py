@@ -112,6 +112,11 @@ class Run:
         return None if self._read_result.content is None else self._read_result.content.short_bound
 
     @property
+    def counts(self) -> dict[str, int]:
+        """Of how many samples a score is, by score; an earlier version's may not tell."""
+        return {} if self._read_result.content is None else self._read_result.content.counts
+
+    @property
     def starts(self) -> list[dict[str, Any]]:
         """Command, code and machine of each time that it was started."""
         return self._starts.content

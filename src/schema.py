@@ -14,10 +14,12 @@ START: dict[str, type | tuple[type, ...]] = {
 
 
 class Result(NamedTuple):
-    """Numbers of metrics.json, each score beside the others; what held-out images reach, by score."""
+    """Numbers of metrics.json, each score beside the others; what held-out images reach and how many samples were
+    scored, by score."""
 
     numbers: dict[str, float]
     floors: dict[str, float]
+    counts: dict[str, int]
     short_bound: float | None = None  # the log-SNR at which a short chain's bound ends
 
 
@@ -40,12 +42,15 @@ def parse_result(text: str) -> Record[Result | None]:
     known = {name: found[name] for name in NUMBERS if found.get(name) is not None}
     numbers = known | {name: score.get("value") for name, score in scores.items()}
     floors = {name: _floor(name, score["floor"]) for name, score in scores.items() if "floor" in score}
-    for name, value in [*numbers.items(), *floors.items()]:
+    counts = {name: score["num_samples"] for name, score in scores.items() if score.get("num_samples") is not None}
+    for name, value in [*numbers.items(), *floors.items(), *counts.items()]:
         if not is_number(value):
             raise ValueError(f"{name} is no number")
     others = {name: value for name, value in found.items() if name not in NUMBERS and is_number(value)}
     odd = [name for name, value in [*numbers.items(), *floors.items()] if not is_measurable(value)]
-    result = Result(_finite(others | numbers), _finite(floors), _short_bound(found.get("bound", {})))
+    known_counts = {name: int(count) for name, count in counts.items() if is_measurable(count)}
+    short = _short_bound(found.get("bound", {}))
+    result = Result(_finite(others | numbers), _finite(floors), known_counts, short)
     return Record(result, f"{odd[0]} is no finite number" if odd else None)
 
 

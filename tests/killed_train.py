@@ -7,7 +7,7 @@ from pathlib import Path
 
 from src.train import main
 from src.training import loggers
-from src.training.callbacks import checkpoint
+from src.training.callbacks import checkpoint, samples
 
 
 def die():
@@ -67,6 +67,11 @@ def within_row(count):
 
     calls = iter(range(1, count))
     loggers.CSVLogger._append = lambda self, row: torn(self, row) if next(calls, None) is None else original(self, row)
+
+
+def in_animation(count):
+    """After the last step: what is kept of the run by then was saved before its pictures."""
+    samples.write_gif = at(count, samples.write_gif)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,10 @@ def test_a_better_model_needs_fewer_bits(finished, tmp_path):
         ("metrics=likelihood metrics.variance=learned", "metrics.variance=learned: this model has learned no variance"),
         ("metrics=likelihood metrics.tolerance=0", "tolerance=0"),
         ("num_samples=9", "num_samples=9: choose a whole number of at least 10"),
+        (
+            "extrapolate=true num_samples=40 metrics.steps=10",
+            "extrapolate=true: 40 samples in 64 dimensions are too few",
+        ),
         ("samplers=[]", "samplers=[]: nothing to measure; give one, or leave it out"),
         ("num_steps=[]", "num_steps=[]: nothing to measure"),
         ("num_samples=1000000000000", "num_samples=1000000000000: these images take"),
@@ -126,10 +130,25 @@ def test_scores_over_evaluations_for_every_sampler_and_number_of_steps(finished,
     ]  # fmt: skip
     assert [row["fd_classifier"] for row in found["walks"]] == [float(row["fd_classifier"]) for row in rows]
     assert found["floor"]["fd_classifier"]["num_samples"] == found["how"]["num_samples"] == 20
+    assert {row["num_samples"] for row in rows} == {"20"}
+    assert {float(row["floor/fd_classifier"]) for row in rows} == {found["floor"]["fd_classifier"]["value"]}
     assert Image.open(tmp_path / "out" / "curve.png").size == (900, 600)
     assert "heun" in out
     alone, _ = measured(finished, tmp_path, *options[:2], "sampler=heun", "num_steps=5", "time_grid=logsnr")
     assert alone["fd_classifier"]["value"] == found["walks"][3]["fd_classifier"]
+
+
+def test_on_request_it_extrapolates_to_infinitely_many_samples(finished, tmp_path):
+    """The floor of as many held-out images, which are fewer, has too few to be extrapolated from."""
+    options = ("num_samples=800", "num_steps=1", "metrics.steps=10", "extrapolate=true", "batch_size=200")
+    found, out = measured(finished, tmp_path, *options)
+    assert list(found)[:2] == ["fd_classifier", "fd_classifier_inf"]
+    score = found["fd_classifier_inf"]
+    assert (score["num_samples"], "floor" in score) == (800, False)
+    assert score["value"] < found["fd_classifier"]["value"]
+    assert 0 < score["spread"] < score["value"]
+    assert f"{score['value']:.4g}" in out
+    assert f"{score['spread']:.4g}" in out
 
 
 class TestImages:

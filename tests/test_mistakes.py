@@ -95,7 +95,7 @@ TRAIN = [
     ("resume=nowhere", "resume=nowhere: no run to resume"),
     ("ckpt_path=http://localhost:1/a.ckpt", "ckpt_path=http://localhost:1/a.ckpt: no such file"),
     ("callbacks.samples.num_samples=0", "num_samples=0"),
-    ("callbacks.scores.seconds=0", "seconds=0"),
+    ("callbacks.scores.share=0", "share=0"),
     ("callbacks.checkpoint.keep=1", "keep=1"),
     ("data.num_images=0", "data.num_images=0: must be at least 1"),
     ("data.num_images=2000", "data.num_images=2000: there are 1500 to train on; null takes all of them"),

@@ -101,6 +101,45 @@ def test_numbers_stand_by_size_and_words_as_they_are():
     assert in_order({"1000", "250", "1e-3", "b", "a"}) == ["1e-3", "250", "1000", "a", "b"]
 
 
+def with_counts(folder, counts, scores):
+    for name, (N, score) in enumerate(zip(counts, scores, strict=True)):
+        write_run(folder / str(name), [f"optimizer.lr={name}"], score, optimizer={"lr": name})
+        path = folder / str(name) / "metrics.json"
+        found = json.loads(path.read_text())
+        found["scores"]["fd_x"] |= {} if N is None else {"num_samples": N}
+        path.write_text(json.dumps(found))
+
+
+def test_only_runs_of_equally_many_samples_are_ranked_together(tmp_path):
+    """The best value of all is of more samples than the others, which says nothing of the model."""
+    folder = tmp_path / "sweep"
+    with_counts(folder, [297, 297, 1000, 100], [0.5, 0.3, 0.1, 0.9])
+    table = compare(find(folder), "fd_x")
+    assert [run.folder.name for run in table.runs] == ["1", "0", "2", "3"]
+    assert ([run.folder.name for run in table.done], table.number) == (["1", "0"], 297)
+    assert table.over("optimizer.lr") == {("1",): [0.3], ("0",): [0.5]}
+    by_loss = compare(find(folder), "val/loss")
+    assert (len(by_loss.done), len(by_loss.notes)) == (4, 1)
+    status, out, err = in_process(report, f"runs={folder}", cwd=tmp_path)
+    assert (status, err) == (0, "")
+    assert "2 runs with N = 297 ranked, 2 runs with another N (100, 1000) listed below" in out
+    assert "0.1 (N = 1000)" in out
+    rows = list(csv.DictReader((folder / "report" / "report.csv").open()))
+    told = [(row["fd_x"], row["num_samples/fd_x"], row["floor/fd_x"]) for row in rows]
+    assert told == [("0.3", "297", "0.25"), ("0.5", "297", "0.25"), ("0.1", "1000", "0.25"), ("0.9", "100", "0.25")]
+    page = (folder / "report" / "report.html").read_text()
+    assert "Best of them: <b>optimizer.lr=1</b>, with fd_x 0.3 (held-out images: 0.25), of 297 samples." in page
+    assert 'data-floor="0.25"' in page
+    assert '<td class="number" data-value="1000">1,000</td>' in page
+
+
+def test_runs_that_do_not_tell_the_number_are_ranked_with_each_other(tmp_path):
+    with_counts(tmp_path, [None, None, 297], [0.5, 0.3, 0.1])
+    table = compare(find(tmp_path), "fd_x")
+    assert [run.folder.name for run in table.done] == ["1", "0"]
+    assert "N = unknown ranked, 1 run with another N (297)" in table.notes[1]
+
+
 def test_over_seeds_it_tells_mean_and_deviation(tmp_path):
     for seed, score in ((0, 1.0), (1, 3.0)):
         for rate in ("0.1", "0.2"):

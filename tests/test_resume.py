@@ -1,11 +1,13 @@
 """resume=RUN_DIR: the run that was killed ends as if it never had been."""
 
 import csv
+import json
 import os
 import random
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -14,14 +16,14 @@ import pytest
 import torch
 import yaml
 
-from src.checkpoints.folder import newest_intact
+from src.checkpoints.folder import newest_intact, read_checkpoint
 from src.train import main as train
 from tests.command import in_process, run, start
 from tests.runs import TINY
 
 OPTIONS = [
     *(option for option in TINY if option != "callbacks=default"), "callbacks=scores", "metrics.steps=10",
-    "callbacks.scores.num_samples=10", "callbacks.scores.every_n_steps=8",
+    "callbacks.scores.num_samples=10", "callbacks.scores.every_n_steps=8", "callbacks.scores.share=null",
     "trainer.log_every_n_steps=1", "trainer.val_check_interval=4", "callbacks.samples.every_n_steps=0",
     "backbone.dropout=0.1", "time_sampler=importance",
 ]  # fmt: skip
@@ -118,6 +120,65 @@ def disturb(run_dir, how):
         subprocess.run(["cp", how, run_dir, run_dir.with_name("copy")], check=True)
         shutil.rmtree(run_dir)
         run_dir.with_name("copy").rename(run_dir)
+
+
+def test_a_kill_in_the_last_pictures_loses_nothing_and_resuming_makes_them(tmp_path):
+    options = [*OPTIONS, "trainer.max_steps=8", "sampler.num_steps=4"]
+    status, _, err = in_process(train, *options, "hydra.run.dir=whole", cwd=tmp_path)
+    assert status == 0, err
+    process = start("tests.killed_train", "in_animation", 1, *options, "hydra.run.dir=run", cwd=tmp_path)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL, err
+    assert not (tmp_path / "run" / "samples" / "trajectory.gif").exists()
+    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 8
+    status, _, err = in_process(train, "resume=run", cwd=tmp_path)
+    assert status == 0, err
+    for got, expected in zip(end_of(tmp_path / "run"), end_of(tmp_path / "whole"), strict=True):
+        assert_equal(got, expected)
+    for name in ("final.png", "trajectory.gif"):
+        made = [(tmp_path / folder / "samples" / name).read_bytes() for folder in ("run", "whole")]
+        assert made[0] == made[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(20))
+def test_a_kill_after_the_last_step_keeps_the_weights_20_of_20(tmp_path, number):
+    """In pictures, animation, validation and scores, which take about ten seconds here on an idle machine."""
+    options = [*OPTIONS, "trainer.max_steps=8", "sampler.num_steps=300", "callbacks.samples.num_samples=100"]
+    options = [*options, "callbacks.scores.num_samples=100", "trainer.val_check_interval=8"]
+    process = start("src.train", *options, "hydra.run.dir=run", cwd=tmp_path)
+    metrics, deadline = tmp_path / "run" / "metrics.csv", time.monotonic() + 90
+    while not (metrics.exists() and "\n7," in metrics.read_text()):  # the last step's row
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.25 + number / 2)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 8
+    if number % 5 == 0:
+        finish("resume=run", cwd=tmp_path)
+        assert (tmp_path / "run" / "samples" / "trajectory.gif").exists()
+        scores = json.loads((tmp_path / "run" / "metrics.json").read_text())["scores"]
+        assert scores["fd_classifier"]["num_samples"] == 100
+
+
+@pytest.mark.slow
+def test_a_busy_machine_changes_neither_the_number_nor_the_score(tmp_path):
+    """Eight busy processes beside it."""
+    options = [*OPTIONS[:-3], "callbacks.scores.num_samples=null", "trainer.max_steps=16", "sampler.num_steps=20"]
+    finish(*options, "hydra.run.dir=alone", cwd=tmp_path)
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(8)]
+    try:
+        finish(*options, "hydra.run.dir=loaded", cwd=tmp_path)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    alone, loaded = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("alone", "loaded"))
+    assert alone["scores"] == loaded["scores"]
+    assert alone["scores"]["fd_classifier"]["num_samples"] == 297
+    assert_equal(end_of(tmp_path / "alone")[0], end_of(tmp_path / "loaded")[0])
 
 
 PLACES = ["before_link", "after_link", "before_prune", "before_rename", "within_row"]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.command import run, start
+from src.train import main as train
+from tests.command import in_process, run, start
 from tests.runs import TINY
 from tests.test_resume import assert_equal, end_of
 from tests.training.faults import Fault
@@ -22,7 +23,11 @@ PHASES = {  # what a run does nearly all of its time
     "saving": ["trainer.val_check_interval=500000", "callbacks.checkpoint.every_n_steps=1"],
     "scores": [
         "callbacks=scores", "trainer.val_check_interval=2", "metrics.steps=10", "sampler.num_steps=1000",
-        "callbacks.scores.num_samples=200", "callbacks.samples.every_n_steps=0",
+        "callbacks.scores.num_samples=200", "callbacks.samples.every_n_steps=0", "callbacks.scores.share=null",
+    ],
+    "final pictures": [
+        "trainer.val_check_interval=500000", "trainer.max_steps=6", "sampler.num_steps=1000",
+        "callbacks.samples.num_samples=500",
     ],
 }  # fmt: skip
 LIMIT = 10  # seconds
@@ -74,6 +79,59 @@ def test_the_second_rank_is_asked_while_the_first_one_samples(tmp_path):
     check_stops(tmp_path, "sampling", "second", signal.SIGTERM)
 
 
+@pytest.mark.parametrize(
+    ("devices", "signum"),
+    [
+        (1, signal.SIGTERM),
+        pytest.param(1, signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(2, signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
+def test_the_training_of_the_scores_classifier_ends_at_once_and_the_run_can_be_resumed(tmp_path, devices, signum):
+    """Before the first step: there is a checkpoint of step 0."""
+    options = ["callbacks=scores", "metrics.steps=1000000"]
+    words = [*TINY, *options, f"trainer.devices={devices}", "hydra.run.dir=run", "callbacks.scores.num_samples=10"]
+    cache = {"LIGHTNING_DIFFUSION_CACHE": str(tmp_path / "cache")}
+    process = start("src.train", *words, cwd=tmp_path, OMP_NUM_THREADS="1", **cache)
+    deadline = time.monotonic() + 90
+    while not list(tmp_path.glob("cache/classifier-*.lock")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+    ranks, asked = ranks_of(process), time.monotonic()
+    process.send_signal(signum)
+    while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists():
+        assert time.monotonic() - asked < LIMIT
+        time.sleep(0.05)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum, err
+    assert "Traceback" not in err
+    assert "stopped; go on with resume=run" in out
+    check_gone(ranks, within=LIMIT)
+    status, _, err = in_process(
+        train, "resume=run", "metrics.steps=10", "trainer.max_steps=2", "trainer.devices=1", cwd=tmp_path
+    )
+    assert status == 0, err
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [0.1, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8])
+def test_sigterm_before_the_first_step_leaves_nothing_half_done(tmp_path, moment):
+    """In imports, the configuration, the data and the start of the trainer."""
+    process = start("src.train", *ENDLESS, cwd=tmp_path, OMP_NUM_THREADS="1")
+    time.sleep(moment)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode in (143, -signal.SIGTERM) if moment < 0.5 else process.returncode == 143, err
+    assert "Traceback" not in err
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert [path for path in files if path.name.startswith(".")] == []
+    if (tmp_path / "run" / "checkpoints").exists():
+        assert run("src.train", "resume=run", "trainer.max_steps=1500", cwd=tmp_path)[0] == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("who", ["alone", "group", "first", "second"])
 @pytest.mark.parametrize("phase", PHASES)
@@ -118,6 +176,7 @@ def test_what_a_run_is_stopped_in_is_done_when_it_goes_on(tmp_path, where):
     options = [
         *(option for option in TINY if option != "callbacks=default"), "callbacks=scores", "metrics.steps=10",
         "callbacks.scores.num_samples=10", "callbacks.samples.every_n_steps=0", "trainer.log_every_n_steps=1",
+        "callbacks.scores.share=null",
         "trainer.val_check_interval=4", "trainer.max_steps=10", "trainer.limit_val_batches=3",
     ]  # fmt: skip
     fault = ["+callbacks.fault._target_=tests.training.faults.Fault", "+callbacks.fault.kind=SIGTERM", "trust=[tests]"]

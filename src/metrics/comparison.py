@@ -9,9 +9,10 @@ from torch import Tensor
 
 from src.metrics.cache import cached
 from src.metrics.extractor import Extractor, Features, ImageSet
+from src.metrics.extrapolation import least
 from src.metrics.manifold import nearest
 from src.metrics.reference import Reference, reference
-from src.metrics.scores import LEAST, Score, bias, names, scores
+from src.metrics.scores import AT_INFINITY, LEAST, Score, bias, names, scores
 
 NEAR = 0.01  # quantile of the held-out images' distances below which a sample counts as a near-copy
 
@@ -37,6 +38,7 @@ class Comparison:
         held_out: others of their kind, for the floor: what a perfect model would reach. None where there are none.
         device: of the extractor.
         on_image: called with numbers of real images whose features were made.
+        extrapolate: whether to give the Fréchet distance of infinitely many samples too, as fd_…_inf.
 
     Raises:
         ValueError: fewer than ten real images, or what the extractor's `check` raises.
@@ -49,14 +51,25 @@ class Comparison:
         held_out: ImageSet | None = None,
         device: torch.device | str = "cpu",
         on_image: Callable[[int], None] = lambda count: None,
+        extrapolate: bool = False,
     ) -> None:
-        self.extractor, self.held_out, self.device = extractor, held_out, device
+        self.extractor, self.held_out, self.device, self.extrapolate = extractor, held_out, device, extrapolate
         extractor.prepare(real, held_out)
         self.reference: Reference = reference(extractor, real, device, on_image)
 
     def __call__(self, samples: Features) -> dict[str, Score]:
         """The family of scores, under the names that they are reported by."""
-        return {self.extractor.label(name): score for name, score in scores(samples, self.reference).items()}
+        found = scores(samples, self.reference, self.extrapolate and self._suffices(len(samples.vectors)))
+        return {self._label(name): score for name, score in found.items()}
+
+    def check(self, count: int) -> None:
+        """Raises ValueError where `count` samples are too few to extrapolate from."""
+        if self.extrapolate and not self._suffices(count):
+            d = self.reference.vectors.shape[1]
+            raise ValueError(
+                f"extrapolate=true: {count} samples in {d} dimensions are too few; choose num_samples={least(d)} or "
+                "more, or extrapolate=false"
+            )
 
     @property
     def names(self) -> list[str]:
@@ -73,7 +86,8 @@ class Comparison:
             found = self(self.extractor.extract(images, N, device=self.device))
             return {}, {"scores": json.dumps({name: list(score) for name, score in found.items()})}
 
-        key = f"{self.reference.hash} {images.fingerprint()} {N}"
+        extrapolated = " at infinity" if self.extrapolate and self._suffices(N) else ""
+        key = f"{self.reference.hash} {images.fingerprint()} {N}{extrapolated}"
         _, words = cached(self.extractor.cache_dir, f"floor-{self.extractor.name}", key, make)
         return {name: Score(*values) for name, values in json.loads(words["scores"]).items()}
 
@@ -92,6 +106,12 @@ class Comparison:
         if self.held_out is not None:
             near_copies = float((distances[:, 0] < self._near(self.held_out)).double().mean())
         return Neighbours(distances, self.reference.indices[found], near_copies)
+
+    def _suffices(self, count: int) -> bool:
+        return count >= least(self.reference.vectors.shape[1])
+
+    def _label(self, name: str) -> str:
+        return f"{self.extractor.label('fd')}_inf" if name == AT_INFINITY else self.extractor.label(name)
 
     def _near(self, held_out: ImageSet) -> float:
         """The distance from the real images that all but 1% of the held-out ones keep."""

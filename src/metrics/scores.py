@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from src.metrics.extractor import Extractor, Features
+from src.metrics.extrapolation import extrapolated
 from src.metrics.frechet import frechet_distance, moments
 from src.metrics.inception_score import inception_score
 from src.metrics.kernel import kernel_distance
@@ -14,11 +15,15 @@ from src.metrics.reference import Reference
 
 MOST_PAIRED = 10_000  # images of each set, where every one meets every other
 LEAST = 10  # samples: the parts of the Inception Score
+AT_INFINITY = "fd_inf"
 NAMES = ("fd", "kd", "is", "precision", "recall", "density", "coverage")
 
 
 class Score(NamedTuple):
-    """A number, its spread where one is defined, and over how many samples and real images it was taken."""
+    """A number, its spread where one is defined, and over how many samples and real images it was taken.
+
+    spread: the deviation of the Inception Score's parts; the standard error of an extrapolated distance.
+    """
 
     value: float
     spread: float | None
@@ -26,22 +31,22 @@ class Score(NamedTuple):
     num_real: int
 
 
-def scores(samples: Features, real: Reference) -> dict[str, Score]:
-    """By name: fd (Fréchet distance), kd (kernel distance), is (Inception Score, where the extractor classifies),
-    precision, recall, density, coverage.
+def scores(samples: Features, real: Reference, extrapolate: bool = False) -> dict[str, Score]:
+    """By name: fd (Fréchet distance), on request fd_inf (of infinitely many samples), kd (kernel distance), is
+    (Inception Score, where the extractor classifies), precision, recall, density, coverage.
 
     Raises:
-        ValueError: fewer than ten samples or reference images.
+        ValueError: fewer than ten samples or reference images, or too few to extrapolate.
     """
     N, M = len(samples.vectors), real.moments.number
     if min(N, M) < LEAST:
         raise ValueError(f"{N} samples against {M} real images: at least {LEAST} of each are needed")
     x, y = _some(samples.vectors), _some(real.vectors)
     paired = (None, len(x), len(y))
-    found = {
-        "fd": Score(frechet_distance(moments(samples.vectors), real.moments), None, N, M),
-        "kd": Score(kernel_distance(x, y), *paired),
-    }
+    found = {"fd": Score(frechet_distance(moments(samples.vectors), real.moments), None, N, M)}
+    if extrapolate:
+        found[AT_INFINITY] = Score(*extrapolated(samples.vectors, real.moments), N, M)
+    found["kd"] = Score(kernel_distance(x, y), *paired)
     if samples.logits is not None:
         found["is"] = Score(*inception_score(samples.logits), N, 0)
     found |= {name: Score(value, *paired) for name, value in overlap(x, y)._asdict().items()}

@@ -33,8 +33,8 @@ SLOTS: dict[str, Any] = {  # what the keys of conf/evaluate.yaml hold
     "ckpt_path": Text | None, "pretrained": Text | None, "trust": list[str], "images": Text | None,
     "reference": Text | None, "split": str, "num_images": int, "num_samples": int | None, "batch_size": int,
     "seed": int, "device": str, "precision": Any, "compile": Any, "output_dir": Text, "data": ImageDataModule | None,
-    "metrics": Extractor | Likelihood, "sampler": Sampler, "samplers": list[str] | str | None, "num_steps": Any,
-    "time_grid": TimeGrid, "guidance": Callable[..., Denoiser],
+    "extrapolate": bool, "metrics": Extractor | Likelihood, "sampler": Sampler, "samplers": list[str] | str | None,
+    "num_steps": Any, "time_grid": TimeGrid, "guidance": Callable[..., Denoiser],
 }  # fmt: skip
 
 
@@ -45,6 +45,8 @@ def main(config: DictConfig) -> None:
         at_least(plain, 1, "num_images", "batch_size")
         writable(Path(str(plain["output_dir"])), "output_dir")
         metric: Likelihood | Extractor = build(plain, "metrics")
+        if isinstance(metric, Likelihood) and plain["extrapolate"]:
+            raise Mistake("extrapolate=true: a likelihood has no bias of the number of images; leave it out")
     if isinstance(metric, Likelihood):
         evaluate_likelihood(plain, metric)
     elif plain["images"] is not None:
@@ -61,7 +63,8 @@ def evaluate_images(plain: dict[str, Any], extractor: Extractor) -> None:
             raise Mistake("images: either images=… or a model to draw them from; leave one out")
         real = read_real(plain, None)
         samples = read_samples(plain, real, extractor)
-        comparison = _compare(extractor, real, device)
+        comparison = _compare(extractor, real, device, plain["extrapolate"])
+        comparison.check(len(samples))
     with Progress() as bar:
         task = bar.add_task("measuring", total=len(samples))
         measured = measure_images(comparison, samples, lambda count: bar.advance(task, count))
@@ -78,7 +81,8 @@ def evaluate_samples(plain: dict[str, Any], extractor: Extractor) -> None:
         N, batch_size = read_count(plain, real), plain["batch_size"]
         walks = read_walks(plain, model)
         denoiser = placed(model.denoiser, device, plain["precision"], plain["compile"])
-        comparison = _compare(extractor, real, device)
+        comparison = _compare(extractor, real, device, plain["extrapolate"])
+        comparison.check(N)
     measured = []
     with Progress() as bar:
         for walk in walks:
@@ -95,12 +99,13 @@ def evaluate_samples(plain: dict[str, Any], extractor: Extractor) -> None:
         tell_curve(comparison, walks, measured, told, _made(plain))
 
 
-def _compare(extractor: Extractor, real: Real, device: torch.device) -> Comparison:
+def _compare(extractor: Extractor, real: Real, device: torch.device, extrapolate: bool) -> Comparison:
     """Prepares the extractor and the reference, or finds both where an earlier call has kept them."""
     extractor.check(real.images)
     with Progress(transient=True) as bar:
         task = bar.add_task("reference", total=len(real.images))
-        return Comparison(extractor, real.images, real.held_out, device, lambda count: bar.advance(task, count))
+        on_image: Callable[[int], None] = functools.partial(bar.advance, task)
+        return Comparison(extractor, real.images, real.held_out, device, on_image, extrapolate)
 
 
 def _made(plain: dict[str, Any]) -> Path:

@@ -59,7 +59,9 @@ def _best(table: Comparison) -> Table:
     for column in ("run", *table.keys, table.metric, "state"):
         shown.add_column(printable(column), justify="right" if column == table.metric else "left")
     for run in table.runs[:SHOWN]:
-        value = f"{run.metric(table.metric):.4g}" if run in table.done else "–"
+        value = f"{run.metric(table.metric):.4g}" if run in [*table.done, *table.apart] else "–"
+        if run in table.apart:
+            value += f" (N = {run.counts.get(table.metric, 'unknown')})"
         words = [run.folder.resolve().name, *table.values(run).values(), value, run.reason or run.state]
         shown.add_row(*map(printable, words))
     if len(table.runs) > SHOWN:

@@ -32,6 +32,7 @@ from src.diffusion.weighting import Weighting
 from src.environment import record
 from src.files import NotWritten, Unreadable
 from src.images import UnreadableImage
+from src.interrupt import let_sigterm_end_at_once
 from src.model_file import adopt, load_weights, of_checkpoint
 from src.reporting.comparable import BITS, LOSS
 from src.resume import is_typed, resumed, save_overrides
@@ -69,6 +70,8 @@ def main(config: DictConfig) -> float:
         if goes_on(config):
             own(Path(config.run_dir))
         plain, trainer, module, datamodule = assemble(config)
+        if trainer.world_size > 1:
+            let_sigterm_end_at_once()  # until the run takes signals itself
         datamodule.fetches = given.resume is None or is_typed("data.root")
         results = Results(plain, trainer)
         if trainer.is_global_zero:

@@ -3,6 +3,8 @@
 import csv
 import io
 import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -22,14 +24,19 @@ LONGEST = 10_000  # characters of a cell
 class Comparison:
     """Runs, best first, and the keys whose values differ between them.
 
+    A score of fewer samples is another score: only runs of an equal number are ranked together.
+
     Args:
+        runs: those that are ranked, those whose score is of another number of samples, those without the metric.
         keys: as on the command line, in the order in which they were given.
         metric: what they are compared by.
+        number: of samples that the metric of the ranked runs is of; None where the metric is of none, or none is known.
     """
 
     runs: list[Run]
     keys: list[str]
     metric: str
+    number: int | None = None
 
     def values(self, run: Run) -> dict[str, str]:
         return {key: value_of(run, key) for key in self.keys}
@@ -41,6 +48,32 @@ class Comparison:
 
     @property
     def done(self) -> list[Run]:
+        """Those that are ranked."""
+        return [run for run in self._measured if run.counts.get(self.metric) == self.number]
+
+    @property
+    def apart(self) -> list[Run]:
+        """Those that are not, as their score is of another number of samples."""
+        return [run for run in self._measured if run.counts.get(self.metric) != self.number]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the reader must bear in mind about the metric: which runs it compares, then what is special here."""
+        special = (self._unranked(), warning(self.metric, self.keys), self._short())
+        return [sentence(self.metric), *(note for note in special if note)]
+
+    def _unranked(self) -> str | None:
+        if not self.apart:
+            return None
+        numbers = in_order({str(run.counts.get(self.metric, "unknown")) for run in self.apart})
+        return (
+            f"{self.metric} depends on the number of samples: {_runs(len(self.done))} with N = "
+            f"{self.number or 'unknown'} ranked, {_runs(len(self.apart))} with another N ({', '.join(numbers)}) listed "
+            "below. To compare all, score each with src.evaluate at one num_samples, or with extrapolate=true."
+        )
+
+    @property
+    def _measured(self) -> list[Run]:
         return [run for run in self.runs if not math.isnan(run.metric(self.metric))]
 
     @property
@@ -84,11 +117,6 @@ class Comparison:
         ]
         return sorted(rows, key=lambda row: row["mean"], reverse=self.higher)
 
-    @property
-    def notes(self) -> list[str]:
-        """What the reader must bear in mind about the metric."""
-        return [note for note in (sentence(self.metric), warning(self.metric, self.keys), self._short()) if note]
-
     def _short(self) -> str | None:
         """The runs whose bound ends before that of the others."""
         short = [run for run in self.done if run.short_bound is not None]
@@ -104,9 +132,12 @@ class Comparison:
 
     def write(self, path: Path) -> None:
         """A row for each run, as .csv; control characters are written as backslash escapes. Raises NotWritten."""
-        rows: list[list[Any]] = [["run", *self.keys, "state", *self.metrics, "failure"]]
+        columns = [(name, part) for name in self.metrics for part in self._parts(name)]
+        heads = [f"{part}/{name}" if part else name for name, part in columns]
+        rows: list[list[Any]] = [["run", *self.keys, "state", *heads, "failure"]]
         for run in self.runs:
-            numbers = [run.metrics.get(name, "") for name in self.metrics]
+            found: dict[str, Mapping[str, float]] = {"": run.metrics, "num_samples": run.counts, "floor": run.floors}
+            numbers = [found[part].get(name, "") for name, part in columns]
             rows.append([str(run.folder), *self.values(run).values(), run.state, *numbers, run.reason or ""])
         file = io.StringIO(newline="")
         csv.writer(file).writerows(
@@ -114,16 +145,30 @@ class Comparison:
         )
         write_text(path, file.getvalue())
 
+    def _parts(self, name: str) -> list[str]:
+        """What stands in the .csv of a metric: itself, and beside a score the number of samples and the floor."""
+        return ["", "num_samples", "floor"] if any(name in {**run.counts, **run.floors} for run in self.runs) else [""]
+
 
 def compare(runs: list[Run], metric: str) -> Comparison:
-    def rank(run: Run) -> tuple[bool, float]:
+    """Ranks the runs of the number of samples that most have; of numbers that as many have, those of the greatest."""
+    counts = Counter(run.counts.get(metric) for run in runs if not math.isnan(run.metric(metric)))
+    number = max(counts, key=lambda N: (counts[N], N or 0), default=None)
+
+    def rank(run: Run) -> tuple[bool, bool, float]:
         value = run.metric(metric)
-        return math.isnan(value), 0 if math.isnan(value) else -value if higher_is_better(metric) else value
+        if math.isnan(value):
+            return True, True, 0
+        return False, run.counts.get(metric) != number, -value if higher_is_better(metric) else value
 
     known = [run for run in runs if run.has_words]
     given = dict.fromkeys(key for run in known for key in _said(run))
     keys = [key for key in given if len({value_of(run, key) for run in known}) > 1]
-    return Comparison(sorted(runs, key=rank), keys, metric)
+    return Comparison(sorted(runs, key=rank), keys, metric, number)
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
 
 
 def value_of(run: Run, key: str) -> str:

@@ -14,6 +14,7 @@ from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from src.images import to_model
+from src.metrics.extrapolation import extrapolated, least
 from src.metrics.frechet import Moments, frechet_distance, moments
 from src.metrics.inception_score import inception_score
 from src.metrics.kernel import kernel_distance
@@ -82,6 +83,48 @@ class TestFrechet:
     def test_one_image_has_none(self):
         with pytest.raises(ValueError, match="at least 2"):
             moments(torch.zeros(1, 3))
+
+
+class TestExtrapolation:
+    """FD∞ of samples of a Gaussian whose distance from another one is known."""
+
+    d = 12
+    mean, root = torch.full((d,), 0.15), torch.linspace(0.7, 1.2, d)
+    real = Moments(10**9, torch.zeros(d, dtype=torch.float64), torch.eye(d, dtype=torch.float64))
+    expected = float(mean.square().sum() + (root - 1).square().sum())
+
+    def of(self, N, seed):
+        x = self.mean + self.root * normal(N, self.d, seed)
+        return frechet_distance(moments(x), self.real), extrapolated(x, self.real)
+
+    @pytest.mark.parametrize("N", [400, 1000])
+    def test_it_is_unbiased_where_the_distance_of_so_many_is_not(self, N):
+        found = [self.of(N, seed) for seed in range(30)]
+        plain, values, errors = (torch.tensor(part) for part in zip(*((fd, *e) for fd, e in found), strict=True))
+        mean_error = float(values.std()) / math.sqrt(len(values))
+        assert abs(float(values.mean()) - self.expected) < 3 * mean_error
+        assert float(plain.mean()) - self.expected > 5 * mean_error  # so that the test can tell
+        assert 0.6 < float(errors.mean()) / float(values.std()) < 2.0
+        assert float(((values - self.expected).abs() < 2 * errors).double().mean()) > 0.85
+
+    def test_numbers_of_samples_agree_within_their_errors(self):
+        few, many = self.of(300, 1)[1], self.of(3000, 2)[1]
+        assert abs(few.value - many.value) < 3 * math.hypot(few.error, many.error)
+        assert many.error < few.error
+
+    def test_is_the_same_in_any_order_of_magnitude_and_each_time(self):
+        x = self.mean + self.root * normal(300, self.d, 3)
+        scaled = Moments(10**9, self.real.mean, 100 * self.real.covariance)
+        assert extrapolated(10 * x, scaled) == pytest.approx([100 * y for y in extrapolated(x, self.real)], rel=1e-6)
+        assert extrapolated(x, self.real) == extrapolated(x, self.real)
+
+    def test_too_few_are_refused(self):
+        few = least(self.d) - 1
+        with pytest.raises(
+            ValueError, match=f"{few} samples in 12 dimensions: an extrapolation takes at least {few + 1}"
+        ):
+            extrapolated(normal(few, self.d, 1), self.real)
+        extrapolated(normal(few + 1, self.d, 1), self.real)
 
 
 class TestKernel:

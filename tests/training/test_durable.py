@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import random
+import shutil
 import signal
 import time
 import zipfile
@@ -18,7 +19,9 @@ from src.checkpoints.seal import END, LENGTH, is_intact, saved, seal, seal_of
 from src.files import NotWritten, link
 from src.training.callbacks import checkpoint
 from src.training.callbacks.checkpoint import LastCheckpoint
+from src.training.callbacks.stop import Stopped
 from src.training.durable import DurableCheckpointIO
+from src.training.loggers import CSVLogger
 from tests import runs
 from tests.command import REPOSITORY, run, start
 from tests.test_files import small_disk  # noqa: F401
@@ -257,19 +260,105 @@ class TestLastCheckpoint:
         assert self.saved(tmp_path) == ["step_0000010.ckpt", "step_0000011.ckpt"]
         assert (tmp_path / "last.ckpt").resolve().name == "step_0000011.ckpt"
 
-    def test_a_validation_belongs_to_the_checkpoint_of_its_step(self, tmp_path):
-        """Saved before it, a run that is killed during it would go on without its results."""
+    def trained(self, folder, callbacks, max_steps, every_n_steps=4, **options):
+        keeper = LastCheckpoint(str(folder), every_n_steps)
+        common = {"plugins": [DurableCheckpointIO()], "enable_checkpointing": True, "val_check_interval": 4}
+        fitting = {name: options.pop(name) for name in ("ckpt_path",) if name in options}
+        trainer = runs.trainer(max_steps, [*callbacks, keeper], **common | options)
+        trainer.fit(runs.module(), runs.digits(), weights_only=True, **fitting)
+        return trainer
+
+    @pytest.mark.parametrize("max_steps", [8, 6])
+    def test_a_step_is_saved_before_its_validation_and_a_run_that_was_killed_in_it_runs_it_again(
+        self, tmp_path, max_steps
+    ):
+        """Whether it is the last step's or not; what was validated is not validated twice."""
 
         class Watch(L.Callback):
-            seen: ClassVar[list] = []
+            def __init__(self, keep_copy=False):
+                self.seen, self.keep_copy = [], keep_copy
 
             def on_validation_epoch_end(self, trainer, pl_module):
-                self.seen.append((trainer.global_step, [path.name for path in tmp_path.glob("step_*.ckpt")]))
+                self.seen.append((trainer.global_step, [path.name for path in sorted(folder.glob("step_*.ckpt"))]))
+                if self.keep_copy and trainer.state.fn == "fit":
+                    shutil.copytree(folder, tmp_path / f"killed_{trainer.global_step}", symlinks=True)
 
-        keeper = LastCheckpoint(str(tmp_path), every_n_steps=4)
-        options = {"plugins": [DurableCheckpointIO()], "enable_checkpointing": True, "val_check_interval": 4}
-        runs.trainer(8, [keeper, Watch()], **options).fit(runs.module(), runs.digits())
-        assert Watch.seen == [(4, []), (8, ["step_0000004.ckpt"])]
+        folder, whole = tmp_path / "whole", Watch(keep_copy=True)
+        logger = CSVLogger(str(tmp_path / "whole.csv"))
+        trainer = self.trained(folder, [whole], max_steps, logger=logger)
+        trainer.validate(trainer.lightning_module, runs.digits(), verbose=False)
+        names = [f"step_{step:07d}.ckpt" for step in range(4, max_steps + 1, 4)]
+        assert whole.seen[: len(names)] == [(4 * (i + 1), names[: i + 1]) for i in range(len(names))]
+        for killed in [f"killed_{4 * (i + 1)}" for i in range(len(names))]:
+            folder, again, step = tmp_path / killed, Watch(), int(killed[7:])
+            rows = (tmp_path / "whole.csv").read_text().splitlines()
+            cut = next(i for i, row in enumerate(rows) if row.startswith(f"{step - 1},"))
+            (tmp_path / f"{killed}.csv").write_text("".join(f"{row}\n" for row in rows[:cut]))
+            logger = CSVLogger(str(tmp_path / f"{killed}.csv"))
+            trainer = self.trained(folder, [again], max_steps, logger=logger, ckpt_path=newest(folder))
+            trainer.validate(trainer.lightning_module, runs.digits(), verbose=False)
+            assert [step for step, _ in again.seen] == [step for step, _ in whole.seen][step // 4 - 1 :]
+            assert (tmp_path / f"{killed}.csv").read_text() == (tmp_path / "whole.csv").read_text()
+        finished, again = tmp_path / "whole", Watch()
+        self.trained(finished, [again], max_steps + 1, ckpt_path=newest(finished))
+        assert again.seen == []  # the last checkpoint owes none
+
+    def test_a_run_that_is_stopped_before_its_first_step_is_resumed_as_if_it_had_never_been(self, tmp_path):
+        class Stop(L.Callback):
+            def on_train_start(self, trainer, pl_module):
+                raise Stopped(143)
+
+        logs = [CSVLogger(str(tmp_path / name)) for name in ("whole.csv", "run.csv")]
+        options = {"log_every_n_steps": 1, "val_check_interval": 2}
+        whole = self.trained(tmp_path / "whole", [], 5, logger=logs[0], **options)
+        with pytest.raises(Stopped):
+            self.trained(tmp_path / "run", [Stop()], 5, logger=logs[1], **options)
+        assert self.saved(tmp_path / "run") == ["step_0000000.ckpt"]
+        again = self.trained(tmp_path / "run", [], 5, logger=logs[1], ckpt_path=newest(tmp_path / "run"), **options)
+        for name, value in whole.lightning_module.state_dict().items():
+            assert torch.equal(value, again.lightning_module.state_dict()[name]), name
+        assert (tmp_path / "run.csv").read_text() == (tmp_path / "whole.csv").read_text()
+
+    def test_the_last_step_is_saved_before_pictures_are_made_of_it(self, tmp_path):
+        """Whatever the order that the trainer was given them in."""
+
+        class Picture(L.Callback):
+            seen: ClassVar[list] = []
+
+            def on_train_batch_start(self, trainer, *args):
+                if trainer.global_step == 4:
+                    self.on_train_end(trainer)
+
+            def on_train_end(self, trainer, *args):
+                path = tmp_path / f"step_{trainer.global_step:07d}.ckpt"
+                self.seen.append(torch.load(path, weights_only=True)["global_step"])
+
+        self.trained(tmp_path, [Picture()], 6, val_check_interval=1000)
+        assert Picture.seen == [4, 6]
+
+    @pytest.mark.parametrize("accumulated", [1, 2])
+    def test_the_first_one_is_saved_within_a_minute_and_leads_to_the_same_end(self, tmp_path, monkeypatch, accumulated):
+        class Slow(L.Callback):
+            """Ten seconds a batch."""
+
+            def on_train_batch_end(self, *args):
+                clock.now += 10 / accumulated
+
+        class Clock:
+            now = 100.0
+
+            def monotonic(self):
+                return self.now
+
+        clock = Clock()
+        monkeypatch.setattr(checkpoint, "time", clock)
+        options = {"val_check_interval": 1000, "accumulate_grad_batches": accumulated}
+        whole = self.trained(tmp_path / "whole", [Slow()], 9, every_n_steps=1000, **options)
+        assert self.saved(tmp_path / "whole") == ["step_0000004.ckpt", "step_0000009.ckpt"]
+        first = tmp_path / "whole" / "step_0000004.ckpt"
+        again = self.trained(tmp_path / "again", [Slow()], 9, 1000, ckpt_path=first, **options)
+        for name, value in whole.lightning_module.state_dict().items():
+            assert torch.equal(value, again.lightning_module.state_dict()[name]), name
 
     @pytest.mark.parametrize(("mode", "best"), [("min", 4), ("max", 2)])
     def test_keeps_the_best_besides_and_remembers_it(self, tmp_path, mode, best):

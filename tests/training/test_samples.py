@@ -7,8 +7,9 @@ import pytest
 from src.diffusion.guidance import Unguided
 from src.diffusion.samplers.ddim import DDIM
 from src.diffusion.time_grid import Trailing
-from src.training.callbacks import samples
-from src.training.callbacks.samples import Budget, SampleGrid
+from src.training.callbacks import budget as budgets
+from src.training.callbacks.budget import Budget
+from src.training.callbacks.samples import SampleGrid
 from tests import runs
 
 
@@ -23,7 +24,7 @@ class Clock:
 def test_work_stays_within_its_share_of_the_time(monkeypatch):
     """Ten seconds of work after every ten seconds: of a tenth of the time, one of ten."""
     clock = Clock()
-    monkeypatch.setattr(samples, "time", clock)
+    monkeypatch.setattr(budgets, "time", clock)
     budget, done = Budget(0.1), []
     for number in range(100):
         clock.now += 10

@@ -4,18 +4,21 @@ import csv
 import functools
 import json
 import math
+import time
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+import src.training.callbacks.scores
 from src.data.dataset import InMemory
 from src.diffusion.guidance import Clip
 from src.diffusion.samplers.ddim import DDIM
 from src.diffusion.time_grid import Trailing
 from src.metrics.comparison import Comparison
 from src.metrics.module import Module
-from src.training.callbacks.scores import SampleScores, _one_digit
+from src.training.callbacks import budget
+from src.training.callbacks.scores import SampleScores
 from src.training.loggers import CSVLogger
 from tests import runs
 from tests.command import start_ranks
@@ -24,7 +27,7 @@ from tests.metrics.features import Images, Net
 
 def callback(cache_dir, **options):
     extractor = Module(str(cache_dir), Net(channels=1), name="random")
-    defaults = {"every_n_steps": 20, "num_samples": 20, "batch_size": 10}
+    defaults = {"every_n_steps": 20, "num_samples": 20, "share": None, "batch_size": 10}
     return SampleScores(
         extractor, DDIM(Trailing(), 3), functools.partial(Clip), [1, 8, 8], 10, **(defaults | options)
     )  # fmt: skip
@@ -67,7 +70,7 @@ def test_a_model_checkpoint_never_raises_and_never_reads_an_old_score(tmp_path, 
 
 
 def test_the_last_step_is_measured_once_and_logged_wherever_one_validates(tmp_path):
-    scores = callback(tmp_path, every_n_steps=0)
+    scores = callback(tmp_path, every_n_steps=0, share=1e-9)
     trainer, module = fit([scores], max_steps=15, logger=CSVLogger(str(tmp_path / "metrics.csv")))
     assert scores.scores == {}
     trainer.validate(module, runs.digits(), verbose=False)
@@ -90,7 +93,7 @@ def test_the_run_does_not_notice(tmp_path):
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]
     (ours,) = (value for name, value in state.items() if "SampleScores" in name)
-    assert ours == {"num_samples": 20, "in_budget": True, "measured_step": 20}
+    assert ours == {"measured_step": 20}
 
 
 def test_scores_are_those_of_the_averaged_weights(tmp_path):
@@ -112,26 +115,52 @@ def check_equal(found, cache_dir, denoiser, count, batch_size):
         assert found[name] == pytest.approx(score.value, rel=1e-6, abs=1e-6), name
 
 
-def test_a_budget_of_time_makes_fewer_samples_and_says_so(tmp_path, capsys):
-    scores = callback(tmp_path, num_samples=5000, seconds=0.5, every_n_steps=10)
-    fit([scores], max_steps=20)
-    N = scores.num_samples
-    assert 10 <= N < 5000
-    assert scores.scores["fd_random"].num_samples == N
-    assert f"scores: {N:,} samples each time; 5,000 would take about" in capsys.readouterr().out
-    least = callback(tmp_path, num_samples=5000, seconds=1e-6, every_n_steps=10, batch_size=50)
-    fit([least], max_steps=10)
-    assert least.num_samples == least.scores["fd_random"].num_samples == 10  # of a batch of fifty
-    resumed = callback(tmp_path, num_samples=5000, seconds=0.5)
-    resumed.load_state_dict(scores.state_dict())
-    assert (resumed.num_samples, resumed._in_budget) == (N, True)
+class Clock:
+    """A second is as long as the machine is busy."""
+
+    def __init__(self, load):
+        self.load = load
+
+    def monotonic(self):
+        return self.load * time.monotonic()
 
 
-def test_budgets_are_round_numbers():
-    assert [_one_digit(value) for value in (7.9, 10, 19.99, 743, 1000)] == [7, 10, 10, 700, 1000]
+@pytest.mark.parametrize("share", [None, 1e-9])
+def test_no_clock_changes_the_number_or_the_value_but_how_often_it_is_measured(tmp_path, monkeypatch, share):
+    """Alone, and on a machine where everything takes a thousand times as long."""
+    found = {}
+    for load in (1, 1000):
+        for module in (budget, src.training.callbacks.scores):
+            monkeypatch.setattr(module, "time", Clock(load))
+        path = tmp_path / f"{load}.csv"
+        scores = callback(tmp_path, num_samples=30, share=share, every_n_steps=10)
+        fit([scores], max_steps=30, logger=CSVLogger(str(path)))
+        found[load] = scores.scores, logged(path)
+        rows = [row for row in csv.DictReader(path.open()) if row["fd_random"]]
+        assert {float(row["scores/num_samples"]) for row in rows} == {30}
+        assert {float(row["floor/fd_random"]) for row in rows} == {scores._floor["fd_random"].value}
+        assert scores.scores["fd_random"].num_samples == scores._floor["fd_random"].num_samples == 30
+    (alone, curve), (loaded, slow_curve) = found.values()
+    assert alone == loaded
+    assert all(curve[step] == slow_curve[step] for step in curve.keys() & slow_curve.keys())
+    # the first tells how long it takes, the last is the result
+    assert list(curve) == list(slow_curve) == ([10, 20, 30] if share is None else [10, 30])
 
 
-@pytest.mark.parametrize("option", ["every_n_steps=-1", "num_samples=9", "seconds=0", "batch_size=0"])
+def test_what_is_monitored_is_measured_whatever_time_it_takes(tmp_path):
+    best = ModelCheckpoint(str(tmp_path / "best"), monitor="fd_random", mode="min")
+    scores = callback(tmp_path, share=1e-9, every_n_steps=10)
+    fit([scores, best], 40, logger=CSVLogger(str(tmp_path / "metrics.csv")), enable_checkpointing=True)
+    assert list(logged(tmp_path / "metrics.csv")) == [10, 20, 30, 40]
+
+
+def test_a_checkpoint_whose_number_a_clock_had_chosen_is_resumed_with_the_configurations(tmp_path):
+    scores = callback(tmp_path, num_samples=30)
+    scores.load_state_dict({"num_samples": 10, "in_budget": True, "measured_step": 20})
+    assert (scores.num_samples, scores.state_dict()) == (30, {"measured_step": 20})
+
+
+@pytest.mark.parametrize("option", ["every_n_steps=-1", "num_samples=9", "share=0", "share=2", "batch_size=0"])
 def test_refuses_values_out_of_range(tmp_path, option):
     key, value = option.split("=")
     with pytest.raises(ValueError, match=option):

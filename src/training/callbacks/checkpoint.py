@@ -1,25 +1,34 @@
 """The run's last checkpoints."""
 
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.loops.evaluation_loop import RestartStage
 from lightning.pytorch.trainer.states import TrainerFn
 
 from src.checkpoints.folder import BEST, LAST
 from src.checkpoints.seal import next_counter, saved, seal_of
 from src.files import NotWritten, link
+from src.training.callbacks.finding import is_over
+from src.training.callbacks.restart import always_end, restart, run_owed_validation
 from src.training.callbacks.stop import Stopped, dismiss
 from src.training.loggers import CSVLogger
+from src.training.module import DiffusionModule
+
+FIRST = 30.0  # seconds from the start of the program after which a run without a checkpoint saves one
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps the run's last checkpoints, step_NNNNNNN.ckpt: every n optimizer steps, at the end, and when the run is
-    stopped by a signal. last.ckpt leads to the newest, best.ckpt to the best.
+    """Keeps the run's last checkpoints, step_NNNNNNN.ckpt: every n optimizer steps, at the end, within the first
+    minute, and when the run is stopped by a signal. last.ckpt leads to the newest, best.ckpt to the best.
+
+    A step is saved before its validation, its pictures and its scores, which may take minutes: a kill during these
+    loses no training. The checkpoint then notes that the step still owes its validation, which a resumed run runs
+    first. After the validation the step is saved once more, with what the validation has changed.
 
     Args:
         directory: of the checkpoints.
@@ -44,41 +53,53 @@ class LastCheckpoint(Checkpoint):
         self.directory, self.every_n_steps, self.keep = Path(directory), every_n_steps, keep
         self.monitor, self.mode, self._best = monitor, mode, math.nan
         self._best_save = 0  # the counter of the best checkpoint, from 1
-        self._saved_step = 0
-        self._owes_validation = False
+        self._saved_step = self._seen_step = 0
+        self._owes_validation = self._lacks_first = False
+        self._started = time.monotonic()
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Lightning calls checkpoints last; this one comes before whatever takes long."""
+        others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
+        trainer.callbacks = [self, *others]  # type: ignore[attr-defined]
+        always_end(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._saved_step = trainer.global_step  # what a run goes on from is there already
+        self._saved_step = self._seen_step = trainer.global_step  # a resumed run's step is saved already
+        self._lacks_first = bool(trainer.strategy.broadcast(not saved(self.directory)))
         self._find_best(trainer)
-        loop = trainer.fit_loop.epoch_loop
-        if loop.restarting:
-            _count_anew(trainer)
-        if self._owes_validation:
-            loop.val_loop.restarting, loop.val_loop._restart_stage = False, RestartStage.RESTARTED_MID_EVALUATION
+        restart(trainer, self._owes_validation)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if _belongs_to_training(trainer) and self._is_new(trainer) and (self._is_due(trainer) or is_over(trainer)):
+            self._owes_validation = True
+            self._save(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._owes_validation = False
-        if self._is_best(trainer):
-            self._save(trainer, best=True)
-        elif trainer.state.fn == TrainerFn.FITTING:
-            self._save_if_due(trainer)
+        owed, self._owes_validation = self._owes_validation, False
+        best = self._is_best(trainer)
+        if best or (owed and _belongs_to_training(trainer)):
+            self._save(trainer, best, again=owed)
 
-    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         """Not at the end of the step before: a validation that follows it belongs to what is saved."""
-        self._save_if_due(trainer)
+        step, seen = trainer.global_step, self._seen_step
+        self._seen_step = step
+        if step != seen and (self._is_due(trainer) or self._is_first_due(trainer, pl_module)):  # no step's second batch
+            self._save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._owes_validation:
+            run_owed_validation(trainer)
         self._save(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, Stopped):
             self._owes_validation = trainer.validating and trainer.state.fn == TrainerFn.FITTING
-            self._save(trainer)
+            self._save(trainer, again=self._lacks_first)
             dismiss(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether the run stopped inside the validation of the step that was saved, which is then repeated; the best
-        value, and which save it belongs to."""
+        """Whether the validation of the step is still to be run; the best value, and which save it belongs to."""
         return {"owes_validation": self._owes_validation, "best": self._best, "best_save": self._best_save}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -102,24 +123,39 @@ class LastCheckpoint(Checkpoint):
     def _path(self, trainer: L.Trainer) -> Path:
         return self.directory / f"step_{trainer.global_step:07d}.ckpt"
 
-    def _save_if_due(self, trainer: L.Trainer) -> None:
-        if trainer.global_step % self.every_n_steps == 0:
-            self._save(trainer)
+    def _is_new(self, trainer: L.Trainer) -> bool:
+        """Whether the step has no checkpoint yet; a batch that is accumulated makes no step."""
+        return trainer.global_step != self._saved_step
 
-    def _save(self, trainer: L.Trainer, best: bool = False) -> None:
-        """A kill between any two of these lines is mended when the run is resumed."""
-        path, is_new = self._path(trainer), trainer.global_step != self._saved_step  # accumulation makes no step
+    def _is_due(self, trainer: L.Trainer) -> bool:
+        return trainer.global_step % self.every_n_steps == 0
+
+    def _is_first_due(self, trainer: L.Trainer, module: L.LightningModule) -> bool:
+        """Whether it is time for a checkpoint of a run that has none; where all ranks save it, all decide together."""
+        due = self._lacks_first and time.monotonic() - self._started > FIRST
+        if self._lacks_first and isinstance(module, DiffusionModule) and module.device_mesh is not None:
+            due = trainer.strategy.reduce_boolean_decision(due, all=False)
+        return due
+
+    def _save(self, trainer: L.Trainer, best: bool = False, again: bool = False) -> None:
+        """A kill between any two of these lines is mended when the run is resumed.
+
+        Args:
+            best: whether this step is the best so far.
+            again: whether to replace the step's checkpoint where there is one.
+        """
+        path, writes = self._path(trainer), again or self._is_new(trainer)
         if best and trainer.is_global_zero:
-            self._best_save = next_counter(self.directory) if is_new else _counter(path)
-        if is_new:
-            self._saved_step = trainer.global_step
+            self._best_save = next_counter(self.directory) if writes else _counter(path)
+        if writes:
+            self._saved_step, self._lacks_first = trainer.global_step, False
             for logger in trainer.loggers:
                 if isinstance(logger, CSVLogger):
                     logger.settle()  # rows of steps that will not be repeated
             content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             trainer.strategy.save_checkpoint(content, path)  # no barrier: a run that stops saves on rank 0 alone
-        if trainer.is_global_zero and (is_new or best):
-            if is_new:
+        if trainer.is_global_zero and (writes or best):
+            if writes:
                 link(self.directory / LAST, path)
             if best:
                 link(self.directory / BEST, path)
@@ -151,16 +187,5 @@ def _counter(path: Path) -> int:
     return seal.counter if seal is not None else 0
 
 
-def _count_anew(trainer: L.Trainer) -> None:
-    """Lightning's counters of a run that goes on, from its step alone: what a checkpoint holds of them depends on the
-    hook that it was saved in, and some count a batch or a step twice."""
-    loop = trainer.fit_loop.epoch_loop
-    progress: Any = loop.batch_progress
-    for count in (progress.total, progress.current):
-        count.ready = count.started = count.processed = count.completed = (
-            trainer.global_step * trainer.accumulate_grad_batches
-        )
-    loop.update_restart_stage()
-    assert trainer.fit_loop._data_fetcher is not None
-    at_validation = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)  # it goes on at this step's very end
-    loop._batches_that_stepped = trainer.global_step - at_validation
+def _belongs_to_training(trainer: L.Trainer) -> bool:
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking

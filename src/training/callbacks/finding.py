@@ -1,4 +1,4 @@
-"""Callbacks that others need to know."""
+"""What callbacks need to know of the trainer and of each other."""
 
 from typing import TypeVar
 
@@ -10,3 +10,8 @@ Callback = TypeVar("Callback", bound=L.Callback)
 def callbacks_of(trainer: L.Trainer, kind: type[Callback]) -> list[Callback]:
     """The trainer's callbacks of a class."""
     return [callback for callback in trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]
+
+
+def is_over(trainer: L.Trainer) -> bool:
+    """Whether the run has taken its last step."""
+    return 0 <= trainer.max_steps <= trainer.global_step

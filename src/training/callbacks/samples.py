@@ -1,8 +1,6 @@
 """Pictures of what the model makes, always from the same noise."""
 
-import contextlib
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from src.diffusion.denoiser import Denoiser
 from src.diffusion.samplers.base import Sampler
 from src.images import grid, square_columns, write_gif, write_png
 from src.metrics.generate import Recipe, deal
+from src.training.callbacks.budget import Budget
 from src.training.callbacks.throughput import left_out
 from src.training.module import DiffusionModule
 from src.training.ownership import make_run_folder
@@ -22,29 +21,6 @@ from src.training.wandb_logger import WandbLogger
 
 NUM_FRAMES = 40
 BATCH = 64
-
-
-class Budget:
-    """A share of the time since a start, for work that comes again and takes about as long each time."""
-
-    def __init__(self, share: float) -> None:
-        self.share = share
-        self.start()
-
-    def start(self) -> None:
-        self._started, self._total, self._last = time.monotonic(), 0.0, 0.0
-
-    def allows_another(self) -> bool:
-        """Whether the next piece of work, if it takes as long as the last one, stays within the share."""
-        return self._total + self._last <= self.share * (time.monotonic() - self._started)
-
-    @contextlib.contextmanager
-    def spent(self) -> Iterator[None]:
-        """Work inside counts."""
-        began = time.monotonic()
-        yield
-        self._last = time.monotonic() - began
-        self._total += self._last
 
 
 class SampleGrid(L.Callback):

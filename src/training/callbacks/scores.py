@@ -15,6 +15,10 @@ from src.metrics.comparison import Comparison
 from src.metrics.extractor import Extractor, Features, ImageSet, concatenate
 from src.metrics.generate import Recipe, deal
 from src.metrics.scores import LEAST, Score, names
+from src.training.callbacks.budget import Budget
+from src.training.callbacks.finding import callbacks_of, is_over
+from src.training.callbacks.stop import ends_anywhere
+from src.training.callbacks.throughput import left_out
 from src.training.module import DiffusionModule
 from src.training.ranks import Meeting
 
@@ -25,8 +29,12 @@ class SampleScores(L.Callback):
     """Draws samples with the averaged weights at the end of a validation, and logs their distances from the training
     images under the names that the extractor gives them.
 
+    The number of samples is part of a score's value, and so belongs to the configuration: no clock changes it. A share
+    of the time decides only how often scores are measured. The last step is always measured, and so is every validation
+    that is due where a callback monitors a score. What is measured is a function of the weights and the configuration.
+
     The monitored value is never an old one: from the next step on, and at validations where nothing is measured, the
-    metrics are NaN, which a ModelCheckpoint ranks last; loggers never see these. The last step is always measured.
+    metrics are NaN, which a ModelCheckpoint ranks last; loggers never see these.
 
     Each rank makes its share of the samples; the scores are those of one device. The extractor is no part of the
     module: it is neither trained nor saved.
@@ -36,10 +44,10 @@ class SampleScores(L.Callback):
         sampler, guidance: how samples are made.
         shape: (C, H, W) of an image.
         num_classes: None for an unconditional model.
-        every_n_steps: optimizer steps between measurements, which wait for the next validation; 0 for the last alone.
+        every_n_steps: optimizer steps between measurements, which wait for the next validation; 0 for the last only.
         num_samples: None takes as many as there are held-out images, 1,000 at most.
-        seconds: for the samples of one measurement; where they would take longer, fewer are made, the same number
-            throughout the run.
+        share: of the time since the start that measurements may take, in (0, 1]; one that would take more is left out.
+            None measures whenever it is due.
         batch_size: of samples.
         seed: of their noise.
     """
@@ -53,22 +61,27 @@ class SampleScores(L.Callback):
         num_classes: int | None,
         every_n_steps: int,
         num_samples: int | None = None,
-        seconds: float = 60.0,
+        share: float | None = 0.1,
         batch_size: int = 100,
         seed: int = 0,
     ) -> None:
-        if every_n_steps < 0 or batch_size < 1 or seconds <= 0 or (num_samples or LEAST) < LEAST:
+        if (
+            every_n_steps < 0
+            or batch_size < 1
+            or (num_samples or LEAST) < LEAST
+            or not (share is None or 0 < share <= 1)
+        ):
             raise ValueError(
-                f"callbacks.scores.every_n_steps={every_n_steps}, num_samples={num_samples}, seconds={seconds}, "
-                f"batch_size={batch_size}: choose every_n_steps >= 0, num_samples >= {LEAST} or null, seconds > 0, "
-                "batch_size >= 1"
+                f"callbacks.scores.every_n_steps={every_n_steps}, num_samples={num_samples}, share={share}, "
+                f"batch_size={batch_size}: choose every_n_steps >= 0, num_samples >= {LEAST} or null, "
+                "0 < share <= 1 or null, batch_size >= 1"
             )
         self.extractor, self.recipe = extractor, Recipe(sampler, guidance, shape, num_classes, seed)
-        self.every_n_steps, self.num_samples, self.seconds = every_n_steps, num_samples, seconds
-        self.batch_size = batch_size
+        self.every_n_steps, self.num_samples, self.batch_size = every_n_steps, num_samples, batch_size
         self.scores: dict[str, Score] = {}
         self._comparison: Comparison | None = None
-        self._meeting, self._in_budget = Meeting("scores"), False
+        self._floor: dict[str, Score] = {}
+        self._meeting, self._budget, self._is_monitored = Meeting("scores"), Budget(share), False
         self._measured_step, self._fresh = 0, False
         self._nfe, self._seconds_taken = 0.0, 0.0
 
@@ -86,11 +99,17 @@ class SampleScores(L.Callback):
             )
         self.extractor.check(train)
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Makes ready what samples are compared with, once the run can be saved and takes signals."""
         splits = trainer.datamodule.splits  # type: ignore[attr-defined]
-        self._comparison = Comparison(self.extractor, splits["train"], splits["val"], trainer.strategy.root_device)
         if self.num_samples is None:
             self.num_samples = max(LEAST, min(1000, len(splits["val"])))
+        with left_out(trainer), ends_anywhere(trainer):
+            self._comparison = Comparison(self.extractor, splits["train"], splits["val"], trainer.strategy.root_device)
+            self._floor = self._comparison.floor(self.num_samples)
+        monitored = {getattr(callback, "monitor", None) for callback in callbacks_of(trainer, L.Callback)}
+        self._is_monitored = not monitored.isdisjoint(self.names)
+        self._budget.start()
         self._tell_reference(len(splits["train"]))
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
@@ -105,18 +124,20 @@ class SampleScores(L.Callback):
             if not self._due(trainer):
                 self._disown(pl_module)
                 return
-            self.scores = self._measure(trainer, pl_module)
+            with self._budget.spent():
+                self.scores = self._measure(trainer, pl_module)
+            if step != self._measured_step:  # else a resumed run has logged it before it was stopped
+                self._log(trainer)
             self._measured_step = step
-            self._log(trainer)
         self._fresh = True
         for name, score in self.scores.items():
             pl_module.log(name, score.value, logger=False)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"num_samples": self.num_samples, "in_budget": self._in_budget, "measured_step": self._measured_step}
+        return {"measured_step": self._measured_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.num_samples, self._in_budget = state_dict["num_samples"], state_dict["in_budget"]
+        """Checkpoints of earlier versions hold a number of samples too, which a clock had chosen; it is not used."""
         self._measured_step = state_dict["measured_step"]
 
     def summary(self) -> dict[str, Any]:
@@ -129,37 +150,38 @@ class SampleScores(L.Callback):
         return {"scores": found, "how": how | {"step": self._measured_step, **self._comparison.how()}}
 
     def _log(self, trainer: L.Trainer) -> None:
-        """To the loggers by themselves: what `log` is told, NaN too, is for callbacks alone."""
+        """To the loggers by themselves: what `log` is given, NaN too, is for callbacks only."""
         row = trainer.global_step - (trainer.state.fn == TrainerFn.FITTING)  # Lightning's, of the step just taken
+        values = {name: score.value for name, score in self.scores.items()}
+        values |= {f"floor/{name}": self._floor[name].value for name in values if name in self._floor}
         for logger in trainer.loggers:
-            logger.log_metrics({name: score.value for name, score in self.scores.items()}, row)
+            logger.log_metrics(values | {"scores/num_samples": float(self.num_samples or 0)}, row)
 
     def _due(self, trainer: L.Trainer) -> bool:
-        """Whether a multiple of every_n_steps has passed since the last measurement, or training is over."""
+        """Whether training is over, or a multiple of every_n_steps has passed since the last measurement and the budget
+        allows another, as rank 0's clock has it."""
         step, n = trainer.global_step, self.every_n_steps
-        over = step >= trainer.max_steps or trainer.state.fn != TrainerFn.FITTING
-        return over or (n > 0 and step // n > self._measured_step // n)
+        if is_over(trainer) or trainer.state.fn != TrainerFn.FITTING:
+            return True
+        if n == 0 or step // n == self._measured_step // n:
+            return False
+        return self._is_monitored or bool(self._meeting(trainer, self._budget.allows_another())[0])
 
     def _measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, Score]:
         assert isinstance(module, DiffusionModule)
         assert self._comparison is not None
-        started, parts = time.monotonic(), []
-        denoiser = module.ema.model
+        started = time.monotonic()
         with trainer.precision_plugin.forward_context():
-            batches = self._deal(trainer)
-            parts = [self._part(denoiser, batch, trainer) for batch in batches[:1]]
-            if not self._in_budget:
-                self._fit_budget(trainer, time.monotonic() - started, len(batches[0]) if batches else 0)
-            parts += [self._part(denoiser, batch, trainer) for batch in self._deal(trainer)[1:]]
+            parts = [self._part(module.ema.model, batch, trainer) for batch in self._deal(trainer)]
         everybodys = sorted(
             (part for ranks in self._meeting(trainer, parts) for part in ranks), key=lambda part: part[0]
         )
         features = concatenate([part for _, part, _ in everybodys])
-        N = self.num_samples
         self._nfe = sum(cost for *_, cost in everybodys) / len(features.vectors)
-        features = Features(features.vectors[:N], None if features.logits is None else features.logits[:N])
+        with ends_anywhere(trainer):
+            found = self._comparison(features)
         self._seconds_taken = time.monotonic() - started
-        return self._comparison(features)
+        return found
 
     def _deal(self, trainer: L.Trainer) -> list[range]:
         assert self.num_samples is not None
@@ -169,16 +191,6 @@ class SampleScores(L.Callback):
         device = trainer.strategy.root_device
         images, evaluations = self.recipe.make(denoiser, batch, device)
         return batch.start, self.extractor(images, device), evaluations
-
-    def _fit_budget(self, trainer: L.Trainer, seconds: float, count: int) -> None:
-        """Once in a run: as many samples as fit, by the time that the slowest rank took for its first batch."""
-        assert self.num_samples is not None
-        rates = self._meeting(trainer, seconds / count if count else 0.0)
-        per_sample = max(rates) / trainer.world_size
-        wanted, self._in_budget = self.num_samples, True
-        if wanted * per_sample > self.seconds:
-            self.num_samples = max(LEAST, _one_digit(self.seconds / per_sample))
-            self._tell_budget(wanted, wanted * per_sample)
 
     def _disown(self, module: L.LightningModule) -> None:
         """What is in the metrics is not this step's."""
@@ -190,19 +202,8 @@ class SampleScores(L.Callback):
     @rank_zero_only
     def _tell_reference(self, count: int) -> None:
         assert self._comparison is not None
-        words = [f"scores: {self._comparison.names[0]} … against {count:,} training images"]
+        words = [
+            f"scores: {self._comparison.names[0]} … of {self.num_samples:,} samples against {count:,} training images"
+        ]
         words += [f"{key} {value:.1%}" for key, value in self.extractor.note().items()]
         print(", ".join(words))
-
-    @rank_zero_only
-    def _tell_budget(self, wanted: int, seconds: float) -> None:
-        print(
-            f"scores: {self.num_samples:,} samples each time; {wanted:,} would take about {seconds:.0f} s, more than "
-            f"callbacks.scores.seconds={self.seconds:g}"
-        )
-
-
-def _one_digit(value: float) -> int:
-    """Rounded down to one significant digit."""
-    unit = 10 ** max(0, math.floor(math.log10(max(value, 1))))
-    return int(value // unit * unit)

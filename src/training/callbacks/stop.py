@@ -1,8 +1,10 @@
 """Runs that are asked to stop: by a signal to any of their processes, wherever they are."""
 
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -26,14 +28,16 @@ class StopOnSignal(L.Callback):
     """SIGTERM, SIGUSR1 and Ctrl-C end a run with a checkpoint; a second Ctrl-C ends it at once.
 
     A handler only takes a note. The run looks at it where it can end: between two steps, before each evaluation of the
-    averaged network (validation, samples, scores) and while it waits for other ranks. Rank 0 leads: the others pass
-    their signals on to it, and work on until it has saved, so that it never waits for them inside a collective. Where
-    weights are shared out, saving takes all ranks, which therefore stop together, between two steps.
+    averaged network (validation, samples, scores) and while it waits for other ranks. Inside `ends_anywhere` it ends
+    where it is. Rank 0 leads: the others pass their signals on to it, and work on until it has saved, so that it never
+    waits for them inside a collective. Where weights are shared out, saving takes all ranks, which therefore stop
+    together, between two steps.
     """
 
     def __init__(self) -> None:
-        self._signum = 0
+        self._signum = self._interrupts = 0  # the first signal, and how often it was Ctrl-C
         self._leads = self._alone = True
+        self._anywhere = self._installed = False
         self._previous: dict[int, Any] = {}
         self._hook: RemovableHandle | None = None
         self._watch: _Watch | None = None
@@ -41,6 +45,8 @@ class StopOnSignal(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, DiffusionModule)
         self._leads, self._alone = trainer.is_global_zero, pl_module.device_mesh is None
+        if not self._installed:
+            self._previous = {signum: signal.getsignal(signum) for signum in SIGNALS}  # before Lightning's own
         self._hook = pl_module.ema.model.backbone.register_forward_pre_hook(lambda *_: self.look())
         if trainer.world_size > 1:
             self._watch = _Watch(self)
@@ -62,6 +68,16 @@ class StopOnSignal(L.Callback):
         if self._signum and self._leads and self._alone:
             raise Stopped(128 + self._signum)
 
+    @contextlib.contextmanager
+    def ends_anywhere(self) -> Iterator[None]:
+        """For work that takes long, of which nothing is kept half done, and in which no rank waits for another."""
+        self._anywhere = True
+        try:
+            self.look()
+            yield
+        finally:
+            self._anywhere = False
+
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._restore()
         if self._hook is not None:
@@ -81,31 +97,52 @@ class StopOnSignal(L.Callback):
         if self._watch is not None:
             self._watch.dismiss()
 
-    def asked(self, signum: int = 0) -> int:
-        """Notes a signal that another rank passed on; the signal that was noted, or 0."""
-        self._signum = self._signum or signum
+    def asked(self) -> int:
+        """The signal that was noted, or 0."""
         return self._signum
+
+    def pass_on(self, signum: int) -> None:
+        """Takes a signal that another rank has received as this process's own; called by a thread."""
+        if not self._signum:
+            self._signum = signum
+            if self._installed:
+                os.kill(os.getpid(), signal.SIGUSR1)  # calls `_note` in the main thread, which may be `ends_anywhere`
 
     def _install(self) -> None:
         """Later than `setup`, after which Lightning installs handlers of its own: they leave ranks waiting."""
-        if not self._previous:
-            self._previous = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
+        if not self._installed:
+            self._installed = True
+            for signum in SIGNALS:
+                signal.signal(signum, self._note)
 
     def _restore(self) -> None:
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
-        self._previous.clear()
+        if self._installed:
+            self._installed = False
+            for signum, handler in self._previous.items():
+                signal.signal(signum, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self._signum == signum == signal.SIGINT:
+        self._interrupts += signum == signal.SIGINT
+        if self._interrupts > 1:
             os._exit(128 + signum)  # other ranks and loaders follow when this process is gone
-        self._signum = signum
+        self._signum = self._signum or signum
+        if self._anywhere:
+            self.look()
 
 
 def look(trainer: L.Trainer) -> None:
     """Ends the run here if it was asked to stop, and can: for whoever takes long."""
     for callback in callbacks_of(trainer, StopOnSignal):
         callback.look()
+
+
+@contextlib.contextmanager
+def ends_anywhere(trainer: L.Trainer) -> Iterator[None]:
+    """Within, a run that is asked to stop ends at once, wherever it is."""
+    with contextlib.ExitStack() as stack:
+        for callback in callbacks_of(trainer, StopOnSignal):
+            stack.enter_context(callback.ends_anywhere())
+        yield
 
 
 def dismiss(trainer: L.Trainer) -> None:
@@ -142,7 +179,7 @@ class _Watch(threading.Thread):
     def _exchange(self) -> None:
         if self._leads:
             if self._store.check([ASKED]):
-                self._request.asked(int(self._store.get(ASKED)))
+                self._request.pass_on(int(self._store.get(ASKED)))
             return
         if signum := self._request.asked():
             self._store.set(ASKED, str(signum))
