@@ -26,6 +26,7 @@ from src.files import NotWritten
 from src.help import asks_for_help, help_text
 from src.interrupt import importing, interruptible
 from src.memory import keep_freed_memory
+from src.progress import Phase
 from src.sweep import folder_to_go_on_with, forget
 from src.trusted_targets import CONF
 from src.version import version
@@ -102,7 +103,8 @@ class Program:
             with importing(self._leave_nothing):
                 defer("torchmetrics", TORCHMETRICS)
                 keep_freed_memory()
-                program = importlib.import_module(f"src.programs.{self.name}")
+                with Phase("loading torch and Lightning"):
+                    program = importlib.import_module(f"src.programs.{self.name}")
             return program.main(config)
         except (Mistake, NotWritten, OmegaConfBaseException) as error:
             self._fail(error)

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-CLOSE = 0.6  # the likeness from which on a spelling is taken for a slip
+CLOSE, CLOSE_OF_FEW = 0.6, 0.5  # the likeness from which on a spelling is taken for a slip, of many and of few words
 MOST = 40  # choices that a message lists
 
 
@@ -15,15 +15,15 @@ class Mistake(Exception):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The part of a message that names the nearest spelling, or all that there is to choose from, if that is little."""
     known = list(known)
-    if (close := nearest(word, known)) is not None:
+    if (close := nearest(word, known, CLOSE_OF_FEW)) is not None:
         return f"; did you mean {close}?"
     return f"; choose among {', '.join(sorted(known))}" if 0 < len(known) <= MOST else ""
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
+def nearest(word: str, known: Iterable[str], least: float = CLOSE) -> str | None:
     """The known word that is most like this one, whole or in its last part after a dot; None if none is like it."""
     best = max(known, key=lambda each: (likeness(word, each), -each.count("."), -len(each)), default=None)
-    return best if best is not None and likeness(word, best) >= CLOSE else None
+    return best if best is not None and likeness(word, best) >= least else None
 
 
 def dotted(node: Any, path: str = "") -> Iterator[str]:

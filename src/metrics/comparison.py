@@ -1,7 +1,6 @@
 """Samples against real images, in the space of one extractor."""
 
 import json
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +11,7 @@ from src.metrics.extractor import Extractor, Features, ImageSet
 from src.metrics.manifold import nearest
 from src.metrics.reference import Reference, reference
 from src.metrics.scores import LEAST, Score, bias, names, scores
+from src.progress import Phase
 
 NEAR = 0.01  # quantile of the held-out images' distances below which a sample counts as a near-copy
 
@@ -36,7 +36,6 @@ class Comparison:
         real: the images that samples should look like.
         held_out: others of their kind, for the floor: what a perfect model would reach. None where there are none.
         device: of the extractor.
-        on_image: called with numbers of real images whose features were made.
 
     Raises:
         ValueError: fewer than ten real images, or what the extractor's `check` raises.
@@ -48,15 +47,15 @@ class Comparison:
         real: ImageSet,
         held_out: ImageSet | None = None,
         device: torch.device | str = "cpu",
-        on_image: Callable[[int], None] = lambda count: None,
     ) -> None:
         self.extractor, self.held_out, self.device = extractor, held_out, device
         extractor.prepare(real, held_out)
-        self.reference: Reference = reference(extractor, real, device, on_image)
+        self.reference: Reference = reference(extractor, real, device)
 
     def __call__(self, samples: Features) -> dict[str, Score]:
         """The family of scores, under the names that they are reported by."""
-        return {self.extractor.label(name): score for name, score in scores(samples, self.reference).items()}
+        with Phase("scores: comparing the features"):
+            return {self.extractor.label(name): score for name, score in scores(samples, self.reference).items()}
 
     @property
     def names(self) -> list[str]:
@@ -70,7 +69,7 @@ class Comparison:
         images, N = self.held_out, min(count, len(self.held_out))
 
         def make() -> tuple[dict[str, Tensor], dict[str, str]]:
-            found = self(self.extractor.extract(images, N, device=self.device))
+            found = self(self.extractor.extract(images, N, device=self.device, what="held-out images"))
             return {}, {"scores": json.dumps({name: list(score) for name, score in found.items()})}
 
         key = f"{self.reference.hash} {images.fingerprint()} {N}"
@@ -87,7 +86,8 @@ class Comparison:
 
     def neighbours(self, samples: Features, k: int = 5) -> Neighbours:
         """The real images next to each sample."""
-        distances, found = nearest(samples.vectors, self.reference.vectors, k)
+        with Phase("scores: the samples' nearest real images"):
+            distances, found = nearest(samples.vectors, self.reference.vectors, k)
         near_copies = None
         if self.held_out is not None:
             near_copies = float((distances[:, 0] < self._near(self.held_out)).double().mean())
@@ -97,7 +97,7 @@ class Comparison:
         """The distance from the real images that all but 1% of the held-out ones keep."""
 
         def make() -> tuple[dict[str, Tensor], dict[str, str]]:
-            vectors = self.extractor.extract(held_out, device=self.device).vectors
+            vectors = self.extractor.extract(held_out, device=self.device, what="held-out images").vectors
             distances, _ = nearest(vectors, self.reference.vectors, 1)
             return {}, {"near": str(float(distances[:, 0].quantile(NEAR)))}
 

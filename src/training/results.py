@@ -13,11 +13,10 @@ from typing import Any
 
 import lightning as L
 from omegaconf import OmegaConf
-from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from src.console import console, printable
+from src.console import clock, console, printable
 from src.files import write_text
 from src.runs import CHECKPOINT, CONFIG, CURVE, RESULT, Run, relative
 from src.training.callbacks.finding import callbacks_of
@@ -123,7 +122,7 @@ class Results:
         write_text(self.run_dir / RESULT, json.dumps(metrics, indent=2) + "\n")
         folder = relative(self.run_dir)
         rows = {
-            "val/loss": f"{loss:.4f} after {self.trainer.global_step:,} steps in {_clock(seconds)}",
+            "val/loss": f"{loss:.4f} after {self.trainer.global_step:,} steps in {clock(seconds)}",
             **_first_score(scores),
             "samples": "samples/final.png, trajectory.gif",
             "metrics": f"{RESULT}, {CURVE}",
@@ -166,12 +165,10 @@ class Results:
             self._console.print(f"stopped; go on with resume={relative(self.run_dir)}", soft_wrap=True)
 
     def _table(self, rows: dict[str, str]) -> None:
-        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        table.add_column(style="bold")
-        table.add_column(overflow="fold")
+        width = max(map(len, rows)) + 2
         for name, value in rows.items():
-            table.add_row(name, printable(value))
-        self._console.print(table)
+            line = Text.assemble((name.ljust(width), "bold"), printable(value))
+            self._console.print(line, soft_wrap=True)  # a path stays in one piece
 
 
 def _tree(label: str | Text, node: Any) -> Tree:
@@ -204,8 +201,3 @@ def _first_score(summary: dict[str, Any]) -> dict[str, str]:
 
 def _short_target(node: dict[str, Any]) -> str:
     return str(node["_target_"]).rsplit(".", 1)[-1]
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -15,6 +15,7 @@ from src.metrics.comparison import Comparison
 from src.metrics.extractor import Extractor, Features, ImageSet, concatenate
 from src.metrics.generate import Recipe, deal
 from src.metrics.scores import LEAST, Score, names
+from src.progress import Phase
 from src.training.module import DiffusionModule
 from src.training.ranks import Meeting
 
@@ -145,12 +146,14 @@ class SampleScores(L.Callback):
         assert self._comparison is not None
         started, parts = time.monotonic(), []
         denoiser = module.ema.model
-        with trainer.precision_plugin.forward_context():
-            batches = self._deal(trainer)
-            parts = [self._part(denoiser, batch, trainer) for batch in batches[:1]]
+        batches = self._deal(trainer)
+        steps = len(self.recipe.sampler.times(denoiser.schedule)) * len(batches)
+        drawing = Phase(f"scores: drawing {self.num_samples:,} samples", steps)
+        with drawing, trainer.precision_plugin.forward_context():
+            parts = [self._part(denoiser, batch, trainer, drawing) for batch in batches[:1]]
             if not self._in_budget:
                 self._fit_budget(trainer, time.monotonic() - started, len(batches[0]) if batches else 0)
-            parts += [self._part(denoiser, batch, trainer) for batch in self._deal(trainer)[1:]]
+            parts += [self._part(denoiser, batch, trainer, drawing) for batch in self._deal(trainer)[1:]]
         everybodys = sorted(
             (part for ranks in self._meeting(trainer, parts) for part in ranks), key=lambda part: part[0]
         )
@@ -165,9 +168,9 @@ class SampleScores(L.Callback):
         assert self.num_samples is not None
         return deal(self.num_samples, self.batch_size, trainer.global_rank, trainer.world_size)
 
-    def _part(self, denoiser: Denoiser, batch: range, trainer: L.Trainer) -> Part:
+    def _part(self, denoiser: Denoiser, batch: range, trainer: L.Trainer, drawing: Phase) -> Part:
         device = trainer.strategy.root_device
-        images, evaluations = self.recipe.make(denoiser, batch, device)
+        images, evaluations = self.recipe.make(denoiser, batch, device, drawing.advance)
         return batch.start, self.extractor(images, device), evaluations
 
     def _fit_budget(self, trainer: L.Trainer, seconds: float, count: int) -> None:
