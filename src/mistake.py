@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 CLOSE, CLOSE_OF_FEW = 0.6, 0.5  # the likeness from which on a spelling is taken for a slip, of many and of few words
+SHORTEST = 3  # letters of a word that is found in another
 MOST = 40  # choices that a message lists
 
 
@@ -35,9 +36,15 @@ def dotted(node: Any, path: str = "") -> Iterator[str]:
 
 
 def likeness(word: str, key: str) -> float:
-    """Of two dotted words, in [0, 1], whatever their case; the last part counts for more than the path before it."""
+    """Of two dotted words, in [0, 1], whatever their case; the last part counts for more than the path before it.
+
+    A last part that is one of the words of the other's is like it: ema and ema_decay.
+    """
     word, key = word.lower(), key.lower()
-    whole, last = _ratio(word, key), _ratio(word.rpartition(".")[2], key.rpartition(".")[2])
+    end, other = word.rpartition(".")[2], key.rpartition(".")[2]
+    whole, last = _ratio(word, key), _ratio(end, other)
+    if len(end) >= SHORTEST and end in other.split("_"):
+        last = max(last, CLOSE + last / 3)
     return max(whole, (2 * last + whole) / 3)
 
 

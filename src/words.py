@@ -80,7 +80,10 @@ def no_such_key(key: str, known: Sequence[str]) -> str:
 
 def _meant(flag: str, value: str, config_name: str, argv: Sequence[str]) -> str:
     word = flag.lstrip("-").replace("-", "_")
-    key, other = nearest(word, keys(config_name, argv)), nearest(flag, FLAGS)
+    key, other = (
+        nearest(word, keys(config_name, argv)),
+        nearest(flag, [name for name in FLAGS if name.startswith("--")]),
+    )
     if key is not None and (other is None or likeness(word, key) >= likeness(flag, other)):
         return f"; did you mean {key}={value or '…'}? Keys have no dashes"
     return (

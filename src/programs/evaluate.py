@@ -40,10 +40,11 @@ SLOTS: dict[str, Any] = {  # what the keys of conf/evaluate.yaml hold
     "samplers": list[str] | str | None, "num_steps": Any, "time_grid": TimeGrid, "guidance": Callable[..., Denoiser],
 }  # fmt: skip
 
+DISTANCE = "distance"
 DRAWING = ("num_samples", "sampler", "samplers", "num_steps", "time_grid", "guidance")
 UNREAD = {  # keys by what is measured
     "metrics=likelihood": (*DRAWING, "images", "reference"), "images=…": (*DRAWING, "num_images", "split"),
-    "a distance": ("num_images", "split"),
+    DISTANCE: ("num_images", "split"),
 }  # fmt: skip
 
 
@@ -66,12 +67,13 @@ def main(config: DictConfig) -> None:
 
 def refuse_unread(plain: dict[str, Any], is_likelihood: bool) -> None:
     """Raises Mistake for a key of the command line that this kind of measurement does not read."""
-    kind = "metrics=likelihood" if is_likelihood else "images=…" if plain["images"] is not None else "a distance"
+    kind = "metrics=likelihood" if is_likelihood else "images=…" if plain["images"] is not None else DISTANCE
     for key in (Word(text).key.lstrip("+") for text in HydraConfig.get().overrides.task):
         if key.split(".")[0] in UNREAD[kind]:
             other = {"num_samples": "num_images", "num_images": "num_samples"}.get(key)
             instead = f"give {other}={plain[key]}" if other and other not in UNREAD[kind] else "leave it out"
-            raise Mistake(f"{key}: {kind} does not read it; {instead}")
+            why = "only metrics=likelihood reads it" if kind == DISTANCE else f"{kind} does not read it"
+            raise Mistake(f"{key}: {why}; {instead}")
 
 
 def beside_the_model(ckpt_path: Any) -> Path:

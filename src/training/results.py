@@ -99,6 +99,7 @@ class Results:
                 "training": f"{trainer.max_steps:,} steps of {datamodule.batch_size} images, "
                 f"{trainer.world_size} × {device}, {trainer.precision}",
                 **_slow_bf16(device, str(trainer.precision)),
+                **_crowded(device, trainer.num_devices),
             }
         )
 
@@ -182,6 +183,17 @@ def _tree(label: str | Text, node: Any) -> Tree:
         else:
             tree.add(f"{printable(key)}: {printable(value)}")
     return tree
+
+
+def _crowded(device: str, processes: int) -> dict[str, str]:
+    """A row for more processes of the CPU than cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if device != "cpu" or processes <= cores:
+        return {}
+    return {
+        "sharing": f"{processes} CPU processes share {cores} core{'s' * (cores > 1)}: they take turns, and each "
+        "step waits for the last of them; trainer.devices=1 uses all cores by itself, and is faster"
+    }
 
 
 def _slow_bf16(device: str, precision: str) -> dict[str, str]:

@@ -87,8 +87,8 @@ class RichProgress(ProgressBar):
         }
         last = trainer.global_step >= trainer.max_steps or trainer.state.fn != TrainerFn.FITTING
         if not (self._silent or last or trainer.sanity_checking):
-            told = "  ".join(f"{name} {value:.4g}" for name, value in measured.items())
-            say(f"step {trainer.global_step:,}: {told}")
+            told = ", ".join(f"{name.removeprefix('val/')} {value:.4g}" for name, value in measured.items())
+            say(f"validation after {trainer.global_step:,} steps: {told}")
 
     def _note(self) -> str:
         """The loss of the last step, and the pace if it was measured since it was told."""
