@@ -191,8 +191,8 @@ def _crowded(device: str, processes: int) -> dict[str, str]:
     if device != "cpu" or processes <= cores:
         return {}
     return {
-        "sharing": f"{processes} CPU processes share {cores} core{'s' * (cores > 1)}: they take turns, and each "
-        "step waits for the last of them; trainer.devices=1 uses all cores by itself, and is faster"
+        "sharing": f"{processes} CPU processes share {cores} core{'s' * (cores > 1)}, which is slow: they take turns, "
+        "and each step waits for the last of them; trainer.devices=1 uses all cores in one process"
     }
 
 
