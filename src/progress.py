@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from src.console import clock, console, printable
 
 QUIET, EVERY = 5.0, 15.0  # seconds until the first line in a log, and between lines
+ONE_LINE = Column(no_wrap=True)  # of a bar
 RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
 
 
@@ -55,8 +57,8 @@ class Phase:
         if terminal.is_terminal:
             if Phase._bars is None:
                 Phase._bars = Progress(
-                    SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), _Said(),
-                    TimeElapsedColumn(), console=terminal, transient=True,
+                    SpinnerColumn(), TextColumn("{task.description}", markup=False, table_column=ONE_LINE),
+                    BarColumn(bar_width=12), _Said(table_column=ONE_LINE), console=terminal, transient=True,
                 )  # fmt: skip
                 Phase._bars.start()
             self._task = Phase._bars.add_task(self.what, total=self.total, completed=self.done, phase=self)
@@ -102,11 +104,12 @@ class Phase:
         return (now - since) / (self.done - count) * (self.total - self.done)
 
     def said(self) -> str:
-        """How far it is, what else there is to say, and the time left."""
+        """How far it is, what else there is to say, and the time left, or taken where nothing is counted."""
         of = "" if self.total is None else f"/{self.total:,}"
         steps = f"{self.unit} {self.done:,}{of}" if self._first is not None or self.total is not None else ""
-        left = "" if self.seconds_left is None else f"{clock(self.seconds_left)} left"
-        return ", ".join(filter(None, (steps, self.note(), left)))
+        left, so_far = self.seconds_left, time.monotonic() - self._started
+        when = f"{clock(so_far)} so far" if left is None else f"{clock(left)} left"
+        return ", ".join(filter(None, (steps, self.note(), when)))
 
     def _write(self) -> None:
         """A line after QUIET seconds, and then one each EVERY."""
@@ -115,8 +118,7 @@ class Phase:
             wait = EVERY
             if self._open and self._open[-1] is self:
                 self._told = True
-                so_far = "" if self.seconds_left is not None else f"{clock(time.monotonic() - self._started)} so far"
-                say(f"{self.what}: {', '.join(filter(None, (self.said(), so_far)))}")
+                say(f"{self.what}: {self.said()}")
 
 
 class _Said(ProgressColumn):

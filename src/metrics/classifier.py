@@ -79,7 +79,7 @@ def fit(images: Tensor, labels: Tensor, steps: int, seed: int) -> "Network":
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=PEAK_LR, total_steps=steps)
     generator = torch.Generator().manual_seed(seed)
-    with Phase("scores: training the classifier that measures samples, once for these data", steps) as phase:
+    with Phase("scores: training a classifier of the data", steps) as phase:
         for _ in range(steps):
             batch = torch.randint(len(images), (BATCH,), generator=generator)
             loss = F.cross_entropy(network(images[batch]).logits, labels[batch])

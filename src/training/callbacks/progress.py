@@ -83,7 +83,7 @@ class RichProgress(ProgressBar):
         measured = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
-            if not re.match(r"train/|images_per_second|.*_q\d$", name) and math.isfinite(float(value))
+            if re.match(r"val/(?!.*_q\d$)|fd_|fid", name) and math.isfinite(float(value))
         }
         last = trainer.global_step >= trainer.max_steps or trainer.state.fn != TrainerFn.FITTING
         if not (self._silent or last or trainer.sanity_checking):
