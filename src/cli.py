@@ -13,21 +13,24 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from src.config import Mistake, did_you_mean
+from src.config import Mistake, did_you_mean, pasted
 from src.console import console, printable
 from src.deferred import TORCHMETRICS, defer
 from src.files import NotWritten
 from src.help import asks_for_help, help_text
 from src.interrupt import importing, interruptible
 from src.memory import keep_freed_memory
+from src.progress import Phase
 from src.sweep import folder_to_go_on_with, forget
 from src.trusted_targets import CONF
+from src.version import version
+from src.words import VERSION, check_flags, check_form, keys, no_such_key
 
 STATUS = 2
 MOST = 1500  # characters of a message
@@ -60,9 +63,12 @@ class Program:
         self.name, self.usage, self.config_name, self.job = name, usage or "", config_name or name, job
 
     def __call__(self) -> None:
-        if asks_for_help(sys.argv[1:]):
-            return _show(help_text(self.usage, CONF, self.config_name, sys.argv[1:]))
         self._started, self._composed, self._with_traceback = time.time(), False, os.environ.get(FULL_ERROR) == "1"
+        try:
+            if (answer := self._answer(sys.argv[1:])) is not None:
+                return _show(answer)
+        except Mistake as error:
+            self._fail(error)
         if _follows():
             sys.argv.append("hydra.run.dir=.")
         os.environ[FULL_ERROR] = "1"  # Hydra's own short form of errors exits 1 and prints several lines
@@ -77,6 +83,16 @@ class Program:
                 _remove_empty(folder, since=self._started)
             self._fail(error)  # whatever Hydra makes of a command line
 
+    def _answer(self, argv: list[str]) -> str | None:
+        """The text that --help or --version asks for. Raises Mistake for words that are no command line."""
+        check_flags(argv, self.config_name)
+        if VERSION in argv:
+            return version()
+        if asks_for_help(argv):
+            return help_text(self.usage, CONF, self.config_name, argv)
+        check_form(argv, self.config_name)
+        return None
+
     def _run(self, config: DictConfig) -> Any:
         self._composed = True
         if not self._with_traceback:
@@ -87,7 +103,8 @@ class Program:
             with importing(self._leave_nothing):
                 defer("torchmetrics", TORCHMETRICS)
                 keep_freed_memory()
-                program = importlib.import_module(f"src.programs.{self.name}")
+                with Phase("loading torch and Lightning"):
+                    program = importlib.import_module(f"src.programs.{self.name}")
             return program.main(config)
         except (Mistake, NotWritten, OmegaConfBaseException) as error:
             self._fail(error)
@@ -140,7 +157,15 @@ def explain(error: Exception, config_name: str) -> str:
     if match := re.search(r"Interpolation key '([\w.]+)' not found", text):
         return f"{match[1]}: missing; leave it in, or give another value"
     if match := re.search(r"Could not override '([\w./@-]+)'", text):
-        return f"{match[1]}: no such key{did_you_mean(match[1], _keys(config_name))}"
+        return no_such_key(match[1], keys(config_name, sys.argv[1:]))
+    if isinstance(error, OverrideParseException) and (match := re.fullmatch(r"([\w./@+]+)=([^'\"]+)", error.override)):
+        return f"{match[1]}: its value needs quotes, for Hydra and for the shell: {pasted(match[1], match[2])}"
+    if match := re.match(r"Ambiguous value for argument '([\w./@+]+)=(.*)'\n", text):
+        key, value = match[1], match[2]
+        return (
+            f"{key}={value}: add -m to sweep over these values, or give a list, '{key}=[{value}]', or one text, "
+            + pasted(key, value)
+        )
     return f"{one_line(str(error))} (the command line was: {' '.join(sys.argv[1:])})"
 
 
@@ -162,21 +187,6 @@ def one_line(text: str) -> str:
 
 def _under(key: str, text: str) -> str:
     return text if key in text else f"{key}: {text}"
-
-
-def _keys(config_name: str) -> list[str]:
-    """All dotted keys of the default configuration."""
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        plain = OmegaConf.to_container(hydra.compose(config_name), resolve=False)
-
-    def dotted(node: Any, path: str) -> Iterator[str]:
-        for key, value in node.items() if isinstance(node, dict) else ():
-            yield path + key
-            yield from dotted(value, f"{path}{key}.")
-
-    groups = [path.name for path in CONF.iterdir() if path.is_dir()]  # those without an option too
-    return groups + [key for key in dotted(plain, "") if "_target_" not in key and key not in groups]
 
 
 def _remove_empty(folder: Path, since: float) -> None:

@@ -1,5 +1,7 @@
 """A program's configuration: resolved, held against the signatures that it calls, and made into objects."""
 
+import re
+import shlex
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -7,13 +9,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from src.calls import check_node, make
-from src.mistake import Mistake, did_you_mean
+from src.mistake import Mistake, did_you_mean, dotted
 from src.signatures import fits
 from src.trusted_targets import Targets
 
+PLAIN = r"[\w./:@%+-]+"  # a value that Hydra and a shell read as it stands
 Text = str | int | float  # what Hydra reads of a name or a path may look like a number
 
-__all__ = ["Mistake", "Text", "at_least", "build", "check", "did_you_mean", "quoted"]
+__all__ = ["Mistake", "Text", "at_least", "build", "check", "did_you_mean", "for_shell", "pasted", "quoted"]
 
 
 def check(config: DictConfig, slots: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,7 +41,8 @@ def check(config: DictConfig, slots: Mapping[str, Any]) -> dict[str, Any]:
             raise Mistake(f"{key}: missing; leave it in, or choose another {key}=…")
     for key, node in plain.items():
         if key not in slots:
-            raise Mistake(f"{key}: no such key{did_you_mean(key, slots)}")
+            known = dotted({name: child for name, child in plain.items() if name in slots})
+            raise Mistake(f"{key}: no such key{did_you_mean(key, [*slots, *known])}")
         check_node(node, slots[key], key, targets, written[key])
     return plain
 
@@ -63,3 +67,16 @@ def quoted(value: object) -> str:
     """As Hydra's command line reads it literally."""
     text = str(value).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{text}'"
+
+
+def pasted(key: str, value: object) -> str:
+    """key=value as it can be typed into a shell, with the quotes that it and Hydra need."""
+    text = str(value)
+    return for_shell(f"{key}={text if re.fullmatch(PLAIN, text) else quoted(text)}")
+
+
+def for_shell(word: str) -> str:
+    """A word with the quotes that a shell needs, if it needs any; double ones around single ones."""
+    if "'" not in word or re.search(r'[!"$`\\]', word):
+        return shlex.quote(word)
+    return f'"{word}"'

@@ -22,6 +22,17 @@ def console(**options: Any) -> Console:
     return Console(**{"markup": False, "highlight": False, "emoji": False, **options})
 
 
+def clock(seconds: float) -> str:
+    """A time in two units: 45 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
+    if seconds < 60:
+        return f"{max(seconds, 0):.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
 def printable(text: object, most: int = 500) -> str:
     """One line of visible characters; others are written as backslash escapes.
 

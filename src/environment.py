@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import platform
-import shlex
 import subprocess
 import sys
 from datetime import datetime
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from src.config import for_shell
 from src.files import NotWritten, read_text, write_text
 from src.runs import ENVIRONMENT, relative
 
@@ -66,7 +66,7 @@ def command() -> str:
     """What was typed, for a shell."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = ["python", "-m", spec.name] if spec is not None else [Path(sys.argv[0]).name]
-    return shlex.join([*program, *sys.argv[1:]])
+    return " ".join(map(for_shell, [*program, *sys.argv[1:]]))
 
 
 def git() -> dict[str, Any] | None:

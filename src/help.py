@@ -7,12 +7,15 @@ from pathlib import Path
 
 import yaml
 
+from src.mistake import Mistake, did_you_mean
+
 FLAGS = ("--help", "-h")
 END = """\
 --help GROUP  shows a group's files, with their keys and what they mean: --help sampler schedule
 --cfg job     prints the whole configuration as the other words make it
 --multirun    or -m, with key=a,b: a sweep
---hydra-help  says what else Hydra can do"""
+--hydra-help  shows what else Hydra can do
+--version     prints the version"""
 
 
 def asks_for_help(argv: list[str]) -> bool:
@@ -20,15 +23,21 @@ def asks_for_help(argv: list[str]) -> bool:
 
 
 def help_text(usage: str, conf: Path, config_name: str, argv: list[str]) -> str:
-    """All of it; of the groups alone that are named beside --help, each option's file.
+    """All of it, or only the files of the groups that are named beside --help.
 
     Args:
         usage: what the program does, and examples.
         conf: the folder of configurations.
         config_name: the program's own, whose defaults list names its groups.
+
+    Raises:
+        Mistake: another word beside --help, which is no group.
     """
-    chosen = _groups(conf / f"{config_name}.yaml")
-    asked = [word for word in argv if word in chosen]
+    chosen = groups(conf / f"{config_name}.yaml")
+    asked = [word for word in argv if not word.startswith("-") and "=" not in word]
+    for word in asked:
+        if word not in chosen:
+            raise Mistake(f"--help {word}: no such group{did_you_mean(word, chosen) or '; leave it out'}")
     if asked:
         return "\n".join(_files(conf / group) for group in asked)
     what, _, examples = usage.strip().partition("\n\n")
@@ -41,7 +50,7 @@ def help_text(usage: str, conf: Path, config_name: str, argv: list[str]) -> str:
     return "\n\n".join(parts)
 
 
-def _groups(path: Path) -> dict[str, str | None]:
+def groups(path: Path) -> dict[str, str | None]:
     """The groups of a defaults list, each with its default option."""
     entries = [entry for entry in yaml.safe_load(path.read_text())["defaults"] if isinstance(entry, dict)]
     return {group: option for entry in entries for group, option in entry.items() if " " not in group}

@@ -176,7 +176,9 @@ def load_weights(denoiser: NetworkDenoiser, weights: dict[str, Tensor], source: 
     try:
         denoiser.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        raise ValueError(f"{source}: its weights do not fit the network of its own configuration") from error
+        raise ValueError(
+            f"{source}: its weights do not fit the network of its own configuration; take another file"
+        ) from error
 
 
 def write_safetensors(path: Path, denoiser: NetworkDenoiser, node: dict[str, Any]) -> None:

@@ -55,10 +55,10 @@ def measure_walk(
     )
 
 
-def measure_images(comparison: Comparison, samples: ImageDataset, on_image: Callable[[int], None]) -> Measured:
+def measure_images(comparison: Comparison, samples: ImageDataset) -> Measured:
     """Scores images that somebody else has made."""
     started = time.monotonic()
-    found = comparison.extractor.extract(samples, device=comparison.device, on_image=on_image)
+    found = comparison.extractor.extract(samples, device=comparison.device)
     return Measured(comparison(found), found, samples, None, time.monotonic() - started)
 
 

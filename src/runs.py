@@ -17,7 +17,7 @@ LEVELS, ENVIRONMENT = "noise_levels.csv", "environment.json"
 JOB, LOG, FAILURE = "job.yaml", "output.log", "failure.txt"  # of a sweep's job, whose words stand there from the first
 SAMPLES, FILM = "samples/final.png", "samples/trajectory.gif"
 CHECKPOINT = "checkpoints/last.ckpt"
-ABOUT_THE_RUN = ("hydra.", "group=", "name=", "resume=")  # words that change nothing of what is trained
+ABOUT_THE_RUN = ("hydra.", "group=", "name=", "resume=", "debug=", "logger", "print_config=")  # not what is trained
 LOWER_IS_BETTER = ("train/loss", "val/", "fd_", "fid", "kd_", "kid")
 HIGHER_IS_BETTER = ("inception_score", "is_", "precision", "recall", "density", "coverage")
 Points = tuple[list[float], list[float]]

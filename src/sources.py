@@ -67,7 +67,8 @@ def read_samples(plain: dict[str, Any], real: Real, extractor: Extractor) -> Ima
     if ours != theirs and not extractor.any_size:
         raise Mistake(
             f"images={plain['images']}: C×H×W = {'×'.join(map(str, ours))}, but the reference has "
-            f"{'×'.join(map(str, theirs))}; metrics={extractor.name} compares equal shapes alone"
+            f"{'×'.join(map(str, theirs))}; metrics={extractor.name} compares only equal shapes; "
+            "choose metrics=inception or metrics=imagenet_lite, which resize both, or resize the images"
         )
     return samples
 

@@ -4,6 +4,9 @@ So ranks start as they do elsewhere, nothing of one job reaches the next, and a 
 """
 
 import fcntl
+import importlib
+import logging
+import math
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,7 +33,8 @@ def run_job(program: str, config: DictConfig) -> float:
     """Runs this job, goes on with it where it was cut, or finds it done.
 
     Returns:
-        config.metric as the job measured it, which the sweeper may steer by; NaN of a job that failed.
+        config.metric as the job measured it, which the sweeper may steer by. Of a job that failed NaN, or, for a
+        sweeper that seeks the best one and takes no NaN, the worst value that there is.
 
     Raises:
         Mistake: for a job that cannot be one of a sweep.
@@ -55,7 +59,10 @@ def run_job(program: str, config: DictConfig) -> float:
         except OSError as error:  # something else lies where these files belong, or the disk is full
             raise Mistake(f"hydra.sweep.dir: {printable(error)}; remove {relative(job.folder)}") from error
     print(f"{hydra.job.num}: {job.told(config.metric, keys)}", flush=True)
-    return job.result.metric(config.metric)
+    value = job.result.metric(config.metric)
+    if math.isnan(value) and (direction := hydra.sweeper.get("direction")) is not None:
+        return -math.inf if "max" in str(direction) else math.inf
+    return value
 
 
 class Sweep(Callback):
@@ -74,6 +81,8 @@ class Sweep(Callback):
         told = {"words": words, "keys": keys, "metric": config.metric}
         write_text(folder / WORDS, yaml.safe_dump(told, allow_unicode=True))
         Sweep.folder = folder
+        if "optuna" in str(config.hydra.sweeper.get("_target_")):
+            importlib.import_module("optuna").logging.set_verbosity(logging.WARNING)  # this class shows each job
         print(f"sweep: {relative(folder)}", flush=True)
         if note := warning(config.metric, keys):
             print(note, file=sys.stderr)

@@ -18,6 +18,14 @@ def cache_dir(tmp_path_factory):
     del os.environ["LIGHTNING_DIFFUSION_CACHE"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unhurried():
+    """On a busy machine anything may take long enough for a line that tells how far it is: none among the outputs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("src.progress.QUIET", 3600.0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A finished run: (its folder, its standard output)."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -64,6 +65,13 @@ def test_a_better_model_needs_fewer_bits(finished, tmp_path):
         ("metrics=likelihood num_images=0", "num_images=0: choose a whole number of at least 1"),
         ("metrics=likelihood num_images=100000", "num_images=100000: the val split has 297"),
         ("metrics=likelihood split=test", "split=test: choose train or val"),
+        ("metrics=likelihood num_samples=8", "num_samples: metrics=likelihood does not read it; give num_images=8"),
+        (
+            "metrics=likelihood sampler.num_steps=8",
+            "sampler.num_steps: metrics=likelihood does not read it; leave it out",
+        ),
+        ("num_images=8", "num_images: only metrics=likelihood reads it; give num_samples=8"),
+        ("split=train", "split: only metrics=likelihood reads it; leave it out"),
         ("metrics=likelyhood", "metrics=likelyhood: no such option; did you mean likelihood?"),
         ("metrics=likelihood metrics.variance=learned", "metrics.variance=learned: this model has learned no variance"),
         ("metrics=likelihood metrics.tolerance=0", "tolerance=0"),
@@ -119,6 +127,18 @@ def test_samples_are_scored_beside_real_images_with_all_that_a_score_needs(finis
     assert again["fd_classifier"]["value"] == pytest.approx(score["value"], rel=1e-4)
     other, _ = measured(finished, tmp_path, "num_samples=40", "num_steps=4", "metrics.steps=100", "seed=1")
     assert other["fd_classifier"]["value"] != score["value"]
+
+
+def test_results_lie_beside_the_model_or_in_runs(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "mine", symlinks=True)
+    shutil.copy(finished[0] / "checkpoints" / "last.ckpt", tmp_path / "a.ckpt")
+    words = ("metrics=likelihood", "num_images=1", "metrics.tolerance=0.1", "batch_size=1")
+    for path, folder in (("mine/checkpoints/last.ckpt", "mine/evaluations"), ("a.ckpt", "runs/evaluations")):
+        status, out, err = in_process(evaluate, f"ckpt_path={path}", *words, cwd=tmp_path)
+        assert status == 0, err
+        (found,) = (tmp_path / folder).glob("*/metrics.json")
+        assert str(found.relative_to(tmp_path)) in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ckpt", "mine", "runs"]
 
 
 def test_scores_over_evaluations_for_every_sampler_and_number_of_steps(finished, tmp_path):

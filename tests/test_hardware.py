@@ -13,7 +13,8 @@ from PIL import Image
 from src.sample import main as sample
 from src.train import main as train
 from src.training.precision import bf16_slowdown
-from src.training.results import _slow_bf16
+from src.training.results import _crowded, _slow_bf16
+from src.training.sharding import _aligned
 from tests import runs
 from tests.command import in_process, run, start_ranks
 from tests.runs import TINY
@@ -74,6 +75,7 @@ def test_the_same_curve_on_several_devices(tmp_path, alone, options):
     assert status == 0, err
     assert out.count("val/loss") == 1  # one rank speaks
     assert " × cpu" in out
+    assert "Grad strides" not in err
     check_equal_runs(tmp_path / "run", alone)
     scores = json.loads((tmp_path / "run" / "metrics.json").read_text())["scores"]
     assert scores["fd_classifier"]["num_samples"] == 101
@@ -158,6 +160,26 @@ def test_a_cpu_that_is_slow_in_bf16_is_told(monkeypatch, device, precision, time
         if told
         else {}
     )
+
+
+def test_more_processes_than_cores_are_reported_in_a_line(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
+    assert _crowded("cpu", 2) == _crowded("cuda", 4) == {}
+    (line,) = _crowded("cpu", 4).values()
+    assert line.startswith("4 CPU processes share 2 cores: ")
+    assert "trainer.devices=1" in line
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_aligned_gradients_are_the_same_numbers_in_the_parameters_strides(memory_format):
+    network = torch.nn.Conv2d(6, 4, 1).to(memory_format=memory_format)
+    odd = torch.arange(24.0).view(4, 6).as_strided((4, 6, 1, 1), (6, 1, 6, 6))
+    same = _aligned(network.weight, odd)
+    assert same.stride() == network.weight.stride()
+    assert torch.equal(same, odd)
+    assert same.data_ptr() == odd.data_ptr()
+    other = torch.randn(6, 4).T[..., None, None]  # really another order
+    assert _aligned(network.weight, other) is other
 
 
 def test_bf16_slowdown_is_a_ratio_of_times():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 from src.report import main as report
 from src.reporting import figures
+from src.reporting.page import to_paste
 from src.reporting.table import compare, in_order
 from src.runs import Run, find, higher_is_better
 from tests.command import in_process
@@ -263,6 +265,49 @@ def test_in_a_browser_it_shows_everything_and_sorts(sweep, opened):
     T.click()
     T.click()
     assert column(page, 2)[:2] == ["100", "100"]
+
+
+@pytest.mark.parametrize("width", [800, 1200])
+def test_a_table_of_many_scores_fits_the_page(tmp_path, opened, width):
+    names = [f"{score}_imagenet_lite" for score in ("fd", "kd", "is", "precision", "recall", "density", "coverage")]
+    for i, schedule in enumerate(("linear", "cosine")):
+        folder = tmp_path / "runs" / f"2026-01-01_00-00-00-00000{i}"
+        write_run(folder, [f"schedule={schedule}", f"schedule.T={10 + i}", "parameterization=eps"], 1.0)
+        found = json.loads((folder / "metrics.json").read_text())
+        found["scores"] = {name: {"value": 1234.5678 + i, "floor": {"value": 0.25}} for name in names}
+        (folder / "metrics.json").write_text(json.dumps(found))
+    assert in_process(report, "runs=runs", cwd=tmp_path)[0] == 0
+    page = opened(tmp_path / "runs" / "report" / "report.html")
+    page.set_viewport_size({"width": width, "height": 800})
+    wide, there = page.eval_on_selector(".scroll", "box => [box.scrollWidth, box.clientWidth]")
+    assert wide <= there
+
+
+def test_words_about_the_screen_make_no_columns_and_defaults_no_labels(tmp_path):
+    write_run(tmp_path / "a", ["schedule=linear", "logger=csv", "debug=limit"], 1.0)
+    write_run(tmp_path / "b", ["experiment=mnist"], 2.0)
+    table = compare(find(tmp_path), "fd_x")
+    assert table.keys == ["schedule", "experiment"]
+    assert [table.label(run) for run in table.runs] == ["schedule=linear", "experiment=mnist"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("python -m src.train schedule=linear", "python -m src.train schedule=linear"),
+        ("""python -m src.train "data.root='My pictures'" 'tags=[a b]'""",) * 2,
+        (
+            "python -m src.train schedule.T=5 sweep=optuna "
+            "'group='\"'\"'2026'\"'\"'' 'name='\"'\"'a b'\"'\"'' 'hydra.run.dir='\"'\"'x'\"'\"'' hydra.mode=RUN",
+            "python -m src.train schedule.T=5 sweep=optuna",
+        ),
+        ("python 'torn", "python 'torn"),
+    ],
+)
+def test_commands_can_be_pasted(typed, shown):
+    assert to_paste(typed) == shown
+    if "torn" not in typed and "hydra" not in typed:
+        assert shlex.split(shown) == shlex.split(typed)
 
 
 def test_of_one_run_it_shows_what_there_is(finished, tmp_path, opened):

@@ -126,7 +126,9 @@ class SelfAttention(nn.Module):
         self.num_heads = style.heads(channels)
         if self.num_heads < 1 or channels % self.num_heads:
             keys = f"num_heads={style.num_heads}" if style.head_dim is None else f"head_dim={style.head_dim}"
-            raise ValueError(f"backbone.{keys} does not divide the {channels} channels where it attends")
+            raise ValueError(
+                f"backbone.{keys} does not divide the {channels} channels where it attends; choose a divisor"
+            )
         self.norm = style.norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zero(nn.Conv2d(channels, channels, 1))

@@ -207,4 +207,6 @@ def _check_style(channels: int, num_heads: int, head_dim: int | None, dropout: f
     if not 0 <= dropout < 1:
         raise ValueError(f"backbone.dropout={dropout}: choose 0 <= dropout < 1")
     if groups < 1 or channels % groups:
-        raise ValueError(f"backbone.norm_groups={groups} and backbone.channels={channels}: the groups must divide them")
+        raise ValueError(
+            f"backbone.norm_groups={groups} and backbone.channels={channels}: choose groups that divide them"
+        )

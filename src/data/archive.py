@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from src.data.bounded import CHUNK, Cautious, most, open_member
 from src.images import is_image_file, reason
+from src.progress import Phase
 
 DEFAULT_CACHE = "~/.cache/lightning-diffusion"
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -62,7 +63,8 @@ def unpacked(archive: Path, cache_dir: str | None) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not folder.is_dir():
-                _unpack(archive, folder)
+                with Phase(f"unpacking {archive.name}", unit="file") as phase:
+                    _unpack(archive, folder, phase.advance)
     except OSError as error:
         raise ValueError(
             f"data.cache_dir={folder.parent}: cannot be written ({reason(error)}); make room or name another"
@@ -72,7 +74,7 @@ def unpacked(archive: Path, cache_dir: str | None) -> Path:
     return folder
 
 
-def _unpack(archive: Path, folder: Path) -> None:
+def _unpack(archive: Path, folder: Path, on_file: Callable[[], None]) -> None:
     """All or nothing: beside its place, then into it. What a killed process has left there is removed first."""
     beside, total, limit = folder.with_suffix(".partial"), 0, most(archive)
     shutil.rmtree(beside, ignore_errors=True)
@@ -86,6 +88,7 @@ def _unpack(archive: Path, folder: Path) -> None:
                     raise ValueError(f"makes it more than {limit:,} bytes, too many for an archive of this size")
                 if member.kind == "file" and is_image_file(path.name):
                     _write(member, beside / path)
+                    on_file()
         beside.rename(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -169,7 +172,7 @@ def _tarred(archive: Path) -> Iterator[Member]:
 
 
 def _digest(archive: Path) -> str:
-    with archive.open("rb") as file:
+    with Phase(f"reading {archive.name}"), archive.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -7,7 +7,9 @@ import torch
 import torchvision
 
 from src.data.dataset import ImageDataset, InMemory
+from src.data.download import downloading
 from src.data.module import ImageDataModule, Split
+from src.progress import Phase
 
 
 class CIFAR10(ImageDataModule):
@@ -26,7 +28,8 @@ class CIFAR10(ImageDataModule):
 
     def fetch(self) -> None:
         try:
-            torchvision.datasets.CIFAR10(str(self.root), download=True)
+            with downloading("CIFAR-10", self.root):
+                torchvision.datasets.CIFAR10(str(self.root), download=True)
         except (OSError, RuntimeError) as error:
             raise FileNotFoundError(
                 f"data.root={self.root}: looked for cifar-10-batches-py and cifar-10-python.tar.gz with their "
@@ -35,7 +38,8 @@ class CIFAR10(ImageDataModule):
 
     def read(self, split: Split) -> ImageDataset:
         try:
-            dataset = torchvision.datasets.CIFAR10(str(self.root), train=split == "train")
+            with Phase(f"reading CIFAR-10 from {self.root}"):
+                dataset = torchvision.datasets.CIFAR10(str(self.root), train=split == "train")
         except (OSError, RuntimeError) as error:
             raise FileNotFoundError(
                 f"data.root={self.root}: cifar-10-batches-py is not there, or its files have other checksums than "

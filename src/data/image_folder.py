@@ -16,6 +16,7 @@ from src.data import archive
 from src.data.dataset import ImageDataset, range_of
 from src.data.module import ImageDataModule, Split
 from src.images import SUFFIXES, UnreadableImage, image_shape, is_image_file, read_image
+from src.progress import Phase
 
 NAMED = 3  # unreadable files that a line names
 LINE = 2000  # characters of it
@@ -88,18 +89,24 @@ class ImageFolder(ImageDataModule):
         return Files([paths[i] for i in chosen], None if labels is None else labels[chosen], self.shape)
 
     def _checked_headers(self, paths: list[Path]) -> list[Path]:
-        for path in paths:
-            try:
-                image_shape(path)
-            except UnreadableImage as error:
-                raise ValueError(
-                    f"data.root={self.root}: {error}, or leave such files out with data.unreadable=skip"
-                ) from error
+        with Phase(f"looking through {self.root}", len(paths), "image") as phase:
+            for path in paths:
+                try:
+                    image_shape(path)
+                except UnreadableImage as error:
+                    raise ValueError(
+                        f"data.root={self.root}: {error}, or leave such files out with data.unreadable=skip"
+                    ) from error
+                phase.advance()
         return paths
 
     def _decodable(self, paths: list[Path]) -> list[Path]:
         """Those that can be read: the same ones, in the same order, in every run on the same files."""
-        failed = [path for path in paths if not _can_be_read(path, self.shape)]
+        failed = []
+        with Phase(f"reading every image of {self.root}", len(paths), "image") as phase:
+            for path in paths:
+                failed += [] if _can_be_read(path, self.shape) else [path]
+                phase.advance()
         if failed:
             names = ", ".join(str(path.relative_to(self.folder)) for path in failed[:NAMED])
             more = f" and {len(failed) - NAMED} more" if len(failed) > NAMED else ""

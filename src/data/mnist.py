@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch.utilities import rank_zero_info
-
 from src.data.dataset import ImageDataset, InMemory
+from src.data.download import downloading
 from src.data.idx import find, read_idx
 from src.data.module import ImageDataModule, Split
 
@@ -35,9 +34,9 @@ class MNIST(ImageDataModule):
             return
         import torchvision  # here, as it takes half a second
 
-        rank_zero_info(f"{self.dataset}: downloading into {self.root}")
         try:
-            getattr(torchvision.datasets, self.dataset)(str(self.root), download=True)
+            with downloading(self.dataset, self.root):
+                getattr(torchvision.datasets, self.dataset)(str(self.root), download=True)
         except (OSError, RuntimeError) as error:  # no network, a read-only folder, a mirror's bad answer
             missing = [name for name in NAMES if not self._find(name)]
             raise FileNotFoundError(

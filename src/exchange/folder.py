@@ -132,7 +132,9 @@ def _weights(folder: Path, network: UNet, flipped: bool, sign: int) -> dict[str,
     expected = network.state_dict()
     count, size = sum(value.numel() for name, value in expected.items() if name != CLASSES), path.stat().st_size
     if 2 * count > size:
-        raise ValueError(f"pretrained={path}: {size:,} bytes cannot hold the {count:,} weights of its config.json")
+        raise ValueError(
+            f"pretrained={path}: {size:,} bytes cannot hold the {count:,} weights of its config.json; fetch both again"
+        )
     try:
         with warnings.catch_warnings(action="ignore"):  # torch's, of pickles that it doubts
             weights = load_file(path) if path == safe else torch.load(path, map_location="cpu", weights_only=True)
@@ -141,7 +143,9 @@ def _weights(folder: Path, network: UNet, flipped: bool, sign: int) -> dict[str,
     try:
         result = from_diffusers(weights, expected, flipped)
     except ValueError as error:
-        raise ValueError(f"pretrained={path}: its weights do not fit its config.json ({error})") from error
+        raise ValueError(
+            f"pretrained={path}: its weights do not fit its config.json ({error}); fetch both again"
+        ) from error
     return result | {name: sign * result[name] for name in ("head.weight", "head.bias")}
 
 

@@ -81,7 +81,9 @@ def unet_config(network: UNet, image_size: int, in_channels: int) -> dict[str, A
     attentions = [module for module in network.modules() if isinstance(module, SelfAttention)]
     head_dims = {module.qkv.in_channels // module.num_heads for module in attentions}
     if len(head_dims) > 1 and {module.num_heads for module in attentions} != {1}:
-        raise ValueError("format=diffusers: its heads differ in width; train with backbone.head_dim, not num_heads")
+        raise ValueError(
+            "format=diffusers: its heads differ in width; choose format=safetensors, or train with backbone.head_dim"
+        )
     head_dim = head_dims.pop() if len(head_dims) == 1 else None  # None is one head, as wide as its level
     down: Any = network.down
     attends = [isinstance(stages[0].attention, SelfAttention) for stages in down]
@@ -174,7 +176,7 @@ def _check_expressible(network: UNet, image_size: int) -> None:
     if image_size % strides:
         raise ValueError(
             f"format=diffusers: with data.image_size={image_size} an odd side is halved, which diffusers cannot undo; "
-            f"sizes that {strides} divides can be exported"
+            f"choose format=safetensors, or train at a size that {strides} divides"
         )
 
 

@@ -106,12 +106,14 @@ def scheduler_config(denoiser: NetworkDenoiser) -> dict[str, Any]:
     if not isinstance(schedule, DiscreteSchedule) or schedule.T != STEPS:
         raise ValueError(
             "format=diffusers: diffusers' clock has steps 0 … 999; only schedules with T = 1000 fit it, or "
-            "schedule=flow with parameterization=flow, or schedule=edm with parameterization=edm"
+            "schedule=flow with parameterization=flow, or schedule=edm with parameterization=edm; choose "
+            "format=safetensors"
         )
     if type(parameterization) not in kinds:
         name = type(parameterization).__name__
         raise ValueError(
-            f"format=diffusers: on a chain diffusers has no prediction like {name}; eps, x0 and v can be exported"
+            f"format=diffusers: on a chain diffusers has no prediction like {name}; eps, x0 and v can be exported; "
+            "choose format=safetensors"
         )
     return {
         "_class_name": "DDPMScheduler",

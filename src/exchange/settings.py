@@ -12,6 +12,8 @@ MOST = 2**20  # bytes of a JSON file; a thousand β take 25 thousand
 SHORT = reprlib.Repr()  # of values in messages
 SHORT.maxstring = 80
 
+REMEDY = "choose another model, or sample this one with diffusers"
+
 
 class Settings:
     """A JSON object, each of whose values is checked for type and range before it is used.
@@ -47,13 +49,13 @@ class Settings:
         known = set(known)
         for key in self.content:
             if key not in known and not key.startswith("_"):
-                raise ValueError(f"pretrained={self.path}: {_short(key)}: no {kind} that this project knows")
+                raise ValueError(f"pretrained={self.path}: {_short(key)}: no {kind} that this project knows; {REMEDY}")
 
     def with_defaults(self, defaults: dict[str, Any]) -> "Settings":
         return Settings(self.path, defaults | self.content)
 
     def refuse(self, key: str, why: str) -> NoReturn:
-        raise ValueError(f"pretrained={self.path}: {key}={_short(self.content.get(key))}: {why}")
+        raise ValueError(f"pretrained={self.path}: {key}={_short(self.content.get(key))}: {why}; {REMEDY}")
 
     def need(self, holds: bool, key: str, why: str) -> None:
         if not holds:

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from src.images import to_model
 from src.metrics.cache import cached
 from src.metrics.extractor import Extractor, Features, ImageSet
+from src.progress import Phase
 
 WIDEST = 32  # pixels; larger images are averaged down to this
 BATCH, PEAK_LR = 128, 3e-3
@@ -78,13 +79,15 @@ def fit(images: Tensor, labels: Tensor, steps: int, seed: int) -> "Network":
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=PEAK_LR, total_steps=steps)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        batch = torch.randint(len(images), (BATCH,), generator=generator)
-        loss = F.cross_entropy(network(images[batch]).logits, labels[batch])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    with Phase("scores: training a classifier of the data", steps) as phase:
+        for _ in range(steps):
+            batch = torch.randint(len(images), (BATCH,), generator=generator)
+            loss = F.cross_entropy(network(images[batch]).logits, labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            phase.advance()
     return network
 
 
@@ -99,7 +102,11 @@ def shrink(images: Tensor) -> Tensor:
 
 def _in_memory(images: ImageSet) -> list[Tensor]:
     """[shrunk images, labels]."""
-    parts = [images[indices] for indices in torch.arange(len(images)).split(500)]
+    with Phase("scores: reading the images", len(images), "image") as phase:
+        parts = []
+        for indices in torch.arange(len(images)).split(500):
+            parts.append(images[indices])
+            phase.advance(len(indices))
     return [torch.cat([shrink(part) for part, _ in parts]), torch.cat([part for _, part in parts if part is not None])]
 
 

@@ -1,7 +1,6 @@
 """Samples against real images, in the space of one extractor."""
 
 import json
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +12,7 @@ from src.metrics.extrapolation import least
 from src.metrics.manifold import nearest
 from src.metrics.reference import Reference, reference
 from src.metrics.scores import AT_INFINITY, LEAST, Score, bias, names, scores
+from src.progress import Phase
 
 NEAR = 0.01  # quantile of the held-out images' distances below which a sample counts as a near-copy
 
@@ -37,7 +37,6 @@ class Comparison:
         real: the images that samples should look like.
         held_out: others of their kind, for the floor: what a perfect model would reach. None where there are none.
         device: of the extractor.
-        on_image: called with numbers of real images whose features were made.
         extrapolate: whether to give the Fréchet distance of infinitely many samples too, as fd_…_inf.
 
     Raises:
@@ -50,16 +49,16 @@ class Comparison:
         real: ImageSet,
         held_out: ImageSet | None = None,
         device: torch.device | str = "cpu",
-        on_image: Callable[[int], None] = lambda count: None,
         extrapolate: bool = False,
     ) -> None:
         self.extractor, self.held_out, self.device, self.extrapolate = extractor, held_out, device, extrapolate
         extractor.prepare(real, held_out)
-        self.reference: Reference = reference(extractor, real, device, on_image)
+        self.reference: Reference = reference(extractor, real, device)
 
     def __call__(self, samples: Features) -> dict[str, Score]:
         """The family of scores, under the names that they are reported by."""
-        found = scores(samples, self.reference, self.extrapolate and self._suffices(len(samples.vectors)))
+        with Phase("scores: comparing the features"):
+            found = scores(samples, self.reference, self.extrapolate and self._suffices(len(samples.vectors)))
         return {self._label(name): score for name, score in found.items()}
 
     def check(self, count: int) -> None:
@@ -83,7 +82,7 @@ class Comparison:
         images, N = self.held_out, min(count, len(self.held_out))
 
         def make() -> tuple[dict[str, Tensor], dict[str, str]]:
-            found = self(self.extractor.extract(images, N, device=self.device))
+            found = self(self.extractor.extract(images, N, device=self.device, what="held-out images"))
             return {}, {"scores": json.dumps({name: list(score) for name, score in found.items()})}
 
         extrapolated = " at infinity" if self.extrapolate and self._suffices(N) else ""
@@ -101,7 +100,8 @@ class Comparison:
 
     def neighbours(self, samples: Features, k: int = 5) -> Neighbours:
         """The real images next to each sample."""
-        distances, found = nearest(samples.vectors, self.reference.vectors, k)
+        with Phase("scores: the samples' nearest real images"):
+            distances, found = nearest(samples.vectors, self.reference.vectors, k)
         near_copies = None
         if self.held_out is not None:
             near_copies = float((distances[:, 0] < self._near(self.held_out)).double().mean())
@@ -117,7 +117,7 @@ class Comparison:
         """The distance from the real images that all but 1% of the held-out ones keep."""
 
         def make() -> tuple[dict[str, Tensor], dict[str, str]]:
-            vectors = self.extractor.extract(held_out, device=self.device).vectors
+            vectors = self.extractor.extract(held_out, device=self.device, what="held-out images").vectors
             distances, _ = nearest(vectors, self.reference.vectors, 1)
             return {}, {"near": str(float(distances[:, 0].quantile(NEAR)))}
 

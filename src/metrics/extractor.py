@@ -2,13 +2,13 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from src.metrics.cache import check_writable
+from src.progress import Phase
 
 
 class ImageSet(Protocol):
@@ -116,17 +116,18 @@ class Extractor(ABC):
         count: int | None = None,
         batch_size: int = 250,
         device: torch.device | str = "cpu",
-        on_image: Callable[[int], None] = lambda count: None,
+        what: str = "images",
     ) -> Features:
         """Features of the first `count` images of a set, or of all.
 
         Args:
-            on_image: called with the number of images that were done since the last call.
+            what: the images are, in the words that tell how far it is.
         """
-        parts = []
-        for indices in torch.arange(len(images) if count is None else count).split(batch_size):
-            parts.append(self(images[indices][0], device))
-            on_image(len(indices))
+        parts, N = [], len(images) if count is None else count
+        with Phase(f"scores: features of {what}", N, "image") as phase:
+            for indices in torch.arange(N).split(batch_size):
+                parts.append(self(images[indices][0], device))
+                phase.advance(len(indices))
         return concatenate(parts)
 
 

@@ -1,7 +1,6 @@
 """What samples are compared with: the features of real images, kept between runs."""
 
 import hashlib
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from src.metrics.cache import cached
 from src.metrics.extractor import Extractor, ImageSet
 from src.metrics.frechet import Moments, moments
+from src.progress import Phase
 
 MOST = 50_000  # feature vectors that are kept
 
@@ -27,13 +27,13 @@ def reference(
     extractor: Extractor,
     images: ImageSet,
     device: torch.device | str = "cpu",
-    on_image: Callable[[int], None] = lambda count: None,
 ) -> Reference:
     """The reference of a set of images, computed once for each (images, extractor): both are hashed, not named."""
-    identity = f"{images.fingerprint()} {extractor.identity}"
+    with Phase("scores: hashing the training images"):
+        identity = f"{images.fingerprint()} {extractor.identity}"
 
     def make() -> tuple[dict[str, Tensor], dict[str, str]]:
-        vectors = extractor.extract(images, device=device, on_image=on_image).vectors
+        vectors = extractor.extract(images, device=device, what="the training images").vectors
         m, kept = moments(vectors), _evenly(len(vectors))
         return {"mean": m.mean, "covariance": m.covariance, "vectors": vectors[kept], "indices": kept}, {}
 

@@ -1,15 +1,15 @@
 """How good a model is, or images from anywhere are."""
 
-import functools
 import json
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
@@ -26,15 +26,25 @@ from src.metrics.comparison import Comparison
 from src.metrics.extractor import Extractor
 from src.metrics.likelihood import Likelihood
 from src.model_file import TrainedModel, load_data, load_either
+from src.progress import Phase
 from src.quality import measure_images, measure_walk, tell, tell_curve
+from src.runs import CONFIG
+from src.saved_words import Word
 from src.sources import Real, read_count, read_real, read_samples, read_walks
 
 SLOTS: dict[str, Any] = {  # what the keys of conf/evaluate.yaml hold
     "ckpt_path": Text | None, "pretrained": Text | None, "trust": list[str], "images": Text | None,
     "reference": Text | None, "split": str, "num_images": int, "num_samples": int | None, "batch_size": int,
-    "seed": int, "device": str, "precision": Any, "compile": Any, "output_dir": Text, "data": ImageDataModule | None,
-    "extrapolate": bool, "metrics": Extractor | Likelihood, "sampler": Sampler, "samplers": list[str] | str | None,
-    "num_steps": Any, "time_grid": TimeGrid, "guidance": Callable[..., Denoiser],
+    "seed": int, "device": str, "precision": Any, "compile": Any, "output_dir": Text | None,
+    "data": ImageDataModule | None, "extrapolate": bool, "metrics": Extractor | Likelihood, "sampler": Sampler,
+    "samplers": list[str] | str | None, "num_steps": Any, "time_grid": TimeGrid, "guidance": Callable[..., Denoiser],
+}  # fmt: skip
+
+DISTANCE = "distance"
+DRAWING = ("num_samples", "sampler", "samplers", "num_steps", "time_grid", "guidance")
+UNREAD = {  # keys by what is measured
+    "metrics=likelihood": (*DRAWING, "images", "reference"), "images=…": (*DRAWING, "num_images", "split"),
+    DISTANCE: ("num_images", "split"),
 }  # fmt: skip
 
 
@@ -43,16 +53,37 @@ def main(config: DictConfig) -> None:
     with mistakes():
         plain = check(config, SLOTS)
         at_least(plain, 1, "num_images", "batch_size")
-        writable(Path(str(plain["output_dir"])), "output_dir")
         metric: Likelihood | Extractor = build(plain, "metrics")
+        refuse_unread(plain, isinstance(metric, Likelihood))
         if isinstance(metric, Likelihood) and plain["extrapolate"]:
             raise Mistake("extrapolate=true: a likelihood has no bias of the number of images; leave it out")
+        plain["output_dir"] = str(plain["output_dir"] or beside_the_model(plain["ckpt_path"]))
+        writable(Path(plain["output_dir"]), "output_dir")
     if isinstance(metric, Likelihood):
         evaluate_likelihood(plain, metric)
     elif plain["images"] is not None:
         evaluate_images(plain, metric)
     else:
         evaluate_samples(plain, metric)
+
+
+def refuse_unread(plain: dict[str, Any], is_likelihood: bool) -> None:
+    """Raises Mistake for a key of the command line that this kind of measurement does not read."""
+    kind = "metrics=likelihood" if is_likelihood else "images=…" if plain["images"] is not None else DISTANCE
+    for key in (Word(text).key.lstrip("+") for text in HydraConfig.get().overrides.task):
+        if key.split(".")[0] in UNREAD[kind]:
+            other = {"num_samples": "num_images", "num_images": "num_samples"}.get(key)
+            instead = f"give {other}={plain[key]}" if other and other not in UNREAD[kind] else "leave it out"
+            why = "only metrics=likelihood reads it" if kind == DISTANCE else f"{kind} does not read it"
+            raise Mistake(f"{key}: {why}; {instead}")
+
+
+def beside_the_model(ckpt_path: Any) -> Path:
+    """A new folder in the run that a checkpoint belongs to, or else in runs/evaluations."""
+    now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+    run_dir = Path(str(ckpt_path)).parent.parent
+    is_of_a_run = ckpt_path is not None and (run_dir / CONFIG).is_file()
+    return (run_dir / "evaluations" if is_of_a_run else Path("runs/evaluations")) / now
 
 
 def evaluate_images(plain: dict[str, Any], extractor: Extractor) -> None:
@@ -65,9 +96,7 @@ def evaluate_images(plain: dict[str, Any], extractor: Extractor) -> None:
         samples = read_samples(plain, real, extractor)
         comparison = _compare(extractor, real, device, plain["extrapolate"])
         comparison.check(len(samples))
-    with Progress() as bar:
-        task = bar.add_task("measuring", total=len(samples))
-        measured = measure_images(comparison, samples, lambda count: bar.advance(task, count))
+    measured = measure_images(comparison, samples)
     told: dict[str, Any] = {key: plain[key] for key in ("images", "reference", "data") if key in plain}
     tell(comparison, measured, real.images, told, _made(plain))
 
@@ -84,12 +113,11 @@ def evaluate_samples(plain: dict[str, Any], extractor: Extractor) -> None:
         comparison = _compare(extractor, real, device, plain["extrapolate"])
         comparison.check(N)
     measured = []
-    with Progress() as bar:
-        for walk in walks:
-            steps = len(walk.recipe.sampler.times(denoiser.schedule)) * -(-N // batch_size)
-            task = bar.add_task(f"{walk.name}, {walk.num_steps} steps", total=steps)
-            on_step: Callable[[], None] = functools.partial(bar.advance, task)
-            measured.append(measure_walk(comparison, denoiser, walk, N, batch_size, on_step))
+    for walk in walks:
+        steps = len(walk.recipe.sampler.times(denoiser.schedule)) * -(-N // batch_size)
+        named = f"{walk.name}, {walk.num_steps} steps" if walk.num_steps else walk.name
+        with Phase(f"drawing {N:,} samples by {named}", steps) as phase:
+            measured.append(measure_walk(comparison, denoiser, walk, N, batch_size, phase.advance))
     keys = ("ckpt_path", "pretrained", "seed", "precision", "guidance", "reference", "data")
     told = {key: plain[key] for key in keys if key in plain}
     if len(walks) == 1:
@@ -102,10 +130,7 @@ def evaluate_samples(plain: dict[str, Any], extractor: Extractor) -> None:
 def _compare(extractor: Extractor, real: Real, device: torch.device, extrapolate: bool) -> Comparison:
     """Prepares the extractor and the reference, or finds both where an earlier call has kept them."""
     extractor.check(real.images)
-    with Progress(transient=True) as bar:
-        task = bar.add_task("reference", total=len(real.images))
-        on_image: Callable[[int], None] = functools.partial(bar.advance, task)
-        return Comparison(extractor, real.images, real.held_out, device, on_image, extrapolate)
+    return Comparison(extractor, real.images, real.held_out, device, extrapolate)
 
 
 def _made(plain: dict[str, Any]) -> Path:
@@ -129,15 +154,14 @@ def evaluate_likelihood(plain: dict[str, Any], metric: Likelihood) -> None:
 
     started, parts = time.monotonic(), []
     batches = torch.arange(plain["num_images"]).split(plain["batch_size"])
-    with Progress() as progress:
-        task = progress.add_task("measuring", total=len(batches) * metric.steps(denoiser))
+    with Phase("likelihood", len(batches) * metric.steps(denoiser)) as phase:
         for batch in batches:
             images, labels = dataset[batch]
             cond = labels.to(device) if labels is not None and model.num_classes is not None else None
             parts.append(
                 metric(
                     denoiser, images.to(device), cond, int(batch[0]), plain["seed"],
-                    on_step=lambda: progress.advance(task),
+                    on_step=phase.advance,
                 )
             )  # fmt: skip
     scores = {name: torch.cat([part[name].cpu().double() for part in parts]) for name in parts[0]}

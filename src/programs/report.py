@@ -10,6 +10,7 @@ from rich.table import Table
 from src.cli import mistakes
 from src.config import Mistake, Text, at_least, check
 from src.console import console, printable
+from src.progress import Phase
 from src.reporting.comparable import BITS, LOSS, misled_by
 from src.reporting.page import write
 from src.reporting.table import Comparison, compare
@@ -28,7 +29,7 @@ def main(config: DictConfig) -> None:
     if not runs:
         raise Mistake(f"runs={plain['runs']}: no run in it; name a run's folder, or one that runs lie in")
     output_dir = Path(str(plain["output_dir"] or folder / "report")).expanduser()
-    with mistakes(f"runs={plain['runs']}"):  # a folder that cannot be written
+    with Phase(f"reading {len(runs)} runs"), mistakes(f"runs={plain['runs']}"):  # a folder that cannot be written
         table = compare(runs, _metric(plain["metric"], runs))
         damaged = write(table, folder, output_dir, plain["num_pictures"])
     terminal = console()

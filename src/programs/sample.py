@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from rich.progress import Progress
 from torch import Tensor
 
 from src.cli import mistakes
@@ -24,6 +23,7 @@ from src.images import grid, square_columns, to_uint8, write_png
 from src.memory import check_fits
 from src.model_file import TrainedModel, load_either
 from src.pictures import one_class, read_given, strip
+from src.progress import Phase
 
 SLOTS: dict[str, Any] = {  # what the keys of conf/sample.yaml hold
     "ckpt_path": Text | None, "pretrained": Text | None, "trust": list[str], "num_samples": int, "seed": int,
@@ -70,13 +70,12 @@ def _draw(
     device: torch.device,
 ) -> None:
     N, output_dir = plain["num_samples"], Path(str(plain["output_dir"]))
-    with Progress() as progress:
-        steps = len(sampler.times(denoiser.schedule))
-        task = progress.add_task("sampling", total=steps * -(-N // plain["batch_size"]))
+    steps = len(sampler.times(denoiser.schedule)) * -(-N // plain["batch_size"])
+    with Phase(f"drawing {N:,} samples", steps) as phase:
         images = to_uint8(
             sampler.sample(
                 denoiser, range(N), model.shape, plain["seed"], labels, plain["batch_size"], device,
-                on_step=lambda: progress.advance(task),
+                on_step=phase.advance,
             )
         )  # fmt: skip
     columns = square_columns(N, model.num_classes if plain["label"] is None else None)
@@ -86,10 +85,8 @@ def _draw(
 
 @torch.inference_mode()
 def _edit(denoiser: Denoiser, sampler: Sampler, editing: Editing, given: Given, output_dir: Path) -> None:
-    with Progress() as progress:
-        task = progress.add_task("editing", total=None)
-        on_step: Callable[[], None] = lambda: progress.advance(task)  # noqa: E731
-        columns = editing(denoiser, sampler, given, on_step)
+    with Phase("editing") as phase:
+        columns = editing(denoiser, sampler, given, phase.advance)
     results = [x for name, x in columns.items() if name not in editing.inputs]
     labels = None if given.cond is None else given.cond[: len(results[0])].repeat(len(results)).cpu()
     _write(output_dir, "strip.png", strip(columns, editing), to_uint8(torch.cat(results)).cpu(), labels)

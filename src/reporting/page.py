@@ -3,15 +3,18 @@
 import base64
 import io
 import math
+import re
+import shlex
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from PIL import Image
 
+from src.config import for_shell
 from src.console import printable
 from src.files import write as write_file
 from src.files import write_text
@@ -23,6 +26,7 @@ from src.reporting.table import LONGEST, Comparison
 from src.runs import FILM, SAMPLES, Run
 
 FRAMES = 8
+OF_A_JOB = ("hydra.mode=", "hydra.run.dir=", "group=", "name=")  # words that a sweep gives to its jobs
 FIGURES = {
     "heat_map": figures.heat_map,
     "over_one_key": figures.over_one_key,
@@ -82,7 +86,7 @@ def write(table: Comparison, folder: Path, output_dir: Path, num_pictures: int) 
             strip=None if film is None else _ours(output_dir / "trajectory.png"),
             film=None if film is None else Picture(_address(film[1], "gif"), _caption(table, film[0])),
             environments=environments(table.runs),
-            commands=[(table.label(run), start["command"]) for run in table.runs for start in run.starts],
+            commands=[(table.label(run), to_paste(start["command"])) for run in table.runs for start in run.starts],
             damaged={str(path.relative_to(folder)): reason for path, reason in damaged.items()},
         )
     )
@@ -109,6 +113,17 @@ def environments(runs: list[Run]) -> list[tuple[str, list[str]]]:
     return [(name, list(found)) for name, found in values.items()]
 
 
+def to_paste(command: str) -> str:
+    """A run's command as it can be given again: a sweep's words about where its jobs go are left out."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # of a file that was edited
+        return command
+    if "hydra.mode=RUN" in words:
+        words = [word for word in words if not word.startswith(OF_A_JOB)]
+    return " ".join(map(for_shell, words))
+
+
 def _environment() -> jinja2.Environment:
     """Whatever a template prints is one line of visible characters, and none of it is HTML."""
     environment = jinja2.Environment(
@@ -116,6 +131,7 @@ def _environment() -> jinja2.Environment:
         finalize=lambda value: printable(value, LONGEST) if isinstance(value, str) and type(value) is str else value,
     )  # fmt: skip
     environment.filters["number"] = _number
+    environment.filters["breakable"] = _breakable
     return environment
 
 
@@ -165,6 +181,11 @@ def _ours(path: Path, caption: str = "") -> Picture:
 
 def _address(data: bytes, kind: Literal["png", "gif"]) -> Markup:
     return Markup(f"data:image/{kind};base64,{base64.b64encode(data).decode()}")
+
+
+def _breakable(text: str) -> Markup:
+    """A name that may be broken after its dots, slashes and underscores."""
+    return Markup(re.sub(r"([_/.=])", r"\1<wbr>", str(escape(printable(text, LONGEST)))))
 
 
 def _number(value: float | None) -> str:

@@ -18,6 +18,7 @@ from src.runs import Run, higher_is_better
 FIRST = (BITS, BITS_ERROR, LOSS, "steps", "images_per_second", "seconds")
 SEED = "seed"
 LONGEST = 10_000  # characters of a cell
+NONE = "–"  # a cell where only a default is meant
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Comparison:
 
     def label(self, run: Run) -> str:
         """What sets it apart, or else its folder's name."""
-        told = " ".join(f"{key}={value}" for key, value in self.values(run).items()) if run.has_words else ""
+        given = {key: value for key, value in self.values(run).items() if value != NONE} if run.has_words else {}
+        told = " ".join(f"{key}={value}" for key, value in given.items())
         return told or run.folder.resolve().name
 
     @property
@@ -179,7 +181,7 @@ def value_of(run: Run, key: str) -> str:
     node: Any = run.config
     for part in key.split("."):
         node = node.get(part) if isinstance(node, dict) else None
-    return "–" if node is None or isinstance(node, (dict, list)) else printable(node)
+    return NONE if node is None or isinstance(node, (dict, list)) else printable(node)
 
 
 def _said(run: Run) -> dict[str, str]:

@@ -21,7 +21,7 @@ from src.metrics.sample_mean import SampleMean
 from src.training.divergence import Diverged, Drawn, Skips, Step
 from src.training.ema import ExponentialMovingAverage
 from src.training.loggers import is_log_step
-from src.training.sharding import share_out, whole
+from src.training.sharding import align_gradients, share_out, whole
 
 
 class DiffusionModule(L.LightningModule):
@@ -72,12 +72,16 @@ class DiffusionModule(L.LightningModule):
         self._unread: Step | None = None
         self._skips = Skips()
         self._bits = SampleMean()
+        self._aligned = False  # the gradients, for DDP
 
     def configure_model(self) -> None:
         """Shares the trained network out over the devices of trainer=fsdp; compiles it."""
         backbone = self.denoiser.backbone
         if self.device_mesh is not None and not isinstance(backbone, FSDPModule):
             share_out(backbone, self.device_mesh)
+        elif self.trainer.world_size > 1 and not self._aligned:
+            align_gradients(self.denoiser)
+            self._aligned = True
         self.denoiser.compile_backbone(self.compiled)
 
     def training_step(self, batch: Batch) -> Tensor:

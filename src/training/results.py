@@ -13,11 +13,10 @@ from typing import Any
 
 import lightning as L
 from omegaconf import OmegaConf
-from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from src.console import console, printable
+from src.console import clock, console, printable
 from src.diffusion.continuous_bound import span
 from src.files import write_text
 from src.reporting.comparable import BITS, BITS_ERROR, HELD_OUT, LOSS
@@ -102,6 +101,7 @@ class Results:
                 "training": f"{trainer.max_steps:,} steps of {datamodule.batch_size} images, "
                 f"{trainer.world_size} × {device}, {trainer.precision}",
                 **_slow_bf16(device, str(trainer.precision)),
+                **_crowded(device, trainer.num_devices),
             }
         )
 
@@ -127,7 +127,7 @@ class Results:
         write_text(self.run_dir / RESULT, json.dumps(metrics, indent=2) + "\n")
         folder = relative(self.run_dir)
         rows = {
-            "training": f"{self.trainer.global_step:,} steps in {_clock(seconds)}",
+            "training": f"{self.trainer.global_step:,} steps in {clock(seconds)}",
             LOSS: f"{held_out[LOSS]:.4f}",
             BITS: f"{held_out[BITS]:.4f} ± {held_out[BITS_ERROR]:.4f}",
             **_first_score(scores),
@@ -172,12 +172,10 @@ class Results:
             self._console.print(f"stopped; go on with resume={relative(self.run_dir)}", soft_wrap=True)
 
     def _table(self, rows: dict[str, str]) -> None:
-        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        table.add_column(style="bold")
-        table.add_column(overflow="fold")
+        width = max(map(len, rows)) + 2
         for name, value in rows.items():
-            table.add_row(name, printable(value))
-        self._console.print(table)
+            line = Text.assemble((name.ljust(width), "bold"), printable(value))
+            self._console.print(line, soft_wrap=True)  # a path stays in one piece
 
 
 def _tree(label: str | Text, node: Any) -> Tree:
@@ -191,6 +189,17 @@ def _tree(label: str | Text, node: Any) -> Tree:
         else:
             tree.add(f"{printable(key)}: {printable(value)}")
     return tree
+
+
+def _crowded(device: str, processes: int) -> dict[str, str]:
+    """A row for more processes of the CPU than cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if device != "cpu" or processes <= cores:
+        return {}
+    return {
+        "sharing": f"{processes} CPU processes share {cores} core{'s' * (cores > 1)}, which is slow: they take turns, "
+        "and each step waits for the last of them; trainer.devices=1 uses all cores in one process"
+    }
 
 
 def _slow_bf16(device: str, precision: str) -> dict[str, str]:
@@ -210,8 +219,3 @@ def _first_score(summary: dict[str, Any]) -> dict[str, str]:
 
 def _short_target(node: dict[str, Any]) -> str:
     return str(node["_target_"]).rsplit(".", 1)[-1]
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,5 +1,7 @@
 """Weights that are shared out over devices, each holding a part of every one."""
 
+from functools import partial
+
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
@@ -18,6 +20,25 @@ def share_out(network: nn.Module, mesh: DeviceMesh) -> None:
                 if not isinstance(block, nn.ModuleList) and any(True for _ in block.parameters()):
                     fully_shard(block, mesh=mesh)
     fully_shard(network, mesh=mesh)
+
+
+def align_gradients(network: nn.Module) -> None:
+    """Gives each gradient the strides of its parameter, in the same memory.
+
+    A 1×1 convolution's gradient may come with others along its sides of length 1, which mean nothing; DDP compares all
+    of them, warns, and copies the gradient on a slower way.
+    """
+    for parameter in network.parameters():
+        if parameter.requires_grad and 1 in parameter.shape:
+            parameter.register_hook(partial(_aligned, parameter))
+
+
+def _aligned(parameter: Tensor, gradient: Tensor) -> Tensor:
+    strides = parameter.stride()
+    sides = zip(gradient.shape, gradient.stride(), strides, strict=True)
+    if gradient.stride() == strides or any(length > 1 and its != wanted for length, its, wanted in sides):
+        return gradient
+    return gradient.as_strided(gradient.shape, strides)
 
 
 def whole(tensor: Tensor) -> Tensor:

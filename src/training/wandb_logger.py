@@ -17,6 +17,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from src.files import Unreadable, read_text, write_text
+from src.progress import Phase
 from src.runs import CONFIG, best_of
 from src.training.ownership import make_run_folder
 
@@ -110,7 +111,8 @@ class WandbLogger(Logger):
         if self._run is not None:
             if self.log_checkpoints and not hurry and not self._run.offline:
                 self._upload_checkpoints()
-            self._guard(lambda run: run.finish(exit_code), HURRY if hurry else self.finish_timeout + PATIENCE)
+            with Phase("closing W&B's run"):
+                self._guard(lambda run: run.finish(exit_code), HURRY if hurry else self.finish_timeout + PATIENCE)
             self._leave()
 
     def _log(self, run: Any, values: Mapping[str, Any], step: int | None) -> None:
@@ -136,7 +138,8 @@ class WandbLogger(Logger):
             return
         try:
             if self._run is None:
-                self._run = self._start()
+                with Phase("starting W&B"):
+                    self._run = self._start()
             within(seconds, lambda: call(self._run))
         except (Exception, SystemExit) as error:
             self._tell("off", error)

@@ -60,7 +60,7 @@ def test_of_a_report_whose_folder_is_a_file(tmp_path):
 @pytest.mark.parametrize("name", ["curve.csv", "curve.png", "metrics.json"])
 def test_of_an_evaluation(finished, tmp_path, full, name):
     full(name)
-    words = ("num_samples=20", "metrics.steps=10", "samplers=[ddim]", "num_steps=[1,2]")
+    words = ("output_dir=evaluation", "num_samples=20", "metrics.steps=10", "samplers=[ddim]", "num_steps=[1,2]")
     status, _, err = in_process(evaluate, f"ckpt_path={finished[0]}/checkpoints/last.ckpt", *words, cwd=tmp_path)
     assert status == 2
     assert (

@@ -12,6 +12,7 @@ from src.diffusion.denoiser import Denoiser
 from src.diffusion.samplers.base import Sampler
 from src.images import grid, square_columns, write_gif, write_png
 from src.metrics.generate import Recipe, deal
+from src.progress import Phase
 from src.training.callbacks.budget import Budget
 from src.training.callbacks.throughput import left_out
 from src.training.module import DiffusionModule
@@ -85,8 +86,10 @@ class SampleGrid(L.Callback):
     @rank_zero_only
     def _picture(self, trainer: L.Trainer, module: L.LightningModule, name: str) -> None:
         assert isinstance(module, DiffusionModule)
-        with trainer.precision_plugin.forward_context():
-            made = [self.recipe.make(module.ema.model, batch, module.device) for batch in deal(self.num_samples, BATCH)]
+        batches = deal(self.num_samples, BATCH)
+        steps = len(self.recipe.sampler.times(module.ema.model.schedule)) * len(batches)
+        with Phase(f"drawing samples/{name}.png", steps) as phase, trainer.precision_plugin.forward_context():
+            made = [self.recipe.make(module.ema.model, batch, module.device, phase.advance) for batch in batches]
         images = torch.cat([batch for batch, _ in made])
         columns = square_columns(len(images), self.recipe.num_classes)
         make_run_folder(self.directory)
@@ -99,8 +102,12 @@ class SampleGrid(L.Callback):
         assert isinstance(module, DiffusionModule)
         K = self.recipe.num_classes
         count = min(self.num_samples, 2 * (K or 8))
-        with trainer.precision_plugin.forward_context():
-            states = list(self.recipe.film(module.ema.model, range(count), module.device))
+        steps = len(self.recipe.sampler.times(module.ema.model.schedule))
+        with Phase("drawing samples/trajectory.gif", steps) as phase, trainer.precision_plugin.forward_context():
+            states = []
+            for state in self.recipe.film(module.ema.model, range(count), module.device):
+                states.append(state)
+                phase.advance()
         frames = [states[i] for i in torch.linspace(0, len(states) - 1, min(NUM_FRAMES, len(states))).long()]
         make_run_folder(self.directory)
         write_gif(self.directory / "trajectory.gif", [grid(images, square_columns(count, K)) for images in frames])

@@ -15,6 +15,7 @@ from src.metrics.comparison import Comparison
 from src.metrics.extractor import Extractor, Features, ImageSet, concatenate
 from src.metrics.generate import Recipe, deal
 from src.metrics.scores import LEAST, Score, names
+from src.progress import Phase
 from src.training.callbacks.budget import Budget
 from src.training.callbacks.finding import callbacks_of, is_over
 from src.training.callbacks.stop import ends_anywhere
@@ -170,9 +171,12 @@ class SampleScores(L.Callback):
     def _measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, Score]:
         assert isinstance(module, DiffusionModule)
         assert self._comparison is not None
-        started = time.monotonic()
-        with trainer.precision_plugin.forward_context():
-            parts = [self._part(module.ema.model, batch, trainer) for batch in self._deal(trainer)]
+        started, denoiser = time.monotonic(), module.ema.model
+        batches = self._deal(trainer)
+        steps = len(self.recipe.sampler.times(denoiser.schedule)) * len(batches)
+        drawing = Phase(f"scores: drawing {self.num_samples:,} samples", steps)
+        with drawing, trainer.precision_plugin.forward_context():
+            parts = [self._part(denoiser, batch, trainer, drawing) for batch in batches]
         everybodys = sorted(
             (part for ranks in self._meeting(trainer, parts) for part in ranks), key=lambda part: part[0]
         )
@@ -187,9 +191,9 @@ class SampleScores(L.Callback):
         assert self.num_samples is not None
         return deal(self.num_samples, self.batch_size, trainer.global_rank, trainer.world_size)
 
-    def _part(self, denoiser: Denoiser, batch: range, trainer: L.Trainer) -> Part:
+    def _part(self, denoiser: Denoiser, batch: range, trainer: L.Trainer, drawing: Phase) -> Part:
         device = trainer.strategy.root_device
-        images, evaluations = self.recipe.make(denoiser, batch, device)
+        images, evaluations = self.recipe.make(denoiser, batch, device, drawing.advance)
         return batch.start, self.extractor(images, device), evaluations
 
     def _disown(self, module: L.LightningModule) -> None:
