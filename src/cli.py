@@ -82,6 +82,8 @@ class Program:
             if (folder := forget()) is not None:
                 _remove_empty(folder, since=self._started)
             self._fail(error)  # whatever Hydra makes of a command line
+        finally:
+            self._forget_full_error()
 
     def _answer(self, argv: list[str]) -> str | None:
         """The text that --help or --version asks for. Raises Mistake for words that are no command line."""
@@ -95,8 +97,7 @@ class Program:
 
     def _run(self, config: DictConfig) -> Any:
         self._composed = True
-        if not self._with_traceback:
-            os.environ.pop(FULL_ERROR, None)  # from here on an error is a bug, which Hydra shows well by itself
+        self._forget_full_error()  # from here on an error is a bug, which Hydra shows well by itself
         try:
             if self.job is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
                 return self.job(f"src.{self.name}", config)
@@ -115,11 +116,13 @@ class Program:
         """Removes the run's folder where nothing was written into it."""
         _remove_empty(Path(HydraConfig.get().runtime.output_dir), since=self._started)
 
+    def _forget_full_error(self) -> None:
+        if not self._with_traceback:
+            os.environ.pop(FULL_ERROR, None)
+
     def _fail(self, error: Exception) -> NoReturn:
         if self._with_traceback:
             traceback.print_exception(error)
-        else:
-            os.environ.pop(FULL_ERROR, None)
         console(stderr=True).print(f"error: {printable(explain(error, self.config_name), MOST)}", soft_wrap=True)
         raise SystemExit(STATUS)
 

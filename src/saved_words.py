@@ -17,6 +17,7 @@ from src.trusted_targets import TARGET, Targets, require_plain
 OF_THE_COMMAND_LINE = ("hydra", "trust", "resume", "run_dir", "ckpt_path", "pretrained")
 PLACES = ("${run_dir}", "${oc.env:")  # in conf/, what a key holds by default that says where files are written
 INPUTS = ("data.root", "metrics.weights", "guidance.weak.ckpt_path")  # keys whose files are only read
+NAMES = ("monitor",)  # last parts of keys whose text is a name, though it may hold a slash: val/loss
 
 
 class Word:
@@ -84,7 +85,9 @@ def refuse_changes(chosen: Any, given: Any) -> None:
             raise Mistake(f"calls {leaf.value} as {leaf.path}, which no option in conf/ does")
         if old is not None and isinstance(old.value, str) and any(place in old.value for place in PLACES):
             raise Mistake(f"sets {leaf.path}, where files are written")
-        if isinstance(leaf.value, str) and _is_path(leaf.value) and leaf.path not in INPUTS and leaf.caller in own:
+        if leaf.path in INPUTS or leaf.path.rpartition(".")[2] in NAMES:
+            continue
+        if isinstance(leaf.value, str) and _is_path(leaf.value) and leaf.caller in own:
             raise Mistake(f"sets {leaf.path} to a path")
 
 

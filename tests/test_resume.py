@@ -84,7 +84,7 @@ def finish(*arguments, cwd):
 @pytest.mark.parametrize(
     ("kills", "options"),
     [
-        (1, []),
+        (1, ["callbacks.checkpoint.monitor=val/loss"]),
         pytest.param(10, [], marks=pytest.mark.slow),
         pytest.param(10, ["data.num_workers=2"], marks=pytest.mark.slow),
         pytest.param(10, ["trainer.accumulate_grad_batches=2"], marks=pytest.mark.slow),

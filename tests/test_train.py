@@ -220,7 +220,7 @@ def test_experiments_run_on_small_files(tmp_path, experiment, monkeypatch):
     assert status == 0, err
     assert (tmp_path / "run" / "samples" / "final.png").exists()
     if "mnist" in experiment:
-        assert "scores: fd_classifier … against 20 training images" in out
+        assert "scores: fd_classifier … of 20 samples against 20 training images" in out
         score = json.loads((tmp_path / "run" / "metrics.json").read_text())["scores"]["fd_classifier"]
         assert score["num_samples"] == score["floor"]["num_samples"] == 20
 

@@ -15,7 +15,7 @@ from src.metrics.comparison import Comparison
 from src.metrics.extractor import Extractor, Features, ImageSet, concatenate
 from src.metrics.generate import Recipe, deal
 from src.metrics.scores import LEAST, Score, names
-from src.progress import Phase
+from src.progress import Phase, say
 from src.training.callbacks.budget import Budget
 from src.training.callbacks.finding import callbacks_of, is_over
 from src.training.callbacks.stop import ends_anywhere
@@ -210,4 +210,4 @@ class SampleScores(L.Callback):
             f"scores: {self._comparison.names[0]} … of {self.num_samples:,} samples against {count:,} training images"
         ]
         words += [f"{key} {value:.1%}" for key, value in self.extractor.note().items()]
-        print(", ".join(words))
+        say(", ".join(words))
