@@ -18,7 +18,8 @@ from src.trusted_targets import Targets
 OPTIONS = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.glob("*/*.yaml"))]
 OTHER_PROGRAMS = {"edit": sample, "metrics": evaluate, "sweep/samplers": evaluate}  # that training has no use for
 REQUIRED = {
-    "image_folder": ["data.root=nowhere"],
+    "image_folder": ["data.root=nowhere", "data.num_classes=null"],
+    "image_folder_quick": ["data.root=nowhere", "data.num_classes=null"],
     "custom": ["schedule.betas=[0.1,0.2]"],
     "autoguidance": ["guidance.weak.ckpt_path=CHECKPOINT"],
     "unet_28": ["data.image_size=28"],

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with ImageNet weights that come inside a package: an extractor for colour images, offline."""
+"""EfficientNet-Lite0 with ImageNet weights that come inside a package: an extractor for any images, offline."""
 
 import contextlib
 import importlib.util
@@ -17,6 +17,8 @@ SIDE = 224
 class EfficientNetLite0(Extractor):
     """1,280 features before the last layer of EfficientNet-Lite0, of images resized to 224×224 pixels.
 
+    Images of any size are enlarged or reduced alike, and grey ones become three equal channels.
+
     Ref: Tan and Le, EfficientNet; Google's EfficientNet-Lite, (x − 127)/128
     """
 
@@ -29,7 +31,7 @@ class EfficientNetLite0(Extractor):
         super().check(train)
         missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
         if missing:
-            raise ValueError(f"metrics=imagenet_lite: needs {' and '.join(missing)}; pip install -e '.[imagenet_lite]'")
+            raise ValueError(f"metrics=imagenet_lite: needs {' and '.join(missing)}; install this project again")
 
     def load(self, train: ImageSet, held_out: ImageSet | None) -> nn.Module:
         self.check(train)
