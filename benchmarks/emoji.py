@@ -41,7 +41,7 @@ def emoji(path: str) -> Iterator[tuple[str, str, Image.Image]]:
     """(kind, text, picture on white) of each emoji of the font."""
     from fontTools.ttLib import TTFont
 
-    drawn = ImageFont.truetype(path, PIXELS, layout_engine=ImageFont.Layout.RAQM)
+    drawn = font_of(path)
     blank = Image.new("RGB", CANVAS, "white")
     for number in sorted(set(TTFont(path).getBestCmap()) - LEFT_OUT):
         picture = _picture(chr(number), drawn)
@@ -52,6 +52,10 @@ def emoji(path: str) -> Iterator[tuple[str, str, Image.Image]]:
         picture = _picture("".join(pair), drawn)
         if ImageChops.difference(picture, unknown).getbbox():
             yield "flags", "".join(pair), picture
+
+
+def font_of(path: str) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, PIXELS, layout_engine=ImageFont.Layout.RAQM)  # which joins letters to flags
 
 
 def kind_of(number: int) -> str:
