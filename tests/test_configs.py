@@ -24,6 +24,7 @@ REQUIRED = {
     "autoguidance": ["guidance.weak.ckpt_path=CHECKPOINT"],
     "unet_28": ["data.image_size=28"],
     "unet_28_narrow": ["data.image_size=28"],
+    "unet_32_narrow": ["data.image_size=32"],
     "unet_64": ["data.image_size=64"],
     "unet_cifar10": ["data.image_size=32"],
     "metrics/module": ["metrics.network._target_=torch.nn.Flatten", "metrics.name=pixels", "trust=[torch]"],

@@ -13,7 +13,7 @@ from src.console import printable
 from src.data import archive
 from src.data.dataset import ImageDataset
 from src.data.image_files import Files, image_files
-from src.data.module import AUTO, ImageDataModule, Split
+from src.data.module import ImageDataModule, Split
 from src.images import SUFFIXES, UnreadableImage, image_shape, read_image
 
 NAMED = 3  # unreadable files that a line names
@@ -44,8 +44,8 @@ class ImageFolder(ImageDataModule):
         cache_dir: str | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(num_classes=None if num_classes == AUTO else num_classes, **options)
-        self._has_counted = num_classes != AUTO
+        super().__init__(num_classes=None if num_classes == "auto" else num_classes, **options)
+        self._has_counted = num_classes != "auto"
         if not 0 < val_fraction < 1:
             raise ValueError(f"data.val_fraction={val_fraction}: choose 0 < val_fraction < 1")
         self.root, self.val_fraction = Path(root), val_fraction
