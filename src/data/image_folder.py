@@ -82,8 +82,9 @@ class ImageFolder(ImageDataModule):
     @cached_property
     def _found(self) -> list[Path]:
         """All image files, by path, readable or not."""
+        folder = self.folder
         try:
-            return image_files(self.folder)
+            return image_files(folder)
         except OSError as error:
             raise ValueError(f"data.root={self.root}: {error.filename}: {error.strerror}; make it readable") from error
 
