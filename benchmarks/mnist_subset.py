@@ -32,7 +32,13 @@ def split(digits: list[Tensor], held_out: int) -> dict[str, tuple[Tensor, Tensor
     """Prefix of the files -> images (N, 28, 28) and labels (N,), both uint8; equally many held out of each class."""
     spared = held_out // len(digits)
     parts = {"train": [x[:-spared] for x in digits], "t10k": [x[-spared:] for x in digits]}
-    return {prefix: (torch.cat(images), _labels(images)) for prefix, images in parts.items()}
+    return {prefix: _shuffled(torch.cat(images), _labels(images)) for prefix, images in parts.items()}
+
+
+def _shuffled(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """By a fixed shuffle: scores of the first so many shall see every class."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    return images[order], labels[order]
 
 
 def _labels(digits: list[Tensor]) -> Tensor:
