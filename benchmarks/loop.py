@@ -13,6 +13,7 @@ from src.cli import CONF
 from src.config import build, check
 from src.diffusion.noise import Draws, stream_seed
 from src.images import Batch, to_model
+from src.programs.classes import count_classes
 from src.programs.train import SLOTS
 from src.training.divergence import Diverged, Drawn, Step
 from src.training.module import DiffusionModule
@@ -21,7 +22,9 @@ from src.training.module import DiffusionModule
 def configuration(words: list[str]) -> dict[str, Any]:
     """What these words of src.train mean, checked."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return check(hydra.compose("train", overrides=["name=x", "run_dir=x", *words]), SLOTS)
+        config = hydra.compose("train", overrides=["name=x", "run_dir=x", *words])
+        count_classes(config)
+        return check(config, SLOTS)
 
 
 def module_of(plain: dict[str, Any]) -> DiffusionModule:

@@ -19,7 +19,7 @@ from src.calls import check_node, make
 from src.checkpoints.content import averaged_weights
 from src.checkpoints.folder import read_checkpoint
 from src.data.dataset import ImageDataset
-from src.data.module import ImageDataModule, Split
+from src.data.module import AUTO, ImageDataModule, Split
 from src.diffusion.denoiser import NetworkDenoiser
 from src.exchange import folder
 from src.files import write_bytes
@@ -151,6 +151,8 @@ def load_data(model: TrainedModel | None, other: dict[str, Any] | None, trust: A
     """
     if other is not None:
         if model is not None:
+            if other.get("num_classes") == AUTO:
+                other = {**other, "num_classes": model.num_classes}
             check_data(other, model.file.data)
         datamodule: ImageDataModule = make(other, Targets(trust=trust), "data")
         datamodule.prepare_data()

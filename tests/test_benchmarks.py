@@ -1,11 +1,16 @@
 """The scripts behind the figures of the documentation compare what they say they compare."""
 
 import dataclasses
+import itertools
+import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from benchmarks import judge, stock
+from benchmarks import emoji, judge, mnist_subset, stock
 from benchmarks.contenders import ours, theirs
 from benchmarks.peers import PEERS, Diffusers
 from benchmarks.recipes import steps_within
@@ -14,6 +19,7 @@ from benchmarks.scaling import exponent
 from benchmarks.sizes import Size, forward_flops
 from benchmarks.turns import Table, in_turns, speed_up
 from src.data.dataset import InMemory
+from src.data.mnist import MNIST
 from src.metrics.frechet import frechet_distance, moments
 
 TINY = Size(image_size=8, channels=16, mults=(1, 2), num_blocks=1, attends_at=(4,), batch_size=4)
@@ -110,3 +116,43 @@ def test_the_judge_learns_what_it_is_shown_and_tells_images_from_noise(monkeypat
     half, other = (moments(judge.features(network, part)) for part in images.split(300))
     noise = moments(judge.features(network, torch.randint(256, images.shape, dtype=torch.uint8)))
     assert frechet_distance(noise, other) > 10 * frechet_distance(half, other)
+
+
+@pytest.mark.skipif(not Path(emoji.FONT).exists(), reason="apt-get install fonts-noto-color-emoji")
+def test_emoji_are_told_apart_by_kind():
+    """A character's picture lies under its kind, on white; faces are yellow."""
+    found = {text: (kind, picture) for kind, text, picture in itertools.islice(emoji.emoji(emoji.FONT), 400)}
+    assert [emoji.kind_of(ord(text)) for text in "😀🐶🍎🚗💜🕐♈👩🔑"] == [
+        "faces", "animals", "food", "places", "hearts", "clocks", "signs", "people", "objects",
+    ]  # fmt: skip
+    assert all(emoji.squared(picture, 32).size == (32, 32) for _, picture in found.values())
+    smile = emoji.squared(emoji._picture("😀", emoji.font_of(emoji.FONT)), 32)
+    red, green, blue = smile.getpixel((16, 8))
+    assert min(red, green) > 150 > blue
+    assert smile.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_uneven_pictures_have_many_sizes_and_shapes():
+    sizes = {emoji.uneven(Image.new("RGB", emoji.CANVAS, "red"), number).size for number in range(39)}
+    assert len(sizes) == 39
+    assert {(width > height) - (width < height) for width, height in sizes} == {-1, 0, 1}
+    assert min(map(min, sizes)) >= 24
+    assert max(map(max, sizes)) <= 200
+
+
+def test_digits_of_the_package_become_mnist_s_files(tmp_path, monkeypatch):
+    folder = tmp_path / "package" / "src" / "digits"
+    folder.mkdir(parents=True)
+    for label in range(10):  # four of each class, of one grey
+        greys = [round((20 * label + number) / 255, 3) for number in range(4)]
+        (folder / f"{label}.json").write_text(json.dumps({"data": [grey for grey in greys for _ in range(784)]}))
+    words = ["mnist_subset", str(tmp_path / "package"), str(tmp_path / "mnist"), "--held-out", "10"]
+    monkeypatch.setattr(sys, "argv", words)
+    mnist_subset.main()
+    data = MNIST(str(tmp_path / "mnist"), channels=1, image_size=28, num_classes=10, batch_size=1)
+    data.setup()
+    for split, numbers in (("train", [0, 1, 2]), ("val", [3])):
+        images, labels = data.splits[split].images, data.splits[split].labels
+        whole = [(20 * label + number, label) for label in range(10) for number in numbers]
+        assert sorted(zip(images[:, 0, 5, 5].tolist(), labels.tolist(), strict=True)) == whole
+        assert labels.tolist() != sorted(labels.tolist())

@@ -18,11 +18,13 @@ from src.trusted_targets import Targets
 OPTIONS = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.glob("*/*.yaml"))]
 OTHER_PROGRAMS = {"edit": sample, "metrics": evaluate, "sweep/samplers": evaluate}  # that training has no use for
 REQUIRED = {
-    "image_folder": ["data.root=nowhere"],
+    "image_folder": ["data.root=nowhere", "data.num_classes=null"],
+    "image_folder_quick": ["data.root=nowhere", "data.num_classes=null"],
     "custom": ["schedule.betas=[0.1,0.2]"],
     "autoguidance": ["guidance.weak.ckpt_path=CHECKPOINT"],
     "unet_28": ["data.image_size=28"],
     "unet_28_narrow": ["data.image_size=28"],
+    "unet_32_narrow": ["data.image_size=32"],
     "unet_64": ["data.image_size=64"],
     "unet_cifar10": ["data.image_size=32"],
     "metrics/module": ["metrics.network._target_=torch.nn.Flatten", "metrics.name=pixels", "trust=[torch]"],

@@ -1,4 +1,4 @@
-"""The embedded default, as a user runs it, judged by a classifier of real digits; and how long judging takes."""
+"""The embedded default, as a user runs it, judged by classifiers of real digits; and how long judging takes."""
 
 import json
 import time
@@ -16,16 +16,17 @@ from tests.judge import judge
 def test_the_default_command_makes_digits_that_are_read_as_asked_and_are_no_copies(tmp_path):
     status, _, err = run("src.train", "hydra.run.dir=run", "logger=csv", cwd=tmp_path, timeout=600)
     assert status == 0, err
-    options = ["num_samples=500", "batch_size=100", "seed=1", "output_dir=out"]
+    options = ["num_samples=500", "batch_size=100", "seed=1", "sampler.num_steps=10", "output_dir=out"]
     status, _, err = run("src.sample", "ckpt_path=run/checkpoints/last.ckpt", *options, cwd=tmp_path, timeout=300)
     assert status == 0, err
     with np.load(tmp_path / "out" / "samples.npz") as samples:
         verdict = judge(samples["images"], samples["labels"])
     print(verdict)
-    assert verdict.accuracy > 0.95  # the judge itself
-    assert verdict.confident >= 0.9 * verdict.confident_real
+    for name, reading in verdict.readings.items():
+        assert reading.accuracy > 0.95, name  # the judge itself
+        assert reading.confident >= 0.95 * reading.confident_real, name
+        assert reading.as_asked >= 0.95, name
     assert verdict.near_copies < 0.05
-    assert verdict.as_asked >= 0.9
 
 
 @pytest.mark.slow

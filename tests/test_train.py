@@ -197,13 +197,13 @@ def test_without_classes(tmp_path):
     assert np.load(tmp_path / "out" / "samples.npz").files == ["images"]
 
 
-@pytest.mark.parametrize("experiment", ["mnist", "fashion_mnist", "cifar10", "image_folder"])
+@pytest.mark.parametrize("experiment", ["mnist", "fashion_mnist", "cifar10", "image_folder", "image_folder_quick"])
 def test_experiments_run_on_small_files(tmp_path, experiment, monkeypatch):
     """A fast development run: the experiment's own pipeline, a smaller network."""
     root = tmp_path / "files"
     if experiment == "cifar10":
         write_cifar10(root, monkeypatch)
-    elif experiment == "image_folder":
+    elif "image_folder" in experiment:
         root.mkdir()
         for i in range(12):
             Image.new("RGB", (40, 50), (20 * i, 0, 0)).save(root / f"{i}.png")
@@ -212,8 +212,10 @@ def test_experiments_run_on_small_files(tmp_path, experiment, monkeypatch):
     options = [
         f"experiment={experiment}", f"data.root={root}", "hydra.run.dir=run", "trainer.max_steps=2",
         "backbone.channels=8", "data.batch_size=4", "data.num_workers=1", "sampler.num_steps=2",
-        "callbacks.samples.num_samples=4", "logger=csv", "trainer.accelerator=cpu", "metrics.steps=10",
+        "callbacks.samples.num_samples=4", "logger=csv", "trainer.accelerator=cpu",
     ]  # fmt: skip
+    if "image_folder" not in experiment:
+        options.append("metrics.steps=10")
     if experiment == "cifar10":
         options.append("callbacks=default")  # four images are too few for scores
     status, out, err = in_process(train, *options, cwd=tmp_path)
@@ -221,6 +223,9 @@ def test_experiments_run_on_small_files(tmp_path, experiment, monkeypatch):
     assert (tmp_path / "run" / "samples" / "final.png").exists()
     if "mnist" in experiment:
         assert "scores: fd_classifier … of 20 samples against 20 training images" in out
+    if "image_folder" in experiment:
+        assert "scores: fd_efficientnet_lite0 … of 10 samples against 11 training images" in out
+    if "mnist" in experiment:
         score = json.loads((tmp_path / "run" / "metrics.json").read_text())["scores"]["fd_classifier"]
         assert score["num_samples"] == score["floor"]["num_samples"] == 20
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from src.data.dataset import ImageDataset, InMemory
-from src.data.image_folder import Files, image_files
+from src.data.image_files import Files, image_files
 from src.data.npz import read_npz
 from src.images import SUFFIXES, UnreadableImage, image_shape, reason
 

@@ -1,7 +1,5 @@
 """Any folder of images, with or without class subfolders."""
 
-import hashlib
-import os
 import sys
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +11,10 @@ from torch import Tensor
 
 from src.console import printable
 from src.data import archive
-from src.data.dataset import ImageDataset, range_of
+from src.data.dataset import ImageDataset
+from src.data.image_files import Files, image_files
 from src.data.module import ImageDataModule, Split
-from src.images import SUFFIXES, UnreadableImage, image_shape, is_image_file, read_image
+from src.images import SUFFIXES, UnreadableImage, image_shape, read_image
 from src.progress import Phase
 
 NAMED = 3  # unreadable files that a line names
@@ -25,10 +24,11 @@ LINE = 2000  # characters of it
 class ImageFolder(ImageDataModule):
     """Images resized on their shorter side and centre-cropped to image_size, grey (channels=1) or colour (channels=3).
 
-    With data.num_classes=K the K subfolders of `root`, sorted by name, are the classes; without, every image below
+    With data.num_classes=K the K subfolders of `root`, sorted by name, are the classes; with None, every image below
     `root` counts and labels are left out.
 
     Args:
+        num_classes: "auto" takes the classes that the folder has, see `count_classes`.
         root: the folder, or an archive of it (`archive.ENDINGS`), which is unpacked once for each content.
         val_fraction: share held out, in (0, 1), by a fixed shuffle of the sorted paths; at least one image.
         unreadable: "stop" at a file that is not a readable image: at once if its header tells, else when it is read.
@@ -39,12 +39,14 @@ class ImageFolder(ImageDataModule):
     def __init__(
         self,
         root: str,
+        num_classes: int | Literal["auto"] | None = None,
         val_fraction: float = 0.1,
         unreadable: Literal["stop", "skip"] = "stop",
         cache_dir: str | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(num_classes=None if num_classes == "auto" else num_classes, **options)
+        self._has_counted = num_classes != "auto"
         if not 0 < val_fraction < 1:
             raise ValueError(f"data.val_fraction={val_fraction}: choose 0 < val_fraction < 1")
         self.root, self.val_fraction = Path(root), val_fraction
@@ -52,6 +54,20 @@ class ImageFolder(ImageDataModule):
 
     def fetch(self) -> None:
         self.folder  # noqa: B018 - one process unpacks, before the others look
+
+    def setup(self, stage: str | None = None) -> None:
+        if not self._has_counted:
+            self.num_classes, self._has_counted = self.count_classes(), True
+        super().setup(stage)
+
+    def count_classes(self) -> int | None:
+        """The number of subfolders, if every image lies in one of several and they hold two images each on average.
+
+        Otherwise None. Nothing is decoded.
+        """
+        folders = self._class_folders(self._found)
+        count = len(set(folders))
+        return count if "" not in folders and 2 <= count <= len(folders) / 2 else None
 
     @cached_property
     def folder(self) -> Path:
@@ -65,13 +81,18 @@ class ImageFolder(ImageDataModule):
         return self.root
 
     @cached_property
-    def paths(self) -> list[Path]:
-        """The images of both splits, by path."""
+    def _found(self) -> list[Path]:
+        """All image files, by path, readable or not."""
         folder = self.folder
         try:
-            found = image_files(folder)
+            return image_files(folder)
         except OSError as error:
             raise ValueError(f"data.root={self.root}: {error.filename}: {error.strerror}; make it readable") from error
+
+    @cached_property
+    def paths(self) -> list[Path]:
+        """The images of both splits, by path."""
+        found = self._found
         readable = self._checked_headers(found) if self.unreadable == "stop" else self._decodable(found)
         if len(readable) < 2:
             raise FileNotFoundError(
@@ -115,15 +136,19 @@ class ImageFolder(ImageDataModule):
             )
         return [path for path in paths if path not in set(failed)]
 
+    def _class_folders(self, paths: list[Path]) -> list[str]:
+        """The subfolder of the root that each path lies in, "" for none."""
+        return [path.relative_to(self.folder).parts[0] if path.parent != self.folder else "" for path in paths]
+
     def _labels(self, paths: list[Path]) -> Tensor:
-        folders = [path.relative_to(self.folder).parts[0] if path.parent != self.folder else "" for path in paths]
+        folders = self._class_folders(paths)
         classes = sorted(set(folders))
         if len(classes) != self.num_classes or "" in classes:
             loose = folders.count("")
             raise ValueError(
                 f"data.num_classes={self.num_classes}: {self.root} has {len(set(classes) - {''})} class folders"
                 + (f" and {loose} images outside them" if loose else "")
-                + "; set data.num_classes to the number of class folders, or to null"
+                + "; leave data.num_classes out, which counts them, or set it to null to train without classes"
             )
         return torch.tensor([classes.index(folder) for folder in folders])
 
@@ -139,41 +164,3 @@ def _can_be_read(path: Path, shape: tuple[int, int, int]) -> bool:
     except UnreadableImage:
         return False
     return True
-
-
-def image_files(folder: Path) -> list[Path]:
-    """All image files below a folder, by path.
-
-    Raises:
-        OSError: a folder that cannot be read, whose images would be missing unnoticed.
-    """
-
-    def stop(error: OSError) -> None:
-        raise error
-
-    names = (Path(parent, name) for parent, _, names in os.walk(folder, onerror=stop) for name in names)
-    return sorted(path for path in names if is_image_file(path.name))  # links to nowhere and pipes too: none is read
-
-
-class Files(ImageDataset):
-    """Image files, read when they are asked for."""
-
-    def __init__(self, paths: list[Path], labels: Tensor | None, shape: tuple[int, int, int]) -> None:
-        self.paths, self.labels, self.shape = paths, labels, shape
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-        images = torch.stack([read_image(self.paths[i], self.shape) for i in indices.tolist()])
-        return images, None if self.labels is None else self.labels[indices]
-
-    def label_range(self) -> tuple[int, int] | None:
-        return range_of(self.labels)
-
-    def fingerprint(self) -> str:
-        labels = None if self.labels is None else self.labels.tolist()
-        digest = hashlib.sha256(f"{self.shape} {labels}".encode())
-        for path in self.paths:
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-        return digest.hexdigest()

@@ -16,6 +16,7 @@ from src.images import Batch
 from src.memory import check_fits
 
 Split = Literal["train", "val"]
+AUTO = "auto"  # of data.num_classes: the number that the data turn out to have
 OPEN_FILES = 256  # that a process with loader processes may need: batches reach it through files
 WORKERS_PER_CORE = 8  # beyond which they only wait for each other
 
@@ -94,6 +95,10 @@ class ImageDataModule(L.LightningDataModule, ABC):
         Raises:
             ValueError, FileNotFoundError: files missing or damaged, in a line that names them and the remedy.
         """
+
+    def count_classes(self) -> int | None:
+        """What data.num_classes=auto stands for, or the number as it was given; only files are looked through."""
+        return self.num_classes
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -38,7 +38,7 @@ class Classifier(Extractor):
         super().check(train)
         if train[torch.arange(1)][1] is None:
             raise ValueError(
-                "metrics=classifier: these images have no labels to train a classifier on; choose metrics=inception or "
+                "metrics=classifier: these images have no labels to train a classifier on; choose "
                 "metrics=imagenet_lite, or callbacks=default to train without scores"
             )
 

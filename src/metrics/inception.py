@@ -78,7 +78,7 @@ class Inception(Extractor):
 def _where(path: Path) -> str:
     return (
         f"put {URL_INCEPTION_V3} (its SHA-256 begins with {CHECKSUM}) there as {path}, or name it with "
-        "metrics.weights=FILE; metrics=classifier needs no file"
+        "metrics.weights=FILE; metrics=imagenet_lite needs no download"
     )
 
 

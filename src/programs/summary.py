@@ -7,12 +7,14 @@ from src.backbones.summary import Summary, summarize
 from src.cli import mistakes
 from src.config import build, check
 from src.console import console
+from src.programs.classes import count_classes
 from src.programs.train import SLOTS
 
 
 def main(config: DictConfig) -> None:
     """Prints parameters, FLOPs and activation memory of one image, and what lies at which resolution."""
     with mistakes():
+        count_classes(config)
         plain = check(config, SLOTS)
         network = build(plain, "backbone")
         data = plain["data"]

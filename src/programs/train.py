@@ -34,6 +34,7 @@ from src.files import NotWritten, Unreadable
 from src.images import UnreadableImage
 from src.interrupt import let_sigterm_end_at_once
 from src.model_file import adopt, load_weights, of_checkpoint
+from src.programs.classes import count_classes
 from src.reporting.comparable import BITS, LOSS
 from src.resume import is_typed, resumed, save_overrides
 from src.training.callbacks.checkpoint import LastCheckpoint
@@ -100,6 +101,7 @@ class Parts(NamedTuple):
 
 def assemble(config: DictConfig) -> Parts:
     """Everything that a configuration names, built and checked; nothing is read but a checkpoint, nothing written."""
+    count_classes(config)
     weights = adopt(config) if config.get("pretrained") is not None else None
     plain = check(config, SLOTS)
     try:

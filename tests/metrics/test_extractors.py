@@ -203,7 +203,6 @@ class TestClassifier:
 class TestEfficientNet:
     def test_reads_a_picture_of_imagenet_kind(self, tmp_path):
         """Its weights are real: scikit-learn's photographs are what they show."""
-        pytest.importorskip("efficientnet_lite_pytorch")
         from sklearn.datasets import load_sample_image
 
         made = EfficientNetLite0(str(tmp_path))
@@ -215,7 +214,31 @@ class TestEfficientNet:
         exact = Images(2, (3, 224, 224)).images  # of its own size, normalized as it was trained
         assert torch.allclose(made(exact).logits, made.network.efficientnet((exact.float() - 127) / 128), atol=1e-4)
         assert made.label("fd") == "fd_efficientnet_lite0"
-        assert made(Images(2, (1, 28, 28)).images).vectors.shape == (2, 1280)
+
+    def test_grey_and_tiny_pictures_are_enlarged_with_three_equal_channels(self, tmp_path):
+        made = EfficientNetLite0(str(tmp_path))
+        made.prepare(Images(1))
+        for grey in (Images(2, (1, 28, 28)).images, Images(2, (1, 1, 1)).images):
+            assert torch.equal(made(grey).vectors, made(grey.repeat(1, 3, 1, 1)).vectors)
+        flat = torch.full((1, 3, 5, 5), 90, dtype=torch.uint8)
+        large = torch.full((1, 3, 224, 224), 90, dtype=torch.uint8)
+        assert torch.allclose(made(flat).vectors, made(large).vectors, atol=1e-4)
+
+    def test_what_the_other_extractors_refuse_it_takes_and_they_say_so(self, tmp_path, monkeypatch):
+        """Unlabelled pictures, offline: no message leads back to where another came from."""
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+        monkeypatch.setattr(torch.hub, "download_url_to_file", _no_network)
+        pictures = InMemory(Images(12, (3, 16, 16)).images)
+        for other in (Classifier(str(tmp_path)), Inception(str(tmp_path))):
+            with pytest.raises((ValueError, FileNotFoundError), match=r"metrics=imagenet_lite") as refused:
+                other.check(pictures)
+            assert "choose metrics=inception" not in str(refused.value)
+            assert "metrics=classifier needs" not in str(refused.value)
+        EfficientNetLite0(str(tmp_path)).check(pictures)
+
+
+def _no_network(*args, **options):
+    raise urllib.error.URLError("no network")
 
 
 class TestModule:
