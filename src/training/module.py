@@ -102,8 +102,8 @@ class DiffusionModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._bits.sums = self.trainer.strategy.reduce(self._bits.sums, reduce_op="sum")
-        self.log("val/bits_per_dim", self._bits.mean, prog_bar=True)
-        self.log("val/bits_per_dim_se", self._bits.standard_error)
+        self.log("val/bits_per_dim", self._bits.mean, sync_dist=True, prog_bar=True)
+        self.log("val/bits_per_dim_se", self._bits.standard_error, sync_dist=True)
 
     def _bits_per_dim(self, x_0: Tensor, indices: range, labels: Tensor | None) -> Tensor:
         """The bound of each image, (B,): it does not depend on the schedule or on what the network predicts."""
