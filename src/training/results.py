@@ -107,10 +107,10 @@ class Results:
 
     def finish(self) -> dict[str, float]:
         """Writes metrics.json, prints the result, and returns what validation measured."""
-        bound = span(self._schedule)
         held_out = {name: float(self.trainer.callback_metrics[name]) for name in HELD_OUT}
         if not self.trainer.is_global_zero:
             return defaultdict(lambda: math.nan)
+        bound = span(self._schedule)
         throughput = next(iter(callbacks_of(self.trainer, Throughput)), None)
         seconds = time.monotonic() - self._started
         metrics = {
