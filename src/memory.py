@@ -20,9 +20,14 @@ def keep_freed_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, NEVER)
 
 
+def memory() -> int:
+    """Bytes of the machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def check_fits(key: str, count: int, bytes_each: int) -> None:
     """Raises ValueError where so many images, which `key` asks for, are more than the machine's memory holds."""
-    there, wanted = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), count * bytes_each
+    there, wanted = memory(), count * bytes_each
     if wanted > there:
         raise ValueError(
             f"{key}={count}: these images take {wanted / 2**30:,.0f} GiB, and this machine has {there / 2**30:,.0f}; "

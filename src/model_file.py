@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, open_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch import Tensor
 
 from src.calls import check_node, make
 from src.checkpoints.content import averaged_weights
@@ -24,6 +23,7 @@ from src.diffusion.denoiser import NetworkDenoiser
 from src.exchange import folder
 from src.files import write_bytes
 from src.mistake import Mistake
+from src.network_size import no_larger_than
 from src.trusted_targets import DATA, MODEL, TARGET, Targets, require_plain
 
 OF_IMAGES = {"channels": "in_channels", "image_size": "image_size", "num_classes": "num_classes"}  # data's, backbone's
@@ -188,28 +188,6 @@ def write_safetensors(path: Path, denoiser: NetworkDenoiser, node: dict[str, Any
     weights = {name: value.detach().cpu().contiguous() for name, value in denoiser.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, save(weights, metadata={"denoiser": json.dumps(node)}))
-
-
-@contextlib.contextmanager
-def no_larger_than(weights: dict[str, Tensor]) -> Iterator[None]:
-    """Within, a network that has more parameters than there are weights is not made to its end.
-
-    A configuration of a few words may ask for a network that fills the memory.
-    """
-    tensors, numbers = len(weights), sum(weight.numel() for weight in weights.values())
-
-    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal tensors, numbers
-        if parameter is not None:
-            tensors, numbers = tensors - 1, numbers - parameter.numel()
-            if tensors < 0 or numbers < 0:
-                raise Mistake("asks for a network that is larger than its weights")
-
-    hook = register_module_parameter_registration_hook(count)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 @contextlib.contextmanager

@@ -166,7 +166,7 @@ def test_more_processes_than_cores_are_reported_in_a_line(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
     assert _crowded("cpu", 2) == _crowded("cuda", 4) == {}
     (line,) = _crowded("cpu", 4).values()
-    assert line.startswith("4 CPU processes share 2 cores: ")
+    assert line.startswith("4 CPU processes share 2 cores, which is slow: ")
     assert "trainer.devices=1" in line
 
 

@@ -88,6 +88,10 @@ TRAIN = [
     ("~trainer._target_", "trainer._target_: missing"),
     ("schedule=[1,2]", "command line was"),
     (
+        "backbone.num_blocks=1000000000",
+        "backbone: asks for a network that is larger than this machine's memory; choose",
+    ),
+    (
         "callbacks.checkpoint.monitor=fid",
         "monitor=fid: choose null or val/bits_per_dim, val/loss, fd_classifier",
     ),

@@ -340,6 +340,9 @@ def test_a_network_larger_than_its_weights_is_not_made(carriers, tmp_path):
     node["backbone"] |= {"channels": 2**20, "num_blocks": 10**9}
     with pytest.raises(ValueError, match="asks for a network that is larger than its weights|memory"):
         load(write_checkpoint(carriers, node, tmp_path))
+    node["backbone"]["channels"] = 8
+    path = write_checkpoint(carriers, node, tmp_path)
+    check_refused(carriers, tmp_path, "train a pretrained", path)
 
 
 def test_data_that_a_file_names_are_read_and_never_fetched(carriers, tmp_path):

@@ -34,6 +34,7 @@ from src.files import NotWritten, Unreadable
 from src.images import UnreadableImage
 from src.interrupt import let_sigterm_end_at_once
 from src.model_file import adopt, load_weights, of_checkpoint
+from src.network_size import TOO_LARGE, no_larger_than, no_larger_than_memory
 from src.programs.classes import count_classes
 from src.reporting.comparable import BITS, LOSS
 from src.resume import is_typed, resumed, save_overrides
@@ -110,10 +111,13 @@ def assemble(config: DictConfig) -> Parts:
         raise Mistake(f"config: {error}; nothing could read its checkpoints again") from error
     L.seed_everything(plain["seed"], verbose=False)
     datamodule: ImageDataModule = build(plain, "data")
-    module: DiffusionModule = build(plain, "module")
+    source = f"pretrained={plain['pretrained']}"
+    too_large = f"{source}: its configuration {TOO_LARGE}"
+    with no_larger_than_memory() if weights is None else no_larger_than(weights, too_large):
+        module: DiffusionModule = build(plain, "module")
     if weights is not None:
         for denoiser in (module.denoiser, module.ema.model):
-            load_weights(denoiser, weights, f"pretrained={plain['pretrained']}")
+            load_weights(denoiser, weights, source)
     parts = Parts(plain, build_trainer(plain), module, datamodule)
     check_together(parts)
     return parts
