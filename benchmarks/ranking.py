@@ -11,7 +11,7 @@ from pathlib import Path
 from scipy.stats import spearmanr
 
 from benchmarks.turns import Table
-from src.reporting.comparable import BITS, LOSS
+from src.comparable import BITS, LOSS
 from src.runs import find
 
 

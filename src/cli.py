@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from src.config import Mistake, did_you_mean, pasted
+from src.config import Mistake, did_you_mean
 from src.console import console, printable
 from src.deferred import TORCHMETRICS, defer
 from src.files import NotWritten
@@ -27,6 +27,7 @@ from src.help import asks_for_help, help_text
 from src.interrupt import importing, interruptible
 from src.memory import keep_freed_memory
 from src.progress import Phase
+from src.quoting import pasted
 from src.sweep import folder_to_go_on_with, forget
 from src.trusted_targets import CONF
 from src.version import version

@@ -1,7 +1,5 @@
 """A program's configuration: resolved, held against the signatures that it calls, and made into objects."""
 
-import re
-import shlex
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -13,10 +11,9 @@ from src.mistake import Mistake, did_you_mean, dotted
 from src.signatures import fits
 from src.trusted_targets import Targets
 
-PLAIN = r"[\w./:@%+-]+"  # a value that Hydra and a shell read as it stands
 Text = str | int | float  # what Hydra reads of a name or a path may look like a number
 
-__all__ = ["Mistake", "Text", "at_least", "build", "check", "did_you_mean", "for_shell", "pasted", "quoted"]
+__all__ = ["Mistake", "Text", "at_least", "build", "check", "did_you_mean"]
 
 
 def check(config: DictConfig, slots: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,22 +58,3 @@ def at_least(plain: Mapping[str, Any], least: int, *keys: str) -> None:
     for key in keys:
         if not isinstance(plain[key], int) or plain[key] < least:
             raise Mistake(f"{key}={plain[key]}: choose a whole number of at least {least}")
-
-
-def quoted(value: object) -> str:
-    """As Hydra's command line reads it literally."""
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
-
-
-def pasted(key: str, value: object) -> str:
-    """key=value as it can be typed into a shell, with the quotes that it and Hydra need."""
-    text = str(value)
-    return for_shell(f"{key}={text if re.fullmatch(PLAIN, text) else quoted(text)}")
-
-
-def for_shell(word: str) -> str:
-    """A word with the quotes that a shell needs, if it needs any; double ones around single ones."""
-    if "'" not in word or re.search(r'[!"$`\\]', word):
-        return shlex.quote(word)
-    return f'"{word}"'

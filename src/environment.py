@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from src.config import for_shell
 from src.files import NotWritten, read_text, write_text
+from src.quoting import for_shell
 from src.runs import ENVIRONMENT, relative
 
 CODE = Path(__file__).resolve().parent

@@ -11,9 +11,10 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, NamedTuple
 
-from src.config import Mistake, quoted
+from src.config import Mistake
 from src.console import printable
 from src.files import Unreadable, write_text
+from src.quoting import quoted
 from src.runs import CHECKPOINT, CONFIG, CURVE, FAILURE, LOG, Run, relative
 
 TAIL = 2**16  # bytes of a log that are searched for the cause

@@ -11,8 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.checkpoints.folder import newest_intact
 from src.cli import explain
-from src.config import Mistake, quoted
+from src.config import Mistake
 from src.files import Unreadable, read_text, write_text
+from src.quoting import quoted
 from src.runs import OVERRIDES
 from src.saved_words import OF_THE_COMMAND_LINE, Word, refuse_changes
 from src.training.ownership import own
@@ -67,9 +68,9 @@ def resumed(config: DictConfig) -> DictConfig:
     return again
 
 
-def is_typed(key: str) -> bool:
-    """Whether a word of the command line, not of a file, gives this key."""
-    return any(Word(text).key == key for text in HydraConfig.get().overrides.task)
+def typed_keys() -> list[str]:
+    """The keys that words of the command line, not of a file, give."""
+    return [Word(text).key.lstrip("+") for text in HydraConfig.get().overrides.task]
 
 
 def _saved(folder: Path, source: str) -> tuple[str, list[Word], bool]:

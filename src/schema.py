@@ -3,8 +3,8 @@
 import math
 from typing import Any, NamedTuple
 
+from src.comparable import HELD_OUT
 from src.records import Record, is_measurable, is_number, parse_json, parse_yaml
-from src.reporting.comparable import HELD_OUT
 
 NUMBERS = (*HELD_OUT, "steps", "images_per_second", "seconds", "terminal_snr")  # of metrics.json, scores aside
 START: dict[str, type | tuple[type, ...]] = {

@@ -17,12 +17,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from src.config import Mistake, quoted
+from src.comparable import warning
+from src.config import Mistake
 from src.console import printable
 from src.files import write_text
 from src.job import Job
+from src.quoting import quoted
 from src.records import SMALL, Record, load, parse_yaml
-from src.reporting.comparable import warning
 from src.runs import JOB, LOG, Run, find, relative
 
 SWEEPS, WORDS = Path("runs/sweeps"), "sweep.yaml"

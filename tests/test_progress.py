@@ -139,7 +139,7 @@ class TestTraining:
         first = next(line for line in lines if "step 0/" not in line)
         assert re.fullmatch(r"training: step \d+/60, loss \d\.\d{4}, \d+ s left", first)
         assert len(re.findall(r"^validation after .*$", out, re.MULTILINE)) == 1  # the last one is in the run's result
-        assert re.search(r"^validation after 30 steps: loss 0\.\d+$", out, re.MULTILINE)
+        assert re.search(r"^validation after 30 steps: loss 0\.\d+, bits_per_dim \d\.\d+$", out, re.MULTILINE)
         assert "_q1" not in out
 
     def test_a_run_of_hours_names_the_recipe_of_ten_minutes(self, capsys, monkeypatch):

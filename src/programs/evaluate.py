@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.table import Table
 from torch import Tensor
@@ -28,8 +27,8 @@ from src.metrics.likelihood import Likelihood
 from src.model_file import TrainedModel, load_data, load_either
 from src.progress import Phase
 from src.quality import measure_images, measure_walk, tell, tell_curve
+from src.resume import typed_keys
 from src.runs import CONFIG
-from src.saved_words import Word
 from src.sources import Real, read_count, read_real, read_samples, read_walks
 
 SLOTS: dict[str, Any] = {  # what the keys of conf/evaluate.yaml hold
@@ -70,7 +69,7 @@ def main(config: DictConfig) -> None:
 def refuse_unread(plain: dict[str, Any], is_likelihood: bool) -> None:
     """Raises Mistake for a key of the command line that this kind of measurement does not read."""
     kind = "metrics=likelihood" if is_likelihood else "images=…" if plain["images"] is not None else DISTANCE
-    for key in (Word(text).key.lstrip("+") for text in HydraConfig.get().overrides.task):
+    for key in typed_keys():
         if key.split(".")[0] in UNREAD[kind]:
             other = {"num_samples": "num_images", "num_images": "num_samples"}.get(key)
             instead = f"give {other}={plain[key]}" if other and other not in UNREAD[kind] else "leave it out"

@@ -8,10 +8,10 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from src.cli import mistakes
+from src.comparable import BITS, LOSS, misled_by
 from src.config import Mistake, Text, at_least, check
 from src.console import console, printable
 from src.progress import Phase
-from src.reporting.comparable import BITS, LOSS, misled_by
 from src.reporting.page import write
 from src.reporting.table import Comparison, compare
 from src.runs import Run, find, relative

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from src.checkpoints.content import check_resumable
 from src.checkpoints.folder import Damaged, locate, read_checkpoint
 from src.cli import mistakes, one_line
+from src.comparable import BITS, LOSS
 from src.config import Mistake, Text, build, check
 from src.data.dataset import WrongLabel
 from src.data.module import ImageDataModule
@@ -36,8 +37,7 @@ from src.interrupt import let_sigterm_end_at_once
 from src.model_file import adopt, load_weights, of_checkpoint
 from src.network_size import TOO_LARGE, no_larger_than, no_larger_than_memory
 from src.programs.classes import count_classes
-from src.reporting.comparable import BITS, LOSS
-from src.resume import is_typed, resumed, save_overrides
+from src.resume import resumed, save_overrides, typed_keys
 from src.training.callbacks.checkpoint import LastCheckpoint
 from src.training.callbacks.finding import callbacks_of
 from src.training.callbacks.scores import SampleScores
@@ -74,7 +74,7 @@ def main(config: DictConfig) -> float:
         plain, trainer, module, datamodule = assemble(config)
         if trainer.world_size > 1:
             let_sigterm_end_at_once()  # until the run takes signals itself
-        datamodule.fetches = given.resume is None or is_typed("data.root")
+        datamodule.fetches = given.resume is None or "data.root" in typed_keys()
         results = Results(plain, trainer)
         if trainer.is_global_zero:
             prepare_data(trainer, datamodule)

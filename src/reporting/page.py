@@ -14,11 +14,11 @@ import jinja2
 from markupsafe import Markup, escape
 from PIL import Image
 
-from src.config import for_shell
 from src.console import printable
 from src.files import write as write_file
 from src.files import write_text
 from src.plots import over_evaluations, save
+from src.quoting import for_shell
 from src.records import Record
 from src.reporting import figures
 from src.reporting.evaluations import Curve, evaluations

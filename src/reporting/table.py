@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from src.comparable import BITS, BITS_ERROR, HELD_OUT, LOSS, sentence, warning
 from src.console import printable
 from src.files import write_text
-from src.reporting.comparable import BITS, BITS_ERROR, HELD_OUT, LOSS, sentence, warning
 from src.runs import Run, higher_is_better
 
 FIRST = (BITS, BITS_ERROR, LOSS, "steps", "images_per_second", "seconds")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -79,7 +79,7 @@ class DiffusionModule(L.LightningModule):
         backbone = self.denoiser.backbone
         if self.device_mesh is not None and not isinstance(backbone, FSDPModule):
             share_out(backbone, self.device_mesh)
-        elif self.trainer.world_size > 1 and not self._aligned:
+        elif distributed.is_initialized() and not self._aligned:
             align_gradients(self.denoiser)
             self._aligned = True
         self.denoiser.compile_backbone(self.compiled)

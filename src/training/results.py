@@ -16,10 +16,10 @@ from omegaconf import OmegaConf
 from rich.text import Text
 from rich.tree import Tree
 
+from src.comparable import BITS, BITS_ERROR, HELD_OUT, LOSS
 from src.console import clock, console, printable
 from src.diffusion.continuous_bound import span
 from src.files import write_text
-from src.reporting.comparable import BITS, BITS_ERROR, HELD_OUT, LOSS
 from src.runs import CHECKPOINT, CONFIG, CURVE, RESULT, Run, relative
 from src.training.callbacks.finding import callbacks_of
 from src.training.callbacks.scores import SampleScores

@@ -5,8 +5,8 @@ import json
 import pytest
 import yaml
 
+from src.comparable import BITS, LOSS, misled_by, sentence, warning
 from src.programs.report import _metric
-from src.reporting.comparable import BITS, LOSS, misled_by, sentence, warning
 from src.reporting.table import compare
 from src.runs import find
 
