@@ -31,7 +31,7 @@ def no_larger_than_memory() -> AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _at_most(tensors: int, numbers: int, complaint: str) -> Iterator[None]:
-    """Raises Mistake at the first parameter that is one too many."""
+    """Within, raises Mistake at the first parameter that exceeds a limit."""
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal tensors, numbers

@@ -1,4 +1,4 @@
-"""Long work says what it does and how far it is: by a bar on a terminal, by a line now and then in a log."""
+"""Progress of long work: a bar on a terminal, an occasional line in a log."""
 
 import os
 import threading

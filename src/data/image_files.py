@@ -12,7 +12,7 @@ from torch import Tensor
 from src.data.dataset import ImageDataset, range_of
 from src.images import is_image_file, read_image
 
-KEPT = 2**28  # bytes of decoded images that stay in memory, so that a file is decoded once in place of once an epoch
+KEPT = 2**28  # bytes of decoded images that stay in memory, so that each file is decoded once, not once an epoch
 
 
 def image_files(folder: Path) -> list[Path]:
