@@ -49,7 +49,7 @@ class Losses(L.Callback):
 
 
 def fit(max_steps=6, optimizer=None, precision="32-true", ckpt_path=None, save=None, callbacks=(), **options):
-    module = runs.module(dropout=0.0, ema_decay=0.9, **{k: options.pop(k) for k in ("compile",) if k in options})
+    module = runs.module(dropout=0.0, ema_decay=0.9, **{k: options.pop(k) for k in ("compile", "channels_last") if k in options})
     if optimizer is not None:
         module.optimizer = optimizer
     losses = Losses()
@@ -120,9 +120,12 @@ def test_reduced_precision_follows_the_full_one(precision, name):
     assert exact[-5:].mean() < exact[:5].mean()
 
 
-def test_by_cuda_graphs_the_curve_is_the_same():
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_by_cuda_graphs_the_curve_is_the_same(channels_last):
     """With a validation in between."""
-    plain, by_graphs = (fit(8, compile=how, val_check_interval=4) for how in (False, GRAPHS))
+    plain, by_graphs = (
+        fit(8, compile=how, channels_last=channels_last, val_check_interval=4) for how in (False, GRAPHS)
+    )
     torch.testing.assert_close(by_graphs[0], plain[0], rtol=1e-3, atol=1e-4)
     for key, value in plain[1].items():
         torch.testing.assert_close(by_graphs[1][key], value, rtol=1e-2, atol=1e-3, msg=key)

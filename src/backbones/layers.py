@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from src.backbones.norm import NormSiLU, norm_silu_conv
+from src.backbones.norm import GroupNorm, NormSiLU, norm_silu_conv
 
 SHORT = 64  # positions up to which plain products do in bfloat16 on a CPU; the fused kernel takes 14 ms for 49 there
 
@@ -72,8 +72,8 @@ class Style:
     head_dim: int | None = None
     scale_shift: bool = False
 
-    def norm(self, channels: int) -> nn.GroupNorm:
-        return nn.GroupNorm(self.norm_groups, channels, eps=self.norm_eps)
+    def norm(self, channels: int) -> GroupNorm:
+        return GroupNorm(self.norm_groups, channels, eps=self.norm_eps)
 
     def norm_silu(self, channels: int) -> NormSiLU:
         return NormSiLU(self.norm_groups, channels, eps=self.norm_eps)

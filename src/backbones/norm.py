@@ -11,7 +11,16 @@ aten = torch.ops.aten
 LARGE = 512  # positions from which a CPU normalizes NHWC images faster by their channels' moments
 
 
-class NormSiLU(nn.GroupNorm):
+class GroupNorm(nn.GroupNorm):
+    """torch's. Compiled for a GPU, it reads NHWC images as they lie; torch's kernels copy them to NCHW first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() and x.device.type == "cuda" and _is_nhwc(x):
+            return _by_channels(self, x.float())
+        return super().forward(x)
+
+
+class NormSiLU(GroupNorm):
     """SiLU(GroupNorm(x)), in one buffer where no gradient is asked for."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,8 +80,13 @@ class _NormSiLUConv(torch.autograd.Function):
 
 def _is_large_nhwc(x: Tensor) -> bool:
     """Whether torch's GroupNorm would take more than twice as long as it does in NCHW."""
-    large = x.ndim == 4 and x.shape[2:].numel() >= LARGE and x.is_contiguous(memory_format=torch.channels_last)
-    return large and x.dtype == torch.float32 and x.device.type == "cpu" and not x.is_contiguous()
+    large = x.ndim == 4 and x.shape[2:].numel() >= LARGE
+    return large and x.dtype == torch.float32 and x.device.type == "cpu" and _is_nhwc(x)
+
+
+def _is_nhwc(x: Tensor) -> bool:
+    """Whether the channels of a pixel, more than one, lie side by side."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def _by_channels(norm: nn.GroupNorm, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from src.backbones.norm import NormSiLU, norm_silu_conv
+from src.backbones.norm import NormSiLU, _by_channels, norm_silu_conv
 
 F64 = torch.float64
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -98,3 +98,14 @@ def test_bfloat16_rounds_as_torch_does(dtype):
     for ours, theirs in zip(gradients(found, *inputs), gradients(expected, *inputs), strict=True):
         assert ours.dtype == theirs.dtype
         torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=5e-2)
+
+
+def test_gradients_by_the_moments_of_channels():
+    """What a GPU computes of NHWC images once it is compiled."""
+    norm, _ = randomized(8)
+    norm.to(F64)
+    x = (torch.randn(3, 8, 5, 4, dtype=F64) + 2).to(memory_format=torch.channels_last).requires_grad_()
+    inputs = (x, *norm.parameters())
+    expected, found = F.group_norm(x, 4, norm.weight, norm.bias, norm.eps), _by_channels(norm, x)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradients(found, *inputs), gradients(expected, *inputs))
