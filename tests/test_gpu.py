@@ -49,7 +49,8 @@ class Losses(L.Callback):
 
 
 def fit(max_steps=6, optimizer=None, precision="32-true", ckpt_path=None, save=None, callbacks=(), **options):
-    module = runs.module(dropout=0.0, ema_decay=0.9, **{k: options.pop(k) for k in ("compile", "channels_last") if k in options})
+    of_module = {key: options.pop(key) for key in ("compile", "channels_last") if key in options}
+    module = runs.module(dropout=0.0, ema_decay=0.9, **of_module)
     if optimizer is not None:
         module.optimizer = optimizer
     losses = Losses()
