@@ -15,15 +15,15 @@ from torch import Tensor
 
 from benchmarks.loop import configuration
 from benchmarks.turns import in_turns
-from src.backbones.summary import summarize
-from src.config import build
-from src.diffusion.guidance import Clip
-from src.diffusion.objective import Objective
-from src.diffusion.samplers.base import class_labels
-from src.diffusion.samplers.ddim import DDIM
-from src.diffusion.time_grid import Trailing
-from src.images import to_model, to_uint8
-from src.training.ema import ExponentialMovingAverage
+from lightning_diffusion.codecs.pixels import to_model, to_uint8
+from lightning_diffusion.configuration.build import build
+from lightning_diffusion.diffusion.guidance import Clip
+from lightning_diffusion.diffusion.objective import Objective
+from lightning_diffusion.diffusion.samplers.base import class_labels
+from lightning_diffusion.diffusion.samplers.ddim import DDIM
+from lightning_diffusion.diffusion.time_grid import Trailing
+from lightning_diffusion.networks.summary import summarize
+from lightning_diffusion.training.ema import ExponentialMovingAverage
 from tests.judge import judge
 
 BACKBONES = ("unet", "adm", "unet_lecture", "dit", "uvit")
@@ -37,7 +37,7 @@ def built(backbone: str) -> tuple[Any, Objective]:
 
 
 def digits() -> tuple[Tensor, Tensor]:
-    from src.data.digits import Digits
+    from lightning_diffusion.data.digits import Digits
 
     data = Digits(channels=1, image_size=8, num_classes=10, batch_size=BATCH)
     data.setup()

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.turns import Table
-from src.data.dataset import InMemory
-from src.data.given import read_images
-from src.data.mnist import MNIST
-from src.images import to_model
-from src.metrics.cache import cached
-from src.metrics.frechet import Moments, frechet_distance, moments
+from lightning_diffusion.codecs.pixels import to_model
+from lightning_diffusion.data.dataset import InMemory
+from lightning_diffusion.data.external_images import read_images
+from lightning_diffusion.data.mnist import MNIST
+from lightning_diffusion.metrics.cache import cached
+from lightning_diffusion.metrics.distances.frechet import Moments, frechet_distance, moments
 
 STEPS, BATCH, PEAK_LR = 5000, 128, 4e-3
 FLOOR = 2000  # training images

@@ -9,14 +9,15 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from src.cli import CONF
-from src.config import build, check
-from src.diffusion.noise import Draws, stream_seed
-from src.images import Batch, to_model
-from src.programs.classes import count_classes
-from src.programs.train import SLOTS
-from src.training.divergence import Diverged, Drawn, Step
-from src.training.module import DiffusionModule
+from lightning_diffusion.app.classes import count_classes
+from lightning_diffusion.app.cli import CONF
+from lightning_diffusion.app.commands.train import SLOTS
+from lightning_diffusion.codecs.pixels import to_model
+from lightning_diffusion.configuration.build import build, check
+from lightning_diffusion.data.batch import Batch
+from lightning_diffusion.diffusion.noise import BatchRNG, stream_seed
+from lightning_diffusion.training.guard import BatchRecord, Diverged, Step
+from lightning_diffusion.training.module import DiffusionModule
 
 
 def configuration(words: list[str]) -> dict[str, Any]:
@@ -59,7 +60,7 @@ class BareLoop:
         module, denoiser, batch = self.module, self.module.denoiser, next(self.batches)
         x_0 = to_model(batch.images.to(self.device, non_blocking=True))
         labels = None if batch.labels is None else batch.labels.to(self.device, non_blocking=True)
-        draws = Draws(stream_seed("train", module.seed, batch.start), self.device)
+        draws = BatchRNG(stream_seed("train", module.seed, batch.start), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             times, losses = module.objective.draw(denoiser, x_0, labels, draws)
             loss = module.objective.mean(times, losses)
@@ -68,7 +69,7 @@ class BareLoop:
         norm = nn.utils.clip_grad_norm_(denoiser.parameters(), self.clip)
         if self.last is not None and not self.last.gradient_is_finite:
             raise Diverged(str(self.last))
-        self.last = Step(self.number + 1, [Drawn(batch.start, loss.detach(), times.t, losses.detach())], norm)
+        self.last = Step(self.number + 1, [BatchRecord(batch.start, loss.detach(), times.t, losses.detach())], norm)
         self.optimizer.step()
         module.ema.update(denoiser, self.number)
         self.lr_scheduler.step()

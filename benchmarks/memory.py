@@ -13,7 +13,7 @@ from benchmarks.contenders import ours, theirs
 from benchmarks.peers import PEERS, installed
 from benchmarks.sizes import Size
 from benchmarks.turns import Table, in_turns, options
-from src.memory import keep_freed_memory
+from lightning_diffusion.system.memory import keep_freed_memory
 
 STEPS, WARM_UP = 8, 2
 HANDS_BACK = "this project, freed memory handed back"

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from src.files import make_folder, write_bytes
+from lightning_diffusion.system.files import make_folder, write_bytes
 
 SIDE, CLASSES = 28, 10
 
@@ -46,7 +46,7 @@ def _labels(digits: list[Tensor]) -> Tensor:
 
 
 def idx(values: Tensor) -> bytes:
-    """The IDX file of a uint8 tensor; src.data.idx has the layout."""
+    """The IDX file of a uint8 tensor; lightning_diffusion.data.idx has the layout."""
     return bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape) + values.numpy().tobytes()
 
 

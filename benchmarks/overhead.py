@@ -16,12 +16,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks.loop import BareLoop, configuration, module_of
-from src.config import build
-from src.data.dataset import Batches, InMemory
-from src.data.module import ImageDataModule, Split
-from src.data.order import EndlessShuffle
-from src.training.module import DiffusionModule
-from src.training.results import quiet
+from lightning_diffusion.configuration.build import build
+from lightning_diffusion.data.dataset import Batches, InMemory
+from lightning_diffusion.data.module import ImageDataModule, Split
+from lightning_diffusion.data.order import EndlessShuffle
+from lightning_diffusion.training.module import DiffusionModule
+from lightning_diffusion.training.results import quiet
 
 BLOCK, BLOCKS, WARM_UP = 20, 12, 2  # steps in a block (one of them logs), blocks that count, and before them
 STEPS = BLOCK * (WARM_UP + BLOCKS) + 1  # the last block is over when one more step begins

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.sizes import Size
-from src.backbones.unet import UNet
-from src.exchange.network import unet_config
+from lightning_diffusion.checkpoints.diffusers.network import unet_config
+from lightning_diffusion.networks.unet import UNet
 
 
 class Peer(ABC):

@@ -11,8 +11,8 @@ from pathlib import Path
 from scipy.stats import spearmanr
 
 from benchmarks.turns import Table
-from src.comparable import BITS, LOSS
-from src.runs import find
+from lightning_diffusion.runs.comparable import BITS, LOSS
+from lightning_diffusion.runs.run import find
 
 
 def main() -> None:

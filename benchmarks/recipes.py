@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.loop import BareLoop, configuration, module_of, random_batches
 from benchmarks.turns import in_turns
-from src.cli import CONF
+from lightning_diffusion.app.cli import CONF
 
 COMMON = ["experiment=fashion_mnist", "logger=csv", "metric=fd_classifier", "callbacks.scores.share=null"]
 WARM_UP, TIMED = 3, 9

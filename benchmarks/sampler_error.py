@@ -8,16 +8,16 @@ import sys
 
 import torch
 
-from src.diffusion.analytic import GaussianMixture
-from src.diffusion.continuous import VP
-from src.diffusion.samplers.adams_bashforth import AdamsBashforth
-from src.diffusion.samplers.base import Sampler
-from src.diffusion.samplers.ddim import DDIM
-from src.diffusion.samplers.dpm_solver import DPMSolverMultistep, DPMSolverSinglestep
-from src.diffusion.samplers.euler import Heun
-from src.diffusion.samplers.ode import ODE
-from src.diffusion.samplers.unipc import UniPC
-from src.diffusion.time_grid import Karras, LogSNR, TimeGrid, Trailing
+from lightning_diffusion.diffusion.analytic import GaussianMixture
+from lightning_diffusion.diffusion.continuous import VP
+from lightning_diffusion.diffusion.samplers.adams_bashforth import AdamsBashforth
+from lightning_diffusion.diffusion.samplers.base import Sampler
+from lightning_diffusion.diffusion.samplers.ddim import DDIM
+from lightning_diffusion.diffusion.samplers.dpm_solver import DPMSolverMultistep, DPMSolverSinglestep
+from lightning_diffusion.diffusion.samplers.euler import Heun
+from lightning_diffusion.diffusion.samplers.ode import ODE
+from lightning_diffusion.diffusion.samplers.unipc import UniPC
+from lightning_diffusion.diffusion.time_grid import Karras, LogSNR, TimeGrid, Trailing
 
 F64 = torch.float64
 BUDGETS = (5, 10, 20, 50)

@@ -14,12 +14,12 @@ from torch import Tensor
 from benchmarks.peers import diffusers_network
 from benchmarks.sizes import Size
 from benchmarks.turns import Table, in_turns, options, speed_up
-from src.device import placed
-from src.diffusion.denoiser import Compile
-from src.diffusion.samplers.ddim import DDIM
-from src.diffusion.time_grid import Trailing
-from src.metrics.generate import Recipe
-from src.model_file import load
+from lightning_diffusion.checkpoints.loading import load
+from lightning_diffusion.diffusion.denoiser import Compile
+from lightning_diffusion.diffusion.samplers.ddim import DDIM
+from lightning_diffusion.diffusion.time_grid import Trailing
+from lightning_diffusion.models.diffusion.generator import DiffusionGenerator
+from lightning_diffusion.training.devices import prepare_for_inference
 
 STEPS, SMALL, LARGE = 20, 64, 256
 
@@ -46,8 +46,8 @@ def pair(
     with tempfile.TemporaryDirectory() as folder:
         pipeline = theirs(size, folder)
         denoiser = load(folder, "pretrained").denoiser
-    denoiser = placed(denoiser, torch.device(size.device), size.precision, compiled)
-    recipe = Recipe(DDIM(Trailing(), STEPS), lambda inner: inner, shape, None, seed=0)
+    denoiser = prepare_for_inference(denoiser, torch.device(size.device), size.precision, compiled)
+    recipe = DiffusionGenerator(DDIM(Trailing(), STEPS), lambda inner: inner, shape, None, seed=0)
 
     def diffusers_step() -> Tensor:
         generator = torch.Generator().manual_seed(0)

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from benchmarks.peers import PEERS, Peer, installed
 from benchmarks.sizes import Size
-from src.data.dataset import ImageDataset
-from src.data.mnist import MNIST
-from src.images import to_model
-from src.memory import keep_freed_memory
+from lightning_diffusion.codecs.pixels import to_model
+from lightning_diffusion.data.dataset import ImageDataset
+from lightning_diffusion.data.mnist import MNIST
+from lightning_diffusion.system.memory import keep_freed_memory
 
 COUNT, AT_ONCE = 2000, 200
 

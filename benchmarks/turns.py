@@ -9,7 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from src.memory import keep_freed_memory
+from lightning_diffusion.system.memory import keep_freed_memory
 
 
 def in_turns(cases: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> dict[str, list[float]]:

@@ -1,19 +1,4 @@
-"""Measures a trained model, or images from anywhere.
-
-python -m src.evaluate ckpt_path=RUN/checkpoints/last.ckpt                        distances, precision, recall
-python -m src.evaluate ckpt_path=… metrics=inception num_samples=10000            FID
-python -m src.evaluate ckpt_path=… samplers=[ddim,heun] num_steps=[5,10,20]       over the number of evaluations
-python -m src.evaluate ckpt_path=… metrics=likelihood                             bits per dimension
-python -m src.evaluate images=DIR reference=DIR metrics=inception                 of any images
-"""
-
-from src.interrupt import leave_at_once
-
-leave_at_once(__name__)  # before the imports that take time
-
-from src.cli import Program  # noqa: E402
-
-main = Program("evaluate", __doc__)
+from lightning_diffusion.app.evaluate import main
 
 if __name__ == "__main__":
     main()

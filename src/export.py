@@ -1,17 +1,4 @@
-"""Writes a trained model for other programs.
-
-python -m src.export ckpt_path=RUN/checkpoints/last.ckpt output_dir=NEW           for diffusers' pipelines
-python -m src.export ckpt_path=… output_dir=NEW label=3                           with one class baked in
-python -m src.export ckpt_path=… output_dir=NEW format=safetensors                one file
-"""
-
-from src.interrupt import leave_at_once
-
-leave_at_once(__name__)  # before the imports that take time
-
-from src.cli import Program  # noqa: E402
-
-main = Program("export", __doc__)
+from lightning_diffusion.app.export import main
 
 if __name__ == "__main__":
     main()

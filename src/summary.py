@@ -1,17 +1,4 @@
-"""Tells what a network costs, before it is trained.
-
-python -m src.summary
-python -m src.summary backbone=adm data=mnist
-python -m src.summary experiment=cifar10 backbone.channels=192
-"""
-
-from src.interrupt import leave_at_once
-
-leave_at_once(__name__)  # before the imports that take time
-
-from src.cli import Program  # noqa: E402
-
-main = Program("summary", __doc__, config_name="train")
+from lightning_diffusion.app.summary import main
 
 if __name__ == "__main__":
     main()

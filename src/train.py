@@ -1,20 +1,4 @@
-"""Trains a diffusion model, samples from it and measures it.
-
-python -m src.train                                         digits on a CPU, in a minute or two
-python -m src.train experiment=mnist trainer.devices=4      another data set, on four GPUs
-python -m src.train schedule=linear schedule.T=250          another part, and a key of it
-python -m src.train -m schedule=linear,cosine seed=0,1      a sweep: four runs
-python -m src.train resume=runs/digits/TIME                 goes on with a run that was stopped
-"""
-
-from src.interrupt import leave_at_once
-
-leave_at_once(__name__)  # before the imports that take time
-
-from src.cli import Program  # noqa: E402
-from src.sweep import run_job  # noqa: E402
-
-main = Program("train", __doc__, job=run_job)
+from lightning_diffusion.app.train import main
 
 if __name__ == "__main__":
     main()

@@ -50,7 +50,7 @@ def start(module, *arguments, cwd, group=False, forked=False, **environment):
         forked: whether by tests.forked, without the seconds of its imports.
     """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    merged = clean | {"PYTHONPATH": str(REPOSITORY)} | environment
+    merged = clean | environment
     given = {name: value for name, value in merged.items() if value is not None}
     words = [str(argument) for argument in arguments]
     if forked:

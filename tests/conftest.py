@@ -1,9 +1,12 @@
 import os
+from pathlib import Path
 
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: no threads within, nor in what it starts
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+os.environ["PYTHONPATH"] = "{0}:{0}/src".format(Path(__file__).parent.parent)  # of every process that a test starts
 
 from src.train import main as train
 from tests.command import in_process
@@ -22,7 +25,7 @@ def cache_dir(tmp_path_factory):
 def unhurried():
     """On a busy machine anything may take long enough for a line that tells how far it is: none among the outputs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("src.progress.QUIET", 3600.0)
+        patch.setattr("lightning_diffusion.system.progress.QUIET", 3600.0)
         yield
 
 

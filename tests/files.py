@@ -15,7 +15,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from src.checkpoints.seal import write_sealed
+from lightning_diffusion.checkpoints.seal import write_sealed
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 

@@ -110,10 +110,10 @@ def _become(module, arguments, cwd, environment, group, out, err):
 
 
 if __name__ == "__main__":
-    from src.deferred import TORCHMETRICS, defer
+    from lightning_diffusion.system.lazy_import import TORCHMETRICS, defer
 
     defer("torchmetrics", TORCHMETRICS)  # as the programs do
-    for name in ("src.programs.train", "tests.runs"):
+    for name in ("lightning_diffusion.app.commands.train", "tests.runs"):
         importlib.import_module(name)
     gc.freeze()  # the collector touches no page that the processes share
     if request := _serve():

@@ -6,8 +6,9 @@ import math
 from hydra.core.utils import setup_globals
 from omegaconf.basecontainer import BaseContainer
 
-DENOISER = "src.diffusion.denoiser.NetworkDenoiser"
-UNET = "src.backbones.unet.UNet"
+PACKAGE = "lightning_diffusion"
+DENOISER = f"{PACKAGE}.diffusion.denoiser.NetworkDenoiser"
+UNET = f"{PACKAGE}.networks.unet.UNet"
 CREATE = "${oc.create:{_target_:sympy.sympify,a:\"__import__('os').system('touch CANARY')\"}}"
 TARGETS = (
     "os.system", "os.mkdir", "os.popen", "posix.system", "subprocess.run", "subprocess.Popen", "builtins.eval",
@@ -17,19 +18,21 @@ TARGETS = (
     "webbrowser.open", "urllib.request.urlopen", "code.interact", "ctypes.CDLL", "sympy.sympify", "timeit.timeit",
     "setuptools._distutils.spawn.spawn", "torch.nn.Identity", "antigravity.webbrowser", "this.s",
     # they begin with the project's own name, or are its own in the wrong place
-    "src.cli.os.system", "src.cli.sys.exit", "src.files.write_text", "src.files.os.mkdir", "src.programs.export.main",
-    "src.model_file.write_safetensors", "src.model_file.weaker", "src.images.write_png", "src.sweep.Sweep",
-    "src.training.module.DiffusionModule", "src.training.wandb_logger.WandbLogger", "src.training.loggers.CSVLogger",
-    "src.training.callbacks.samples.SampleGrid", "src.metrics.classifier.Classifier", "lightning.Trainer",
-    "lightning.pytorch.profilers.SimpleProfiler", "torch.optim.AdamW", "src.data.mnist.MNIST",
+    *(f"{PACKAGE}.{name}" for name in (
+        "app.cli.os.system", "app.cli.sys.exit", "system.files.write_text", "system.files.os.mkdir",
+        "app.commands.export.main", "checkpoints.loading.write_safetensors", "checkpoints.loading.load_weak_model",
+        "runs.pictures.write_png", "app.sweep.Sweep", "training.module.DiffusionModule",
+        "training.loggers.wandb.WandbLogger", "training.loggers.csv.CSVLogger",
+        "training.callbacks.samples.SampleGrid", "metrics.extractors.classifier.Classifier", "data.mnist.MNIST",
+    )),
+    "lightning.Trainer", "lightning.pytorch.profilers.SimpleProfiler", "torch.optim.AdamW",
 )  # fmt: skip
 ALIKE = (  # letters of other alphabets, widths and directions; spaces, case, and other ways to spell a name
-    "ѕrc.backbones.unet.UNet", "src.backbones.unet.UΝet", "src。backbones。unet。UNet", "ｓｒｃ.backbones.unet.UNet",
-    "src.backbones.unet.UNet\u200b", "\u202esrc.backbones.unet.UNet", "src.backbones.unet.UNet\n",
-    " src.backbones.unet.UNet", "src.backbones.unet.UNet ", "SRC.backbones.unet.UNet", "src/backbones/unet/UNet",
-    "src.backbones..unet.UNet", "src.backbones.unet:UNet", ".src.backbones.unet.UNet",
-    "src.backbones.unet.UNet.__init__",
-    "src.backbones.unet.torch", "src.backbones.unet.UNet\0", "???", "", "_target_", "${x}", "src", "src.",
+    f"{PACKAGE[:-1]}ո.networks.unet.UNet", f"{PACKAGE}.networks.unet.UΝet", UNET.replace(".", "。"),
+    "ｌightning_diffusion.networks.unet.UNet", f"{UNET}\u200b", f"\u202e{UNET}", f"{UNET}\n", f" {UNET}", f"{UNET} ",
+    UNET.upper(), UNET.replace(".", "/"), f"{PACKAGE}.networks..unet.UNet", f"{PACKAGE}.networks.unet:UNet", f".{UNET}",
+    f"{UNET}.__init__", f"{PACKAGE}.networks.unet.torch", f"{UNET}\0", "???", "", "_target_", "${x}", PACKAGE,
+    f"{PACKAGE}.", "src.networks.unet.UNet", "src.backbones.unet.UΝet", "src", "src.",
 )  # fmt: skip
 
 

@@ -8,8 +8,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.svm import SVC
 
-from src.data.dataset import InMemory
-from src.data.digits import Digits
+from lightning_diffusion.data.dataset import InMemory
+from lightning_diffusion.data.digits import Digits
 
 CONFIDENT = 0.8
 

@@ -5,9 +5,9 @@ import signal
 import sys
 from pathlib import Path
 
+from lightning_diffusion.training.callbacks import checkpoint, samples
+from lightning_diffusion.training.loggers import csv as loggers
 from src.train import main
-from src.training import loggers
-from src.training.callbacks import checkpoint, samples
 
 
 def die():

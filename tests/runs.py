@@ -6,16 +6,16 @@ from typing import Any
 import lightning as L
 import torch
 
-from src.backbones.unet import UNet
-from src.data.digits import Digits
-from src.diffusion import beta as schedule
-from src.diffusion.denoiser import NetworkDenoiser
-from src.diffusion.objective import Objective
-from src.diffusion.parameterization import V
-from src.diffusion.time_sampler import Uniform
-from src.diffusion.weighting import Simple
-from src.training.lr import warmup_cosine
-from src.training.module import DiffusionModule
+from lightning_diffusion.data.digits import Digits
+from lightning_diffusion.diffusion import beta as schedule
+from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
+from lightning_diffusion.diffusion.objective import Objective
+from lightning_diffusion.diffusion.parameterization import V
+from lightning_diffusion.diffusion.time_sampler import Uniform
+from lightning_diffusion.diffusion.weighting import Simple
+from lightning_diffusion.networks.unet import UNet
+from lightning_diffusion.training.module import DiffusionModule
+from lightning_diffusion.training.optimizers.warmup import warmup_cosine
 
 # what a command line needs to train as small a network
 TINY = [

@@ -18,9 +18,9 @@ from benchmarks.sampling import pair
 from benchmarks.scaling import exponent
 from benchmarks.sizes import Size, forward_flops
 from benchmarks.turns import Table, in_turns, speed_up
-from src.data.dataset import InMemory
-from src.data.mnist import MNIST
-from src.metrics.frechet import frechet_distance, moments
+from lightning_diffusion.data.dataset import InMemory
+from lightning_diffusion.data.mnist import MNIST
+from lightning_diffusion.metrics.distances.frechet import frechet_distance, moments
 
 TINY = Size(image_size=8, channels=16, mults=(1, 2), num_blocks=1, attends_at=(4,), batch_size=4)
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf, open_dict
 
-from src.calls import make
-from src.cli import CONF
-from src.config import check
-from src.programs import evaluate, sample
-from src.programs.train import SLOTS
-from src.trusted_targets import Targets
+from lightning_diffusion.app.cli import CONF
+from lightning_diffusion.app.commands import evaluate, sample
+from lightning_diffusion.app.commands.train import SLOTS
+from lightning_diffusion.configuration.build import check
+from lightning_diffusion.configuration.calls import make
+from lightning_diffusion.configuration.trusted_targets import Targets
 
 OPTIONS = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.glob("*/*.yaml"))]
 OTHER_PROGRAMS = {"edit": sample, "metrics": evaluate, "sweep/samplers": evaluate}  # that training has no use for

@@ -12,7 +12,7 @@ from rich.progress import Progress, TextColumn
 from rich.table import Table
 from rich.tree import Tree
 
-from src.console import console, printable
+from lightning_diffusion.system.console import console, printable
 
 MARKUP = ("[/b]", "[red]x[/red]", "[link=https://e.org]x[/link]", ":smile:", "[", "\\[b]")
 

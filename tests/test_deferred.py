@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
-DEFER = "from src.deferred import TORCHMETRICS, defer; defer('torchmetrics', TORCHMETRICS); import sys, lightning; "
+DEFER = (
+    "from lightning_diffusion.system.lazy_import import TORCHMETRICS, defer; "
+    "defer('torchmetrics', TORCHMETRICS); import sys, lightning; "
+)
 
 
 def python(code):
@@ -16,7 +19,7 @@ def test_lightning_comes_without_what_takes_long_and_torchmetrics_is_whole_when_
     """scipy alone takes two seconds, torchvision and scikit-learn half a second and one."""
     heavy = ("scipy", "torchvision", "sklearn", "pandas")
     assert python(
-        f"{DEFER}import src.programs.train, src.data.digits as d; d.read_digits(); "
+        f"{DEFER}import lightning_diffusion.app.commands.train, lightning_diffusion.data.digits as d; d.read_digits(); "
         f"print([name for name in {heavy} if name in sys.modules]); "
         "from torchmetrics import Metric; from torchmetrics.image.fid import FrechetInceptionDistance; "
         "import torchmetrics, torchmetrics.metric; mean = torchmetrics.MeanMetric(); mean.update([1.0, 3.0]); "
@@ -28,6 +31,7 @@ def test_lightning_comes_without_what_takes_long_and_torchmetrics_is_whole_when_
 
 def test_what_is_not_installed_or_imported_already_is_left_alone():
     assert python(
-        "import json; from src.deferred import defer; defer('no_such_package', {}); defer('json', {}); "
+        "import json; from lightning_diffusion.system.lazy_import import defer; "
+        "defer('no_such_package', {}); defer('json', {}); "
         "import json as same; import sys; print('no_such_package' in sys.modules, json is same)"
     ) == "False True"  # fmt: skip

@@ -7,10 +7,10 @@ import pytest
 import torch
 import yaml
 
-from src.diffusion import beta as schedules
-from src.diffusion.analytic import Gaussian
-from src.diffusion.samplers.ddim import DDIM
-from src.diffusion.time_grid import Trailing
+from lightning_diffusion.diffusion import beta as schedules
+from lightning_diffusion.diffusion.analytic import Gaussian
+from lightning_diffusion.diffusion.samplers.ddim import DDIM
+from lightning_diffusion.diffusion.time_grid import Trailing
 
 ROOT = Path(__file__).parent.parent
 GROUPS = (

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_diffusion.checkpoints.loading import load, load_data
+from lightning_diffusion.models.diffusion.likelihood import Likelihood
 from src.evaluate import main as evaluate
-from src.metrics.likelihood import Likelihood
-from src.model_file import load, load_data
 from tests.command import in_process
 from tests.test_mistakes import check_one_line
 
@@ -244,7 +244,7 @@ def test_pixels_are_spread_evenly_over_their_own_level(finished, monkeypatch):
         seen.append(x_0)
         return torch.zeros(len(x_0))
 
-    monkeypatch.setattr("src.metrics.likelihood.flow_log_likelihood", flow)
+    monkeypatch.setattr("lightning_diffusion.models.diffusion.likelihood.flow_log_likelihood", flow)
     Likelihood()(denoiser, images, labels, start=0, seed=0)
     offsets = (seen[0] + 1) * 127.5 - images.float()
     assert offsets.abs().max() <= 0.5 + 1e-4

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from src.files import NotWritten, writable
+from lightning_diffusion.system.files import NotWritten, writable
 
 
 @pytest.fixture

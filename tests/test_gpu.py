@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from src.backbones.unet import UNet
-from src.device import placed
-from src.diffusion import beta
-from src.diffusion.denoiser import GRAPHS, NetworkDenoiser
-from src.diffusion.parameterization import V
-from src.diffusion.samplers.ddim import DDIM
-from src.diffusion.time_grid import Trailing
-from src.metrics.generate import Recipe
-from src.training.callbacks.checkpoint import LastCheckpoint
-from src.training.divergence import Diverged
-from src.training.muon import Muon
+from lightning_diffusion.diffusion import beta
+from lightning_diffusion.diffusion.denoiser import GRAPHS, NetworkDenoiser
+from lightning_diffusion.diffusion.parameterization import V
+from lightning_diffusion.diffusion.samplers.ddim import DDIM
+from lightning_diffusion.diffusion.time_grid import Trailing
+from lightning_diffusion.models.diffusion.generator import DiffusionGenerator
+from lightning_diffusion.networks.unet import UNet
+from lightning_diffusion.training.callbacks.checkpoint import LastCheckpoint
+from lightning_diffusion.training.devices import prepare_for_inference
+from lightning_diffusion.training.guard import Diverged
+from lightning_diffusion.training.optimizers.muon import Muon
 from tests import runs
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -82,11 +82,11 @@ def test_network_and_gradient_are_those_of_the_cpu(options):
 
 @pytest.mark.parametrize("how", [False, GRAPHS])
 def test_samples_are_those_of_the_cpu(how):
-    recipe = Recipe(DDIM(Trailing(), 5), lambda inner: inner, (1, 8, 8), 10, seed=3)
+    recipe = DiffusionGenerator(DDIM(Trailing(), 5), lambda inner: inner, (1, 8, 8), 10, seed=3)
     images = []
     for device, compiled in ((torch.device("cpu"), False), (GPU, how)):
         denoiser = NetworkDenoiser(network(), beta.linear(1000), V()).eval()
-        denoiser = placed(denoiser, device, "32-true", compiled)
+        denoiser = prepare_for_inference(denoiser, device, "32-true", compiled)
         batches = [recipe.make(denoiser, range(start, start + 8), device)[0] for start in (0, 8)]
         images.append(torch.cat(batches).cpu().numpy().astype(int))
     assert images[0].std() > 30

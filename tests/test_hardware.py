@@ -10,11 +10,11 @@ import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from PIL import Image
 
+from lightning_diffusion.training.precision import bf16_slowdown
+from lightning_diffusion.training.results import _crowded, _slow_bf16
+from lightning_diffusion.training.sharding import _aligned
 from src.sample import main as sample
 from src.train import main as train
-from src.training.precision import bf16_slowdown
-from src.training.results import _crowded, _slow_bf16
-from src.training.sharding import _aligned
 from tests import runs
 from tests.command import in_process, run, start_ranks
 from tests.runs import TINY
@@ -154,7 +154,7 @@ def test_two_ranks_have_the_gradients_of_one_process_and_noise_of_their_own(tmp_
     ],
 )
 def test_a_cpu_that_is_slow_in_bf16_is_told(monkeypatch, device, precision, times, told):
-    monkeypatch.setattr("src.training.results.bf16_slowdown", lambda: times)
+    monkeypatch.setattr("lightning_diffusion.training.results.bf16_slowdown", lambda: times)
     assert _slow_bf16(device, precision) == (
         {"note": f"this CPU multiplies {times:.0f} times slower in bf16; trainer.precision=32-true is faster"}
         if told
@@ -187,7 +187,7 @@ def test_bf16_slowdown_is_a_ratio_of_times():
 
 
 def test_bf16_true_rounds_the_network_alone(tmp_path, alone, monkeypatch):
-    monkeypatch.setattr("src.training.results.bf16_slowdown", lambda: 300.0)
+    monkeypatch.setattr("lightning_diffusion.training.results.bf16_slowdown", lambda: 300.0)
     status, out, err = in_process(train, *OPTIONS, "trainer=cpu", "trainer.precision=bf16-true", cwd=tmp_path)
     assert status == 0, err
     assert "300 times slower in bf16" in out

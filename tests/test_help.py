@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from src import evaluate, export, report, sample, summary, train
-from src.cli import CONF
+from lightning_diffusion.app import evaluate, export, report, sample, summary, train
+from lightning_diffusion.app.cli import CONF
 from tests.command import REPOSITORY, in_process
 
 PROGRAMS = [train, sample, evaluate, export, summary, report]

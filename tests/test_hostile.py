@@ -10,9 +10,9 @@ import zipfile
 import pytest
 import torch
 
-from src.checkpoints.folder import read_checkpoint
-from src.checkpoints.seal import write_sealed
-from src.model_file import load
+from lightning_diffusion.checkpoints.folder import read_checkpoint
+from lightning_diffusion.checkpoints.loading import load
+from lightning_diffusion.checkpoints.seal import write_sealed
 from src.train import main as train
 from tests.command import in_process, run
 from tests.files import seal_anyway

@@ -3,7 +3,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from src.images import grid, square_columns, to_model, to_uint8, write_gif, write_png
+from lightning_diffusion.codecs.pixels import to_model, to_uint8
+from lightning_diffusion.runs.pictures import grid, square_columns, write_gif, write_png
 
 
 def test_door_is_exact_both_ways():

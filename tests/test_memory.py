@@ -12,7 +12,7 @@ from tests.command import in_process
 FAULTS = """
 import resource
 import torch
-from src.memory import keep_freed_memory
+from lightning_diffusion.system.memory import keep_freed_memory
 
 def pages(warm_up):
     faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -37,7 +37,7 @@ def test_freed_memory_is_used_again():
 
 def test_programs_ask_for_it_once_their_words_compose(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("src.cli.keep_freed_memory", lambda: asked.append(True))
+    monkeypatch.setattr("lightning_diffusion.app.cli.keep_freed_memory", lambda: asked.append(True))
     in_process(summary, "backbone=none_such", cwd=tmp_path)
     assert not asked
     in_process(summary, "backbone=unet", cwd=tmp_path)

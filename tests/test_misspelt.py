@@ -5,8 +5,8 @@ import shlex
 
 import pytest
 
-from src import evaluate, export, report, sample, summary, train
-from src.version import version
+from lightning_diffusion.app import evaluate, export, report, sample, summary, train
+from lightning_diffusion.system.version import version
 from tests.command import in_process
 
 PROGRAMS = {module.__name__: module.main for module in (train, sample, evaluate, export, summary, report)}
@@ -77,4 +77,4 @@ def test_flags_and_groups_that_there_are_get_their_help(tmp_path, words):
 def test_flags_with_values_are_hydras(tmp_path):
     status, out, err = in_process(train.main, "schedule=linear", "--cfg", "job", "--package", "schedule", cwd=tmp_path)
     assert (status, err) == (0, "")
-    assert "src.diffusion.beta.linear" in out
+    assert "lightning_diffusion.diffusion.beta.linear" in out

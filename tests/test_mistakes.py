@@ -106,7 +106,7 @@ TRAIN = [
     ("sweep=samplers", "sweep=samplers: it takes a trained model; python -m src.evaluate ckpt_path=… sweep=samplers"),
     (
         "metrics=likelihood",
-        "metrics._target_=src.metrics.likelihood.Likelihood: not of type Extractor; choose another metrics",
+        "models.diffusion.likelihood.Likelihood: not of type Extractor; choose another metrics",
     ),
     ("metrics=inception metrics.weights=nowhere.pth", "metrics.weights=nowhere.pth: no such file"),
     ("~trainer.gradient_clip_val", "trainer.gradient_clip_val: missing; leave it in, or give another value"),
@@ -229,7 +229,7 @@ def test_files_that_are_no_checkpoints_are_refused_and_not_executed(tmp_path):
 def test_a_checkpoint_that_calls_foreign_code_is_refused(tmp_path):
     path = tmp_path / "a.ckpt"
     call = {
-        "_target_": "src.diffusion.denoiser.NetworkDenoiser",
+        "_target_": "lightning_diffusion.diffusion.denoiser.NetworkDenoiser",
         "backbone": {"_target_": "os.mkdir", "path": "made"},
     }
     torch.save({"hyper_parameters": {"denoiser": call}, "state_dict": {}}, path)

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from src.cli import CONF, explain, mistakes
-from src.config import Mistake
-from src.programs.train import assemble
+from lightning_diffusion.app.cli import CONF, explain, mistakes
+from lightning_diffusion.app.commands.train import assemble
+from lightning_diffusion.configuration.build import ConfigError
 
 BASE = [  # small and quick, unless drawn otherwise
     "backbone.channels=8", "backbone.channel_mults=[1,2]", "backbone.num_blocks=1", "data.batch_size=4",
@@ -76,7 +76,7 @@ def check_trains_or_is_refused(overrides):
     try:
         with mistakes():
             parts = assemble(config)
-    except (Mistake, OmegaConfBaseException) as error:
+    except (ConfigError, OmegaConfBaseException) as error:
         check_line(explain(error, "train"))
         return "refused"
     module, data = parts.module, parts.datamodule

@@ -8,14 +8,14 @@ import pytest
 import torch
 import yaml
 
-from src import progress
-from src.console import clock
-from src.data.download import downloading
-from src.metrics.classifier import fit
-from src.progress import Phase, say
-from src.quick import quick_form, ten_minutes
-from src.training.callbacks.progress import RichProgress
-from src.trusted_targets import CONF
+from lightning_diffusion.configuration.quick import quick_form, ten_minutes
+from lightning_diffusion.configuration.trusted_targets import CONF
+from lightning_diffusion.data.download import downloading
+from lightning_diffusion.metrics.extractors.classifier import fit
+from lightning_diffusion.system import progress
+from lightning_diffusion.system.console import clock
+from lightning_diffusion.system.progress import Phase, say
+from lightning_diffusion.training.callbacks.progress import RichProgress
 from tests import runs
 
 
@@ -143,7 +143,7 @@ class TestTraining:
         assert "_q1" not in out
 
     def test_a_run_of_hours_names_the_recipe_of_ten_minutes(self, capsys, monkeypatch):
-        monkeypatch.setattr("src.training.callbacks.progress.HOUR", 0.01)
+        monkeypatch.setattr("lightning_diffusion.training.callbacks.progress.HOUR", 0.01)
         _, out = self.lines(capsys, 30)
         (line,) = [line for line in out.splitlines() if line.startswith("note: ")]
         assert re.fullmatch(

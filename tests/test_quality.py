@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from src.data.mnist import MNIST
+from lightning_diffusion.data.mnist import MNIST
 from tests.command import run
 from tests.files import FASHION_MNIST
 from tests.judge import judge

@@ -8,11 +8,11 @@ import shutil
 import pytest
 import yaml
 
+from lightning_diffusion.runs.reporting import figures
+from lightning_diffusion.runs.reporting.page import to_paste
+from lightning_diffusion.runs.reporting.table import compare, in_order
+from lightning_diffusion.runs.run import Run, find, higher_is_better
 from src.report import main as report
-from src.reporting import figures
-from src.reporting.page import to_paste
-from src.reporting.table import compare, in_order
-from src.runs import Run, find, higher_is_better
 from tests.command import in_process
 
 SCORES = {("linear", "10"): 3.0, ("linear", "100"): 2.0, ("cosine", "10"): 2.5, ("cosine", "100"): 1.0}

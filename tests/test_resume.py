@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from src.checkpoints.folder import newest_intact, read_checkpoint
+from lightning_diffusion.checkpoints.folder import newest_intact, read_checkpoint
 from src.train import main as train
 from tests.command import in_process, run, start
 from tests.runs import TINY

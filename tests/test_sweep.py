@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
-from src.config import Mistake
-from src.sweep import Sweep, folder_to_go_on_with
+from lightning_diffusion.app.sweep import Sweep, folder_to_go_on_with
+from lightning_diffusion.configuration.build import ConfigError
 from src.train import main as train
 from tests.command import in_process, run, start
 from tests.runs import TINY
@@ -125,7 +125,7 @@ def test_what_goes_on_must_have_been_started(tmp_path, monkeypatch):
     assert folder_to_go_on_with(["-m", "x=1,2", "resume=true"]) == ["hydra.sweep.dir='runs/sweeps/b'"]
     assert folder_to_go_on_with(["-m", "x=1,2"]) == []
     assert folder_to_go_on_with(["-m", "x=1", "resume=true", "hydra.sweep.dir=d"]) == []
-    with pytest.raises(Mistake, match="resume=true: no sweep of these words"):
+    with pytest.raises(ConfigError, match="resume=true: no sweep of these words"):
         folder_to_go_on_with(["-m", "x=1,4", "resume=true"])
 
 

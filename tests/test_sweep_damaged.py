@@ -6,10 +6,10 @@ import os
 import pytest
 import yaml
 
-from src.config import Mistake
-from src.job import Job
-from src.runs import Run
-from src.sweep import folder_to_go_on_with
+from lightning_diffusion.app.sweep import folder_to_go_on_with
+from lightning_diffusion.configuration.build import ConfigError
+from lightning_diffusion.runs.job import Job
+from lightning_diffusion.runs.run import Run
 from src.train import main as train
 from tests.command import in_process
 from tests.runs import TINY
@@ -89,7 +89,9 @@ def test_a_sweep_whose_words_are_torn_is_passed_over(tmp_path, monkeypatch, dama
         (tmp_path / "runs" / "sweeps" / name).mkdir(parents=True)
         (tmp_path / "runs" / "sweeps" / name / "sweep.yaml").write_text(text)
     assert folder_to_go_on_with(["-m", "x=1,2", "resume=true"]) == ["hydra.sweep.dir='runs/sweeps/a'"]
-    with pytest.raises(Mistake, match=r"resume=true: no sweep of these words .* \(runs/sweeps/b/sweep.yaml: ") as error:
+    with pytest.raises(
+        ConfigError, match=r"resume=true: no sweep of these words .* \(runs/sweeps/b/sweep.yaml: "
+    ) as error:
         folder_to_go_on_with(["-m", "x=1,3", "resume=true"])
     assert len(str(error.value).splitlines()) == 1
 

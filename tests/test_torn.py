@@ -11,16 +11,16 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from src.checkpoints.folder import newest
-from src.environment import record
-from src.files import NotWritten
-from src.images import write_gif, write_png
-from src.metrics import cache
-from src.metrics.noise_levels import Level
+from lightning_diffusion.checkpoints.folder import newest
+from lightning_diffusion.metrics import cache
+from lightning_diffusion.models.diffusion.noise_levels import Level
+from lightning_diffusion.runs.environment import record
+from lightning_diffusion.runs.pictures import write_gif, write_png
+from lightning_diffusion.system.files import NotWritten
+from lightning_diffusion.training.callbacks import noise_levels
+from lightning_diffusion.training.loggers.csv import CSVLogger
+from lightning_diffusion.training.loggers.wandb import WandbLogger
 from src.train import main as train
-from src.training.callbacks import noise_levels
-from src.training.loggers import CSVLogger
-from src.training.wandb_logger import WandbLogger
 from tests.command import in_process
 from tests.runs import TINY
 from tests.test_files import small_disk  # noqa: F401

@@ -14,10 +14,10 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from src import environment
-from src.data.digits import Digits
-from src.data.order import EndlessShuffle
-from src.model_file import load_data
+from lightning_diffusion.checkpoints.loading import load_data
+from lightning_diffusion.data.digits import Digits
+from lightning_diffusion.data.order import EndlessShuffle
+from lightning_diffusion.runs import environment
 from src.sample import main as sample
 from src.train import main as train
 from tests.command import in_process, start

@@ -2,13 +2,13 @@
 
 import pytest
 
+from lightning_diffusion.checkpoints.loading import load
+from lightning_diffusion.configuration.errors import ConfigError
+from lightning_diffusion.configuration.trusted_targets import Targets
 from src.evaluate import main as evaluate
 from src.export import main as export
-from src.mistake import Mistake
-from src.model_file import load
 from src.sample import main as sample
 from src.train import main as train
-from src.trusted_targets import Targets
 from tests.command import REPOSITORY, in_process, run
 from tests.runs import TINY
 from tests.user_package import Doubled
@@ -59,13 +59,13 @@ def test_trust_is_for_classes_and_functions_that_the_package_defines():
     targets = Targets(trust=["tests.user_package"])
     assert targets.find("tests.user_package.Doubled") is Doubled
     for name in ("os", "os.system", "Doubled.__init__", "__builtins__", "torch", "VALUE", "missing", "nn.Linear"):
-        with pytest.raises(Mistake, match=r"calls tests\.user_package"):
+        with pytest.raises(ConfigError, match=r"calls tests\.user_package"):
             targets.find(f"tests.user_package.{name}")
     for name in ("tests.user_packages.Doubled", "tests.hostile_nodes.at", "user_package.Doubled", "tests.user_package"):
-        with pytest.raises(Mistake, match="not part of this project"):
+        with pytest.raises(ConfigError, match="not part of this project"):
             targets.find(name)
     for trust in ("tests", ["os"], ["os.path"], ["a b"], [1], [""], ["${x}"], {"a": 1}, None):
-        with pytest.raises(Mistake, match="trust="):
+        with pytest.raises(ConfigError, match="trust="):
             Targets(trust=trust)
 
 

@@ -16,18 +16,18 @@ from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from src.calls import make
+from lightning_diffusion.app.saved_words import Word, _literal
+from lightning_diffusion.checkpoints.diffusers import folder as folder_of_diffusers
+from lightning_diffusion.checkpoints.loading import load, read
+from lightning_diffusion.configuration.calls import make
+from lightning_diffusion.configuration.errors import ConfigError
+from lightning_diffusion.configuration.trusted_targets import Targets, require_plain
+from lightning_diffusion.training.durable import DurableCheckpointIO
 from src.evaluate import main as evaluate
-from src.exchange import folder as folder_of_diffusers
 from src.export import main as export
-from src.mistake import Mistake
-from src.model_file import load, read
 from src.report import main as report
 from src.sample import main as sample
-from src.saved_words import Word, _literal
 from src.train import main as train
-from src.training.durable import DurableCheckpointIO
-from src.trusted_targets import Targets, require_plain
 from tests.audit import WATCH
 from tests.command import in_process
 from tests.hostile_nodes import CREATE, hostile_nodes
@@ -38,9 +38,10 @@ SAYING_TOO_MUCH = (
     "resume=EVIL", "backbone=../../EVIL/evil", "+EVIL/evil=evil", "data@callbacks.x=evil", "schedule=linear,cosine",
     "logger.csv.path=EVIL/CANARY", "callbacks.checkpoint.directory=CANARY", "trainer.default_root_dir=EVIL/CANARY",
     "metrics.cache_dir=EVIL/CANARY", "run_dir=EVIL/CANARY",
-    "+logger.x={_target_: src.training.loggers.CSVLogger, path: EVIL/CANARY}", "data=mnist", "~trainer._target_",
+    "+logger.x={_target_: lightning_diffusion.training.loggers.csv.CSVLogger, path: EVIL/CANARY}",
+    "data=mnist", "~trainer._target_",
     "+trainer.profiler={_target_: lightning.pytorch.profilers.SimpleProfiler, dirpath: EVIL, filename: CANARY}",
-    "callbacks={x: {_target_: src.training.callbacks.samples.SampleGrid, directory: CANARY}}",
+    "callbacks={x: {_target_: lightning_diffusion.training.callbacks.samples.SampleGrid, directory: CANARY}}",
     "optimizer._target_=subprocess.Popen", "name=${oc.env:CANARY}", "name=a\nb", "=", "\udcff=1", "x" * 100_000,
     "[" * 5_000,
 )  # fmt: skip
@@ -48,8 +49,8 @@ OF_THE_SAME_KINDS = (
     "+hydra.job_logging.handlers.x.filename=CANARY", "+trust=[tests]", "backbone=/EVIL/evil", "experiment=../train",
     "data=evil", "schedule.T=range(1,5)", "seed=choice(1,2)", "logger.csv.path=CANARY",
     "callbacks.samples.directory=EVIL/CANARY", "callbacks.noise_levels.path=EVIL/CANARY",
-    "+callbacks.x={_target_: src.training.loggers.CSVLogger, path: CANARY}",
-    "+logger.x._target_=src.training.loggers.CSVLogger", "data=image_folder", "data=cifar10",
+    "+callbacks.x={_target_: lightning_diffusion.training.loggers.csv.CSVLogger, path: CANARY}",
+    "+logger.x._target_=lightning_diffusion.training.loggers.csv.CSVLogger", "data=image_folder", "data=cifar10",
     "callbacks.stop._target_=tests.user_package.Doubled", "a", "", "a={b:" * 2_000,
 )  # fmt: skip
 SHARDS = 3  # of a long list, for tests that run beside each other
@@ -89,7 +90,7 @@ def carriers(finished, tmp_path_factory):
     assert in_process(export, *arguments, cwd=folder)[0] == 0
     chain = {
         **content["hyper_parameters"]["denoiser"],
-        "schedule": {"_target_": "src.diffusion.beta.cosine", "T": 1000},
+        "schedule": {"_target_": "lightning_diffusion.diffusion.beta.cosine", "T": 1000},
     }
     folder_of_diffusers.write(folder / "diffusers", make(chain, Targets()), 8, 1)
     for model in (f"ckpt_path={finished[0]}/checkpoints/last.ckpt", "pretrained=safetensors/denoiser.safetensors"):
@@ -276,7 +277,7 @@ def check_not_resumed(carriers, folder, every):
     """With any of these lists of words in its overrides.yaml, a run is left as it is."""
     evil, run = folder / "evil", folder / "cwd" / "run"
     evil.mkdir()
-    (evil / "evil.yaml").write_text(f"_target_: src.backbones.unet.UNet\nimage_size: '{CREATE}'\n")
+    (evil / "evil.yaml").write_text(f"_target_: lightning_diffusion.networks.unet.UNet\nimage_size: '{CREATE}'\n")
     shutil.copytree(carriers.run, run, symlinks=True)
     for words in every:
         write_words(run, [word.replace("EVIL", str(evil)) for word in words])
@@ -347,7 +348,11 @@ def test_a_network_larger_than_its_weights_is_not_made(carriers, tmp_path):
 
 def test_data_that_a_file_names_are_read_and_never_fetched(carriers, tmp_path):
     known = carriers.content["hyper_parameters"]
-    for target in ("src.data.mnist.MNIST", "src.data.cifar10.CIFAR10", "src.data.image_folder.ImageFolder"):
+    for target in (
+        "lightning_diffusion.data.mnist.MNIST",
+        "lightning_diffusion.data.cifar10.CIFAR10",
+        "lightning_diffusion.data.image_folder.ImageFolder",
+    ):
         data = {**known["data"], "_target_": target, "root": str(tmp_path / "elsewhere")}
         content = {**carriers.content, "hyper_parameters": {**known, "data": data}}
         DurableCheckpointIO().save_checkpoint(content, tmp_path / "model.ckpt")
@@ -363,7 +368,7 @@ def test_data_that_a_file_names_are_read_and_never_fetched(carriers, tmp_path):
 def test_plain_data_is_plain():
     require_plain({"a": [1, 1.5, "x", None, True, {"b": []}]})
     for node in ("${x}", {"${x}": 1}, {1: 1}, {"": 1}, (1,), {1}, b"x", 2**63, torch.zeros(1), {"a": object()}):
-        with pytest.raises(Mistake):
+        with pytest.raises(ConfigError):
             require_plain(node)
 
 

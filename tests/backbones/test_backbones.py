@@ -4,10 +4,10 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from src.backbones.dit import DiT
-from src.backbones.unet import UNet
-from src.backbones.unet_lecture import LectureUNet
-from src.backbones.uvit import UViT
+from lightning_diffusion.networks.dit import DiT
+from lightning_diffusion.networks.unet import UNet
+from lightning_diffusion.networks.unet_lecture import LectureUNet
+from lightning_diffusion.networks.uvit import UViT
 from tests.backbones.test_unet import randomized
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from src.backbones.layers import SHORT, Upsample, attend
+from lightning_diffusion.networks.layers import SHORT, Upsample, attend
 
 F64 = torch.float64
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from src.backbones.norm import NormSiLU, _by_channels, norm_silu_conv
+from lightning_diffusion.networks.norm import NormSiLU, _by_channels, norm_silu_conv
 
 F64 = torch.float64
 LAYOUTS = [torch.contiguous_format, torch.channels_last]

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from src.backbones.dit import DiT
-from src.backbones.summary import summarize
-from src.backbones.unet import UNet
+from lightning_diffusion.networks.dit import DiT
+from lightning_diffusion.networks.summary import summarize
+from lightning_diffusion.networks.unet import UNet
 from src.summary import main
 from tests.command import in_process
 from tests.test_mistakes import check_one_line

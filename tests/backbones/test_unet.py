@@ -3,8 +3,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from src.backbones.layers import Downsample, Halve, ResidualBlock, SelfAttention, Style, sinusoidal_embedding
-from src.backbones.unet import UNet
+from lightning_diffusion.networks.layers import (
+    BlockConfig,
+    Downsample,
+    Halve,
+    ResidualBlock,
+    SelfAttention,
+    sinusoidal_embedding,
+)
+from lightning_diffusion.networks.unet import UNet
 
 
 def tiny(image_size=8, **options):
@@ -154,13 +161,13 @@ def test_downsampling_is_aligned_as_in_the_published_weights(size):
 
 def test_branches_start_as_the_identity():
     x = torch.randn(2, 16, 4, 4)
-    assert torch.equal(SelfAttention(16, Style(8, norm_groups=4))(x), x)
-    assert torch.equal(ResidualBlock(16, 16, Style(8, norm_groups=4))(x, torch.randn(2, 8)), x)
+    assert torch.equal(SelfAttention(16, BlockConfig(8, norm_groups=4))(x), x)
+    assert torch.equal(ResidualBlock(16, 16, BlockConfig(8, norm_groups=4))(x, torch.randn(2, 8)), x)
 
 
 @pytest.mark.parametrize("scale_shift", [False, True])
 def test_dropout_acts_in_training_alone(scale_shift):
-    block = randomized(ResidualBlock(8, 8, Style(4, norm_groups=2, dropout=0.5, scale_shift=scale_shift)))
+    block = randomized(ResidualBlock(8, 8, BlockConfig(4, norm_groups=2, dropout=0.5, scale_shift=scale_shift)))
     x, embedding = torch.randn(2, 8, 4, 4), torch.randn(2, 4)
     assert not torch.equal(block(x, embedding), block(x, embedding))
     block.eval()
@@ -170,7 +177,7 @@ def test_dropout_acts_in_training_alone(scale_shift):
 @pytest.mark.parametrize("grad", [torch.enable_grad, torch.no_grad])
 def test_a_block_that_resamples_does_so_before_its_convolution(grad):
     """In training too, where a norm and the convolution after it are otherwise one."""
-    block, plain = (randomized(ResidualBlock(8, 8, Style(4, norm_groups=2), halve)) for halve in (Halve(), None))
+    block, plain = (randomized(ResidualBlock(8, 8, BlockConfig(4, norm_groups=2), halve)) for halve in (Halve(), None))
     x, embedding = torch.randn(2, 8, 6, 6), torch.randn(2, 4)
     with grad():
         expected = F.avg_pool2d(x, 2) + plain.conv_2(

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from src.data import image_files
-from src.data.image_files import Files
-from src.data.image_folder import ImageFolder
+from lightning_diffusion.data import image_files
+from lightning_diffusion.data.image_files import Files
+from lightning_diffusion.data.image_folder import ImageFolder
 from src.evaluate import main as evaluate
 from src.summary import main as summary
 from src.train import main as train

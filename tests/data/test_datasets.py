@@ -11,12 +11,12 @@ import torch
 import torchvision
 from PIL import Image
 
-from src.data.cifar10 import CIFAR10
-from src.data.dataset import InMemory, Mirrored
-from src.data.digits import Digits
-from src.data.image_folder import ImageFolder
-from src.data.mnist import MNIST
-from src.images import read_image
+from lightning_diffusion.data.cifar10 import CIFAR10
+from lightning_diffusion.data.dataset import InMemory, Mirrored
+from lightning_diffusion.data.decoding import read_image
+from lightning_diffusion.data.digits import Digits
+from lightning_diffusion.data.image_folder import ImageFolder
+from lightning_diffusion.data.mnist import MNIST
 from tests.files import FASHION_MNIST, idx, write_cifar10, write_mnist
 
 GREY = {"channels": 1, "image_size": 28, "num_classes": 10, "batch_size": 4}

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from src.data.dataset import InMemory, Mirrored
-from src.data.given import read_images
+from lightning_diffusion.data.dataset import InMemory, Mirrored
+from lightning_diffusion.data.external_images import read_images
 
 
 def everything(images):

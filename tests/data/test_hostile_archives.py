@@ -9,9 +9,9 @@ import zipfile
 import pytest
 import torch
 
-from src.data.archive import BLOCK, INDEX, unpacked
-from src.data.bounded import ENOUGH, RATIO, most
-from src.data.image_folder import ImageFolder
+from lightning_diffusion.data.archive import BLOCK, INDEX, unpacked
+from lightning_diffusion.data.image_folder import ImageFolder
+from lightning_diffusion.data.limited_reader import ENOUGH, RATIO, most
 from tests.data.hostile import MB, SIZE, SMALL, little_memory, tar_info, tarred, tree, zipped
 
 OPTIONS = {"channels": 3, "image_size": 8, "batch_size": 2}
@@ -180,7 +180,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_members_without_content_count_too(tmp_path, monkeypatch):
-    monkeypatch.setattr("src.data.archive.most", lambda path: 9 * BLOCK)
+    monkeypatch.setattr("lightning_diffusion.data.archive.most", lambda path: 9 * BLOCK)
     (tmp_path / "a.tar.gz").write_bytes(tarred(*((tar_info(f"{i}.txt", 0), None) for i in range(20))))
     with pytest.raises(ValueError, match=r"member '9.txt' makes it more than 4,608 bytes"):
         unpacked(tmp_path / "a.tar.gz", str(tmp_path / "cache"))

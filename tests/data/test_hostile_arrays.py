@@ -13,11 +13,11 @@ import pytest
 import torch
 import torchvision
 
-from src.data.bounded import ENOUGH
-from src.data.cifar10 import CIFAR10
-from src.data.given import ARRAYS as NAMES
-from src.data.given import read_images
-from src.data.idx import read_idx
+from lightning_diffusion.data.cifar10 import CIFAR10
+from lightning_diffusion.data.external_images import ARRAYS as NAMES
+from lightning_diffusion.data.external_images import read_images
+from lightning_diffusion.data.idx import read_idx
+from lightning_diffusion.data.limited_reader import ENOUGH
 from tests.data.hostile import MB, little_memory, npy, npz, tarred, tree
 from tests.files import write_cifar10
 

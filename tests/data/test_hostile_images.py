@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from src.data.image_folder import ImageFolder
-from src.images import MEMORY, UnreadableImage, image_shape, read_image
+from lightning_diffusion.data.decoding import MEMORY, UnreadableImage, image_shape, read_image
+from lightning_diffusion.data.image_folder import ImageFolder
 from tests.command import REPOSITORY
 from tests.data.hostile import MB, SMALL, image, little_memory, png, saved, tree, zeros
 
@@ -182,7 +182,7 @@ def test_pillow_s_warnings_do_not_show(tmp_path):
     (tmp_path / "large.png").write_bytes(png(10000, 10000, 8, 0, b""))
     program = f"""if True:
         import pathlib
-        from src.images import read_image
+        from lightning_diffusion.data.decoding import read_image
         for path in sorted(pathlib.Path({str(tmp_path)!r}).iterdir()):
             try:
                 read_image(path, (3, 8, 8))

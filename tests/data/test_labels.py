@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.cifar10 import CIFAR10
-from src.data.dataset import Batches, First, ImageDataset, InMemory, Mirrored, WrongLabel
-from src.data.given import read_images
-from src.data.mnist import MNIST
-from src.data.module import ImageDataModule
+from lightning_diffusion.data.cifar10 import CIFAR10
+from lightning_diffusion.data.dataset import Batches, First, ImageDataset, InMemory, Mirrored, WrongLabel
+from lightning_diffusion.data.external_images import read_images
+from lightning_diffusion.data.mnist import MNIST
+from lightning_diffusion.data.module import ImageDataModule
 from src.train import main as train
 from tests.command import in_process
 from tests.files import idx, write_cifar10, write_mnist
@@ -112,7 +112,7 @@ def test_where_a_data_set_does_not_know_them_the_batch_is_looked_at(labels):
 def test_a_run_that_meets_one_ends_in_one_line(tmp_path, monkeypatch, workers):
     """A data set of the user's own, whose last label is too large; also where a worker finds it."""
     monkeypatch.setattr(Unknown, "labels", (0,) * 30 + (7,))
-    monkeypatch.setattr("src.data.digits.Digits.read", lambda self, split: Unknown())
+    monkeypatch.setattr("lightning_diffusion.data.digits.Digits.read", lambda self, split: Unknown())
     words = [*TINY, "data.num_classes=4", f"data.num_workers={workers}", "trainer.max_steps=9", "schedule.T=20"]
     status, _, err = in_process(train, *words, cwd=tmp_path)
     assert status == 2

@@ -8,12 +8,12 @@ import socket
 import pytest
 import torch
 
-from src.data.archive import cache_folder, unpacked
-from src.data.cifar10 import CIFAR10
-from src.data.given import read_images
-from src.data.image_folder import ImageFolder
-from src.data.mnist import MNIST
-from src.images import read_image
+from lightning_diffusion.data.archive import cache_folder, unpacked
+from lightning_diffusion.data.cifar10 import CIFAR10
+from lightning_diffusion.data.decoding import read_image
+from lightning_diffusion.data.external_images import read_images
+from lightning_diffusion.data.image_folder import ImageFolder
+from lightning_diffusion.data.mnist import MNIST
 from tests.data.hostile import SMALL, little_time, tarred, tree
 from tests.files import write_cifar10, write_mnist
 

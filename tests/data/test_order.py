@@ -1,4 +1,4 @@
-from src.data.order import EndlessShuffle, Sequential
+from lightning_diffusion.data.order import EndlessShuffle, Sequential
 
 
 def keys(order):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from src.data.image_folder import ImageFolder
+from lightning_diffusion.data.image_folder import ImageFolder
 from src.train import main as train
 from tests.command import in_process
 from tests.data.hostile import SMALL, zipped

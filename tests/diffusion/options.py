@@ -3,7 +3,7 @@
 import torch
 from omegaconf import OmegaConf
 
-from src.diffusion.schedule import NoiseSchedule
+from lightning_diffusion.diffusion.schedule import NoiseSchedule
 from tests.test_configs import build, compose
 
 NAMES = [

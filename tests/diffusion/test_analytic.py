@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from src.diffusion import beta as schedules
-from src.diffusion.analytic import FiniteSet, GaussianMixture
+from lightning_diffusion.diffusion import beta as schedules
+from lightning_diffusion.diffusion.analytic import FiniteSet, GaussianMixture
 from tests.diffusion.options import SCHEDULES
 from tests.diffusion.truth import F64, gaussian, mixture, points, probability_flow
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.diffusion import beta as chains
-from src.diffusion import parameterization as predictions
-from src.diffusion.analytic import FiniteSet, Gaussian
-from src.diffusion.continuous import EDM, VE, VP, RectifiedFlow, ShiftedCosine, SubVP
-from src.diffusion.continuous_bound import HIGHEST, LOWEST, _log_mixture, continuous_bound, span
-from src.diffusion.denoiser import Denoiser, to_eps
+from lightning_diffusion.diffusion import beta as chains
+from lightning_diffusion.diffusion import parameterization as predictions
+from lightning_diffusion.diffusion.analytic import FiniteSet, Gaussian
+from lightning_diffusion.diffusion.continuous import EDM, VE, VP, RectifiedFlow, ShiftedCosine, SubVP
+from lightning_diffusion.diffusion.continuous_bound import HIGHEST, LOWEST, _log_mixture, continuous_bound, span
+from lightning_diffusion.diffusion.denoiser import Denoiser, to_eps
 from tests.diffusion.test_likelihood import true_bits
 from tests.diffusion.truth import F64, gaussian, mixture, normal_like
 

@@ -5,16 +5,16 @@ import math
 import pytest
 import torch
 
-from src.diffusion.analytic import Gaussian
-from src.diffusion.samplers.adams_bashforth import AdamsBashforth
-from src.diffusion.samplers.ddim import DDIM
-from src.diffusion.samplers.ddpm import DDPM
-from src.diffusion.samplers.dpm_solver import DPMSolverMultistep, DPMSolverSDE, DPMSolverSinglestep
-from src.diffusion.samplers.edm import EDM
-from src.diffusion.samplers.euler import Euler, Heun
-from src.diffusion.samplers.predictor_corrector import PredictorCorrector
-from src.diffusion.samplers.unipc import UniPC
-from src.diffusion.time_grid import LogSNR, Trailing
+from lightning_diffusion.diffusion.analytic import Gaussian
+from lightning_diffusion.diffusion.samplers.adams_bashforth import AdamsBashforth
+from lightning_diffusion.diffusion.samplers.ddim import DDIM
+from lightning_diffusion.diffusion.samplers.ddpm import DDPM
+from lightning_diffusion.diffusion.samplers.dpm_solver import DPMSolverMultistep, DPMSolverSDE, DPMSolverSinglestep
+from lightning_diffusion.diffusion.samplers.edm import EDM
+from lightning_diffusion.diffusion.samplers.euler import Euler, Heun
+from lightning_diffusion.diffusion.samplers.predictor_corrector import PredictorCorrector
+from lightning_diffusion.diffusion.samplers.unipc import UniPC
+from lightning_diffusion.diffusion.time_grid import LogSNR, Trailing
 from tests.diffusion.options import SCHEDULES
 from tests.diffusion.truth import F64, gaussian, mixture, points, probability_flow
 

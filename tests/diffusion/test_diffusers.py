@@ -16,14 +16,14 @@ import diffusers
 import pytest
 import torch
 
-from src.diffusion import beta as schedules
-from src.diffusion.denoiser import Denoiser, NetworkDenoiser
-from src.diffusion.parameterization import X0, Eps, V
-from src.diffusion.process import expand
-from src.diffusion.samplers.dpm_solver import DPMSolverMultistep, DPMSolverSDE, DPMSolverSinglestep
-from src.diffusion.samplers.euler import Euler, Heun
-from src.diffusion.samplers.unipc import UniPC
-from src.diffusion.time_grid import Trailing
+from lightning_diffusion.diffusion import beta as schedules
+from lightning_diffusion.diffusion.denoiser import Denoiser, NetworkDenoiser
+from lightning_diffusion.diffusion.parameterization import X0, Eps, V
+from lightning_diffusion.diffusion.process import expand
+from lightning_diffusion.diffusion.samplers.dpm_solver import DPMSolverMultistep, DPMSolverSDE, DPMSolverSinglestep
+from lightning_diffusion.diffusion.samplers.euler import Euler, Heun
+from lightning_diffusion.diffusion.samplers.unipc import UniPC
+from lightning_diffusion.diffusion.time_grid import Trailing
 from tests.diffusion.options import SCHEDULES
 from tests.diffusion.test_samplers import PAIRS, SHAPE, reference
 from tests.diffusion.truth import F64
@@ -147,7 +147,7 @@ class Bent(Denoiser):
 
 @pytest.mark.parametrize("make", [schedules.linear, schedules.cosine])
 def test_dpm_of_first_order_is_ddim_and_euler(make):
-    from src.diffusion.samplers.ddim import DDIM
+    from lightning_diffusion.diffusion.samplers.ddim import DDIM
 
     for parameterization in (Eps(), X0(), V()):
         denoiser = NetworkDenoiser(Bounded(), make(), parameterization)

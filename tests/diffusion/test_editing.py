@@ -5,16 +5,16 @@ import math
 import pytest
 import torch
 
-from src.diffusion.analytic import Gaussian
-from src.diffusion.denoiser import Denoiser
-from src.diffusion.editing.base import Given
-from src.diffusion.editing.image_to_image import ImageToImage
-from src.diffusion.editing.inpaint import Inpaint, RePaint
-from src.diffusion.editing.inversion import Interpolate, Invert, invert, slerp
-from src.diffusion.samplers.ddim import DDIM
-from src.diffusion.samplers.ddpm import DDPM
-from src.diffusion.samplers.ode import ODE
-from src.diffusion.time_grid import LogSNR, Trailing
+from lightning_diffusion.diffusion.analytic import Gaussian
+from lightning_diffusion.diffusion.denoiser import Denoiser
+from lightning_diffusion.diffusion.editing.base import EditInputs
+from lightning_diffusion.diffusion.editing.image_to_image import ImageToImage
+from lightning_diffusion.diffusion.editing.inpaint import Inpaint, RePaint
+from lightning_diffusion.diffusion.editing.inversion import Interpolate, Invert, invert, slerp
+from lightning_diffusion.diffusion.samplers.ddim import DDIM
+from lightning_diffusion.diffusion.samplers.ddpm import DDPM
+from lightning_diffusion.diffusion.samplers.ode import ODE
+from lightning_diffusion.diffusion.time_grid import LogSNR, Trailing
 from tests.diffusion.options import SCHEDULES
 from tests.diffusion.truth import F64, gaussian, mixture, normal_like, points
 
@@ -32,7 +32,7 @@ def fill(resamples, count=5_000):
     denoiser = pair()
     x_0 = torch.tensor([-9.0, 0.6], dtype=F64).reshape(1, 1, 1, 2).expand(count, 1, 1, 2)
     edit = Inpaint(Trailing(), num_steps=50, jump=5, resamples=resamples)
-    given = Given(x_0, None, torch.tensor([[1.0, 0.0]]), normal_like(x_0))
+    given = EditInputs(x_0, None, torch.tensor([[1.0, 0.0]]), normal_like(x_0))
     columns = edit(denoiser, DDIM(Trailing()), given)
     left, right = columns["result"][:, 0, 0].unbind(1)
     assert (right == 0.6).all()
@@ -103,12 +103,12 @@ def test_labels_go_with_the_pictures():
     mask = torch.ones(2)
     for edit in (ImageToImage(), Inpaint(Trailing(), 5, 1, 2), Invert(1), Interpolate(4, 1)):
         denoiser = Conditional()
-        edit(denoiser, DDIM(Trailing(), 5), Given(x_0, torch.full((3,), 3), mask, normal_like(x_0)))
+        edit(denoiser, DDIM(Trailing(), 5), EditInputs(x_0, torch.full((3,), 3), mask, normal_like(x_0)))
         assert denoiser.calls > 0
 
 
 def given(x_0):
-    return Given(x_0, None, None, normal_like(x_0))
+    return EditInputs(x_0, None, None, normal_like(x_0))
 
 
 def test_the_more_noise_the_less_is_left_of_the_picture():

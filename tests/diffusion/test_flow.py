@@ -6,10 +6,10 @@ import pytest
 import torch
 from torchdiffeq import odeint
 
-from src.diffusion.denoiser import Conditioned, Denoiser
-from src.diffusion.flow import angle, radius, solve, time_of, transport
-from src.diffusion.samplers.ode import ODE
-from src.diffusion.time_grid import LogSNR, Trailing
+from lightning_diffusion.diffusion.denoiser import Conditioned, Denoiser
+from lightning_diffusion.diffusion.probability_flow import angle, radius, solve, time_of, transport
+from lightning_diffusion.diffusion.samplers.ode import ODE
+from lightning_diffusion.diffusion.time_grid import LogSNR, Trailing
 from tests.diffusion.options import SCHEDULES, times
 from tests.diffusion.truth import F64, gaussian, mixture, points, probability_flow
 

@@ -5,15 +5,15 @@ import math
 import pytest
 import torch
 
-from src.diffusion.denoiser import Counted
-from src.diffusion.process import posterior
-from src.diffusion.samplers.adams_bashforth import AdamsBashforth
-from src.diffusion.samplers.dpm_solver import DPMSolverMultistep, single_step
-from src.diffusion.samplers.edm import EDM
-from src.diffusion.samplers.euler import Heun
-from src.diffusion.samplers.predictor_corrector import PredictorCorrector
-from src.diffusion.samplers.unipc import UniPC
-from src.diffusion.time_grid import Karras, LogSNR, Trailing
+from lightning_diffusion.diffusion.denoiser import Counted
+from lightning_diffusion.diffusion.process import posterior
+from lightning_diffusion.diffusion.samplers.adams_bashforth import AdamsBashforth
+from lightning_diffusion.diffusion.samplers.dpm_solver import DPMSolverMultistep, single_step
+from lightning_diffusion.diffusion.samplers.edm import EDM
+from lightning_diffusion.diffusion.samplers.euler import Heun
+from lightning_diffusion.diffusion.samplers.predictor_corrector import PredictorCorrector
+from lightning_diffusion.diffusion.samplers.unipc import UniPC
+from lightning_diffusion.diffusion.time_grid import Karras, LogSNR, Trailing
 from tests.diffusion.options import SCHEDULES
 from tests.diffusion.truth import F64, mixture, normal_like, points
 

@@ -3,11 +3,19 @@ import functools
 import pytest
 import torch
 
-from src.diffusion import beta as schedules
-from src.diffusion.analytic import GaussianMixture
-from src.diffusion.continuous import VP
-from src.diffusion.denoiser import Denoiser
-from src.diffusion.guidance import Autoguidance, Classifier, ClassifierFree, Clip, DynamicThreshold, Unguided, chain
+from lightning_diffusion.diffusion import beta as schedules
+from lightning_diffusion.diffusion.analytic import GaussianMixture
+from lightning_diffusion.diffusion.continuous import VP
+from lightning_diffusion.diffusion.denoiser import Denoiser
+from lightning_diffusion.diffusion.guidance import (
+    Autoguidance,
+    Classifier,
+    ClassifierFree,
+    Clip,
+    DynamicThreshold,
+    Unguided,
+    chain,
+)
 from tests.diffusion.options import SCHEDULES
 from tests.diffusion.truth import F64, mixture, points
 

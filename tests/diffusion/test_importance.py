@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
-from src.diffusion import beta as schedules
-from src.diffusion.noise import Draws
-from src.diffusion.time_sampler import Importance, Times
+from lightning_diffusion.diffusion import beta as schedules
+from lightning_diffusion.diffusion.noise import BatchRNG
+from lightning_diffusion.diffusion.time_sampler import Importance, Times
 from tests import runs
 from tests.diffusion.options import SCHEDULES
 
@@ -20,7 +20,7 @@ def experienced(schedule, num_bins=20, rounds=300):
     sampler = Importance(num_bins, uniform_share=0.01, warmup=1)
     torch.manual_seed(0)
     for _ in range(rounds):
-        times = sampler(64, schedule, Draws())
+        times = sampler(64, schedule, BatchRNG())
         sampler.observe(times, loss(times.t, schedule.T))
     return sampler
 
@@ -29,7 +29,7 @@ def experienced(schedule, num_bins=20, rounds=300):
 def test_the_weighted_loss_is_that_of_uniform_times_with_less_noise(name):
     schedule = SCHEDULES[name]
     sampler, count = experienced(schedule), 200_000
-    times = sampler(count, schedule, Draws())
+    times = sampler(count, schedule, BatchRNG())
     weighted = times.weight * loss(times.t, schedule.T)
     u = (torch.arange(1_000_000, dtype=torch.float64) + 0.5) / 1_000_000
     uniform = loss(schedule.quantile(u), schedule.T).double()
@@ -46,7 +46,7 @@ def test_probabilities_follow_the_root_of_the_second_moment():
     expected = torch.stack([loss(t, schedule.T) ** 2 for t in edges]).mean(0).sqrt()
     expected = 0.99 * expected / expected.sum() + 0.01 / 20
     torch.testing.assert_close(sampler.probabilities(), expected, rtol=0.1, atol=1e-4)
-    drawn = (sampler(100_000, schedule, Draws()).u * 20).long().bincount(minlength=20) / 100_000
+    drawn = (sampler(100_000, schedule, BatchRNG()).u * 20).long().bincount(minlength=20) / 100_000
     torch.testing.assert_close(drawn, sampler.probabilities(), rtol=0, atol=5 * 0.5 / 100_000**0.5)
 
 
@@ -55,7 +55,7 @@ def test_times_are_uniform_until_every_bin_is_known():
     u = torch.tensor([0.1, 0.3, 0.6, 0.9])
     losses = torch.tensor([1.0, 2.0, 3.0, 4.0])
     sampler.observe(Times(u, u, u), losses)
-    assert (sampler(100, schedule, Draws()).weight == 1).all()
+    assert (sampler(100, schedule, BatchRNG()).weight == 1).all()
     sampler.observe(Times(u, u, u), losses)
     torch.testing.assert_close(sampler.probabilities(), 0.999 * losses / 10 + 0.001 / 4)
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from src.diffusion import beta as schedules
-from src.diffusion.analytic import FiniteSet
-from src.diffusion.continuous import EDM, VP, RectifiedFlow
-from src.diffusion.likelihood import bits_per_dim, flow_log_likelihood, log_bin, variational_bound
+from lightning_diffusion.diffusion import beta as schedules
+from lightning_diffusion.diffusion.analytic import FiniteSet
+from lightning_diffusion.diffusion.continuous import EDM, VP, RectifiedFlow
+from lightning_diffusion.diffusion.likelihood import bits_per_dim, flow_log_likelihood, log_bin, variational_bound
 from tests.diffusion.truth import F64, gaussian, mixture, normal_like
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from src.diffusion.noise import Draws, IndexedNoise, stream_seed
+from lightning_diffusion.diffusion.noise import BatchRNG, IndexedNoise, stream_seed
 
 
 def test_noise_of_an_item_does_not_depend_on_its_batch():
@@ -34,19 +34,19 @@ def test_noise_is_standard_normal():
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_ranks_share_out_what_one_process_would_draw(world_size):
     like, share = torch.empty(16, 1, 3, 3), 16 // world_size
-    whole = Draws(7)
+    whole = BatchRNG(7)
     expected = [whole.normal(like), whole.uniform(16), whole.spread(16)]
-    ranks = [Draws(7, rank=rank, world_size=world_size) for rank in range(world_size)]
+    ranks = [BatchRNG(7, rank=rank, world_size=world_size) for rank in range(world_size)]
     parts = [(draws.normal(like[:share]), draws.uniform(share), draws.spread(share)) for draws in ranks]
     for one, several in zip(expected, zip(*parts, strict=True), strict=True):
         assert torch.equal(torch.cat(several), one)
 
 
 def test_draws_follow_their_seed_or_the_common_generator():
-    assert torch.equal(Draws(1).uniform(9), Draws(1).uniform(9))
-    assert not torch.equal(Draws(1).uniform(9), Draws(2).uniform(9))
+    assert torch.equal(BatchRNG(1).uniform(9), BatchRNG(1).uniform(9))
+    assert not torch.equal(BatchRNG(1).uniform(9), BatchRNG(2).uniform(9))
     torch.manual_seed(3)
-    first = Draws().uniform(9)
-    assert not torch.equal(first, Draws().uniform(9))
+    first = BatchRNG().uniform(9)
+    assert not torch.equal(first, BatchRNG().uniform(9))
     torch.manual_seed(3)
-    assert torch.equal(first, Draws().uniform(9))
+    assert torch.equal(first, BatchRNG().uniform(9))

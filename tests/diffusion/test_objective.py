@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from src.diffusion import beta as schedules
-from src.diffusion.denoiser import NetworkDenoiser
-from src.diffusion.objective import Objective
-from src.diffusion.parameterization import X0, Eps, V
-from src.diffusion.time_sampler import Uniform
-from src.diffusion.weighting import Simple
+from lightning_diffusion.diffusion import beta as schedules
+from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
+from lightning_diffusion.diffusion.objective import Objective
+from lightning_diffusion.diffusion.parameterization import X0, Eps, V
+from lightning_diffusion.diffusion.time_sampler import Uniform
+from lightning_diffusion.diffusion.weighting import Simple
 
 
 class Constant(nn.Module):

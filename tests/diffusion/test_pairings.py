@@ -7,13 +7,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from src.cli import CONF
-from src.diffusion.denoiser import NetworkDenoiser
-from src.diffusion.guidance import Clip
-from src.diffusion.objective import Objective
-from src.diffusion.samplers.ddim import DDIM
-from src.diffusion.samplers.edm import EDM
-from src.diffusion.time_grid import Trailing
+from lightning_diffusion.app.cli import CONF
+from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
+from lightning_diffusion.diffusion.guidance import Clip
+from lightning_diffusion.diffusion.objective import Objective
+from lightning_diffusion.diffusion.samplers.ddim import DDIM
+from lightning_diffusion.diffusion.samplers.edm import EDM
+from lightning_diffusion.diffusion.time_grid import Trailing
 from tests.diffusion.options import SCHEDULES
 from tests.test_configs import build, compose
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from src.diffusion import beta as schedules
-from src.diffusion import continuous
-from src.diffusion.denoiser import NetworkDenoiser, to_eps
-from src.diffusion.parameterization import EDM, ROUNDING, X0, Eps, Flow, PosteriorMean, Score, V
-from src.diffusion.process import marginal, posterior
+from lightning_diffusion.diffusion import beta as schedules
+from lightning_diffusion.diffusion import continuous
+from lightning_diffusion.diffusion.denoiser import NetworkDenoiser, to_eps
+from lightning_diffusion.diffusion.parameterization import EDM, ROUNDING, X0, Eps, Flow, PosteriorMean, Score, V
+from lightning_diffusion.diffusion.process import marginal, posterior
 from tests.diffusion.options import SCHEDULES, times
 
 PREDICTIONS = [Eps(), X0(), V(), Score(), Flow(), PosteriorMean(), EDM()]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from src.diffusion import beta as schedules
-from src.diffusion.process import marginal, posterior, transition
+from lightning_diffusion.diffusion import beta as schedules
+from lightning_diffusion.diffusion.process import marginal, posterior, transition
 from tests.diffusion.options import SCHEDULES, make, times
 
 T_VALUES = (1, 2, 10, 100, 1000, 4000)

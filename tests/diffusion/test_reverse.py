@@ -6,19 +6,19 @@ import diffusers
 import pytest
 import torch
 
-from src.diffusion import beta as schedules
-from src.diffusion.denoiser import Denoiser, NetworkDenoiser
-from src.diffusion.guidance import ClassifierFree, Clip
-from src.diffusion.likelihood import bound_of_step, divergence, variational_bound
-from src.diffusion.noise import Draws
-from src.diffusion.objective import Objective
-from src.diffusion.parameterization import X0, Eps, V
-from src.diffusion.process import marginal, posterior, transition
-from src.diffusion.reverse import between, reverse
-from src.diffusion.samplers.ddpm import DDPM
-from src.diffusion.time_grid import Trailing
-from src.diffusion.time_sampler import Uniform
-from src.diffusion.weighting import Simple
+from lightning_diffusion.diffusion import beta as schedules
+from lightning_diffusion.diffusion.denoiser import Denoiser, NetworkDenoiser
+from lightning_diffusion.diffusion.guidance import ClassifierFree, Clip
+from lightning_diffusion.diffusion.likelihood import bound_of_step, divergence, variational_bound
+from lightning_diffusion.diffusion.noise import BatchRNG
+from lightning_diffusion.diffusion.objective import Objective
+from lightning_diffusion.diffusion.parameterization import X0, Eps, V
+from lightning_diffusion.diffusion.process import marginal, posterior, transition
+from lightning_diffusion.diffusion.reverse import between, reverse
+from lightning_diffusion.diffusion.samplers.ddpm import DDPM
+from lightning_diffusion.diffusion.time_grid import Trailing
+from lightning_diffusion.diffusion.time_sampler import Uniform
+from lightning_diffusion.diffusion.weighting import Simple
 from tests.diffusion.options import SCHEDULES
 from tests.diffusion.test_samplers import PAIRS, SHAPE, reference
 from tests.diffusion.truth import F64, gaussian, normal_like
@@ -120,7 +120,7 @@ class KnowsItsVariance(Denoiser):
 
 def test_the_right_variance_makes_the_bound_tight():
     """With it even a chain of ten steps gives the likelihood; the fixed choices are off by their wrong variance."""
-    from src.diffusion.analytic import Gaussian
+    from lightning_diffusion.diffusion.analytic import Gaussian
 
     exact = Gaussian(
         schedules.linear(T=10), torch.tensor([0.5, -0.2], dtype=F64), torch.tensor([0.3, 0.05], dtype=F64).diag()
@@ -170,9 +170,9 @@ def test_the_loss_of_the_variance_is_the_bound_on_average_over_the_steps():
     T, weight = 10, 0.5
     denoiser = NetworkDenoiser(TwoOutputs(), schedules.cosine(T=T), V())
     x_0 = (torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1).expand(T, 1, 4, 4)
-    _, hybrid = Objective(EveryStep(), Simple(), vlb_weight=weight).draw(denoiser, x_0, None, Draws(0))
-    _, simple = Objective(EveryStep(), Simple()).draw(denoiser, x_0, None, Draws(0))
-    draws = Draws(0)
+    _, hybrid = Objective(EveryStep(), Simple(), vlb_weight=weight).draw(denoiser, x_0, None, BatchRNG(0))
+    _, simple = Objective(EveryStep(), Simple()).draw(denoiser, x_0, None, BatchRNG(0))
+    draws = BatchRNG(0)
     draws.uniform(T)
     eps = iter(draws.normal(x_0).flip(0))  # the bound begins at T
     bound = variational_bound(denoiser, x_0[:1], lambda: next(eps)[None], variance="learned")

@@ -8,15 +8,15 @@ import diffusers
 import pytest
 import torch
 
-from src.diffusion import beta as schedules
-from src.diffusion.analytic import Gaussian
-from src.diffusion.denoiser import NetworkDenoiser
-from src.diffusion.guidance import Clip
-from src.diffusion.noise import IndexedNoise
-from src.diffusion.parameterization import X0, Eps, V
-from src.diffusion.samplers.ddim import DDIM
-from src.diffusion.samplers.ddpm import DDPM
-from src.diffusion.time_grid import Karras, Leading, Linear, LogSNR, Quadratic, Trailing
+from lightning_diffusion.diffusion import beta as schedules
+from lightning_diffusion.diffusion.analytic import Gaussian
+from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
+from lightning_diffusion.diffusion.guidance import Clip
+from lightning_diffusion.diffusion.noise import IndexedNoise
+from lightning_diffusion.diffusion.parameterization import X0, Eps, V
+from lightning_diffusion.diffusion.samplers.ddim import DDIM
+from lightning_diffusion.diffusion.samplers.ddpm import DDPM
+from lightning_diffusion.diffusion.time_grid import Karras, Leading, Linear, LogSNR, Quadratic, Trailing
 from tests.diffusion.options import SCHEDULES
 
 SHAPE = (1, 2, 2)

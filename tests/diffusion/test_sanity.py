@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from src.diffusion.denoiser import Denoiser
-from src.diffusion.process import expand
-from src.diffusion.samplers.edm import EDM
-from src.diffusion.time_grid import Trailing
+from lightning_diffusion.diffusion.denoiser import Denoiser
+from lightning_diffusion.diffusion.process import expand
+from lightning_diffusion.diffusion.samplers.edm import EDM
+from lightning_diffusion.diffusion.time_grid import Trailing
 from tests.diffusion.options import SCHEDULES
 from tests.diffusion.test_pairings import option, options
 from tests.diffusion.truth import F64

@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from src.diffusion import beta as schedules
-from src.diffusion import continuous
-from src.diffusion.schedule import DiscreteSchedule
+from lightning_diffusion.diffusion import beta as schedules
+from lightning_diffusion.diffusion import continuous
+from lightning_diffusion.diffusion.schedule import DiscreteSchedule
 from tests.diffusion.options import NAMES, SCHEDULES, make, times
 
 

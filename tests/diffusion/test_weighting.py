@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from src.diffusion import beta as schedules
-from src.diffusion import parameterization as predictions
-from src.diffusion.noise import Draws
-from src.diffusion.parameterization import X0, Eps, Flow, PosteriorMean, Score, V
-from src.diffusion.process import marginal, posterior
-from src.diffusion.time_sampler import LogitNormal, LogNormal, Uniform
-from src.diffusion.weighting import EDM, P2, SNR, MinSNR, Sigmoid, Simple, TruncatedSNR, Variational
+from lightning_diffusion.diffusion import beta as schedules
+from lightning_diffusion.diffusion import parameterization as predictions
+from lightning_diffusion.diffusion.noise import BatchRNG
+from lightning_diffusion.diffusion.parameterization import X0, Eps, Flow, PosteriorMean, Score, V
+from lightning_diffusion.diffusion.process import marginal, posterior
+from lightning_diffusion.diffusion.time_sampler import LogitNormal, LogNormal, Uniform
+from lightning_diffusion.diffusion.weighting import EDM, P2, SNR, MinSNR, Sigmoid, Simple, TruncatedSNR, Variational
 from tests.diffusion.options import SCHEDULES, times
 
 T = torch.arange(1, 901, dtype=torch.float64)
@@ -95,7 +95,7 @@ def test_training_times_are_times_of_the_schedule(name, sampler):
 def test_stratified_times_fill_every_stratum_and_keep_the_marginal():
     torch.manual_seed(0)
     schedule, sampler = SCHEDULES["flow"], Uniform(stratified=True)
-    draws = torch.stack([sampler(10, schedule, Draws()).t for _ in range(2000)])
+    draws = torch.stack([sampler(10, schedule, BatchRNG()).t for _ in range(2000)])
     assert ((draws * 10).floor().long().sort(dim=1).values.clamp(max=9) == torch.arange(10)).float().mean() > 0.999
     first = draws[:, 3].sort().values
     assert (first - (torch.arange(2000) + 0.5) / 2000).abs().max() < 1.63 / 2000**0.5  # Kolmogorov–Smirnov, 1%

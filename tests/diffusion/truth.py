@@ -7,9 +7,9 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from src.diffusion.analytic import Gaussian, GaussianMixture
-from src.diffusion.denoiser import Denoiser, to_eps
-from src.diffusion.schedule import NoiseSchedule
+from lightning_diffusion.diffusion.analytic import Gaussian, GaussianMixture
+from lightning_diffusion.diffusion.denoiser import Denoiser, to_eps
+from lightning_diffusion.diffusion.schedule import NoiseSchedule
 
 F64 = torch.float64
 

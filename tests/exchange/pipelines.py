@@ -5,11 +5,11 @@ import json
 import diffusers
 import torch
 
-from src.backbones.unet import UNet
-from src.diffusion import beta as schedules
-from src.diffusion.denoiser import NetworkDenoiser
-from src.diffusion.parameterization import V
-from src.model_file import load
+from lightning_diffusion.checkpoints.loading import load
+from lightning_diffusion.diffusion import beta as schedules
+from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
+from lightning_diffusion.diffusion.parameterization import V
+from lightning_diffusion.networks.unet import UNet
 from tests.backbones.test_unet import randomized
 
 CIFAR10 = {  # google/ddpm-cifar10-32

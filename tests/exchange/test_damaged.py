@@ -124,7 +124,7 @@ def test_a_huge_file_is_not_read(made):
     ],
 )
 def test_a_network_larger_than_its_weights_is_never_allocated(made, changes, monkeypatch):
-    monkeypatch.setattr("src.exchange.folder.load_file", None)  # nor are they read
+    monkeypatch.setattr("lightning_diffusion.checkpoints.diffusers.folder.load_file", None)  # nor are they read
     edit(made / "unet/config.json", changes)
     assert "bytes cannot hold the" in refusal(made)
 

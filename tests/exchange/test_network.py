@@ -6,13 +6,13 @@ import diffusers
 import pytest
 import torch
 
-from src.backbones.unet import UNet
-from src.diffusion import beta as schedules
-from src.diffusion.denoiser import NetworkDenoiser
-from src.diffusion.parameterization import EDM, Eps, V
-from src.diffusion.samplers.ddim import DDIM
-from src.diffusion.time_grid import Trailing
-from src.exchange import folder, network
+from lightning_diffusion.checkpoints.diffusers import folder, network
+from lightning_diffusion.diffusion import beta as schedules
+from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
+from lightning_diffusion.diffusion.parameterization import EDM, Eps, V
+from lightning_diffusion.diffusion.samplers.ddim import DDIM
+from lightning_diffusion.diffusion.time_grid import Trailing
+from lightning_diffusion.networks.unet import UNet
 from tests.exchange.pipelines import ADM, CIFAR10, CONDITIONAL, SMALL, edit, load_pretrained, ours, pipeline
 
 CONFIGS = {"cifar10": CIFAR10, "conditional": CONDITIONAL, "adm": ADM}

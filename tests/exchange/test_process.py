@@ -8,13 +8,13 @@ import diffusers
 import pytest
 import torch
 
-from src.diffusion import beta as schedules
-from src.diffusion import continuous
-from src.diffusion.parameterization import EDM, X0, Eps, Flow, V
-from src.diffusion.samplers.euler import Euler
-from src.diffusion.time_grid import Karras, Linear
-from src.exchange import folder, process
-from src.exchange.settings import Settings
+from lightning_diffusion.checkpoints.diffusers import folder, process
+from lightning_diffusion.checkpoints.diffusers.settings import Settings
+from lightning_diffusion.diffusion import beta as schedules
+from lightning_diffusion.diffusion import continuous
+from lightning_diffusion.diffusion.parameterization import EDM, X0, Eps, Flow, V
+from lightning_diffusion.diffusion.samplers.euler import Euler
+from lightning_diffusion.diffusion.time_grid import Karras, Linear
 from tests.exchange.pipelines import SMALL, edit, load_pretrained, ours, pipeline
 
 SHAPE = (2, 1, 8, 8)
@@ -138,7 +138,7 @@ def test_flow_matching_draws_what_diffusers_draws(tmp_path, shift):
     denoiser, known = load_pretrained(str(tmp_path))
     assert type(denoiser.schedule) is continuous.RectifiedFlow
     assert type(denoiser.parameterization) is Flow
-    assert known["schedule"] == {"_target_": "src.diffusion.continuous.RectifiedFlow"}
+    assert known["schedule"] == {"_target_": "lightning_diffusion.diffusion.continuous.RectifiedFlow"}
     scheduler.set_timesteps(10)
     x_T = x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
     for t in scheduler.timesteps:
@@ -177,7 +177,8 @@ def test_edm_estimates_what_diffusers_estimates(tmp_path, make, prediction):
     theirs = pipeline(tmp_path, SMALL, scheduler)
     denoiser, known = load_pretrained(str(tmp_path))
     assert known["schedule"] == {
-        "_target_": "src.diffusion.continuous.EDM", "sigma_min": 0.01, "sigma_max": 50.0, "time_scale": 1.0
+        "_target_": "lightning_diffusion.diffusion.continuous.EDM",
+        "sigma_min": 0.01, "sigma_max": 50.0, "time_scale": 1.0,
     }  # fmt: skip
     scheduler.set_timesteps(6)
     noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))

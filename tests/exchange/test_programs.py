@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from src.checkpoints.seal import seal
+from lightning_diffusion.checkpoints.seal import seal
 from src.evaluate import main as evaluate
 from src.export import main as export
 from src.sample import main as sample
@@ -138,7 +138,10 @@ def test_mistakes(finished, checkpoint, exported, tmp_path, program, options, sa
 
 
 def test_a_file_that_calls_foreign_code_is_refused(exported, tmp_path):
-    node = {"_target_": "src.diffusion.denoiser.NetworkDenoiser", "backbone": {"_target_": "os.mkdir", "path": "made"}}
+    node = {
+        "_target_": "lightning_diffusion.diffusion.denoiser.NetworkDenoiser",
+        "backbone": {"_target_": "os.mkdir", "path": "made"},
+    }
     save_file(load_file(exported["file"]), tmp_path / "a.safetensors", metadata={"denoiser": json.dumps(node)})
     with pytest.raises(ValueError, match="calls os.mkdir, which is not part of this project"):
         load_pretrained(str(tmp_path / "a.safetensors"))

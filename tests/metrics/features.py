@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from src.data.digits import Digits
-from src.metrics.extractor import Features
-from src.metrics.module import Module
+from lightning_diffusion.data.digits import Digits
+from lightning_diffusion.metrics.extractors.base import Features
+from lightning_diffusion.metrics.extractors.module import Module
 
 
 class Images:

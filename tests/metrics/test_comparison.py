@@ -6,10 +6,10 @@ import pytest
 import torch
 from torchvision.transforms.functional import gaussian_blur
 
-from src.data.dataset import InMemory
-from src.metrics.classifier import Classifier
-from src.metrics.comparison import Comparison
-from src.metrics.scores import scores
+from lightning_diffusion.data.dataset import InMemory
+from lightning_diffusion.metrics.comparison import Comparison
+from lightning_diffusion.metrics.extractors.classifier import Classifier
+from lightning_diffusion.metrics.scores import scores
 from tests.metrics.features import Images, digits, extractor, features
 
 
@@ -81,7 +81,7 @@ def test_copies_are_found_and_shown(on_digits):
 
 
 def test_neighbours_are_numbers_of_images_where_a_share_is_kept_too(tmp_path, monkeypatch):
-    monkeypatch.setattr("src.metrics.reference.MOST", 10)
+    monkeypatch.setattr("lightning_diffusion.metrics.reference.MOST", 10)
     real = Images(91, seed=1)
     comparison = Comparison(made := extractor(tmp_path), real)
     near = comparison.neighbours(made.extract(InMemory(real.images[::10])), k=1)
@@ -133,7 +133,7 @@ class TestOddSets:
         assert found["fd_random"] > 0
 
     def test_many_images_meet_in_an_even_share(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("src.metrics.scores.MOST_PAIRED", 15)
+        monkeypatch.setattr("lightning_diffusion.metrics.scores.MOST_PAIRED", 15)
         made = extractor(tmp_path)
         found = scores(features(made.extract(Images(40)).vectors), Comparison(made, Images(50, seed=1)).reference)
         assert (found["fd"].num_samples, found["fd"].num_real) == (40, 50)

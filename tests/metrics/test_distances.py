@@ -13,12 +13,12 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from src.images import to_model
-from src.metrics.extrapolation import extrapolated, least
-from src.metrics.frechet import Moments, frechet_distance, moments
-from src.metrics.inception_score import inception_score
-from src.metrics.kernel import kernel_distance
-from src.metrics.manifold import nearest, overlap
+from lightning_diffusion.codecs.pixels import to_model
+from lightning_diffusion.metrics.distances.extrapolation import extrapolated, least
+from lightning_diffusion.metrics.distances.frechet import Moments, frechet_distance, moments
+from lightning_diffusion.metrics.distances.inception_score import inception_score
+from lightning_diffusion.metrics.distances.kernel import kernel_distance
+from lightning_diffusion.metrics.distances.manifold import nearest, overlap
 from tests.metrics.features import Images, Net
 
 
@@ -147,7 +147,7 @@ class TestKernel:
     def test_does_not_depend_on_blocks(self, monkeypatch):
         x, y = normal(50, 5, 1), normal(40, 5, 2)
         whole = kernel_distance(x, y)
-        monkeypatch.setattr("src.metrics.kernel.BLOCK", 7)
+        monkeypatch.setattr("lightning_diffusion.metrics.distances.kernel.BLOCK", 7)
         assert kernel_distance(x, y) == pytest.approx(whole, rel=1e-9)
 
 
@@ -191,7 +191,7 @@ class TestOverlap:
 
     @pytest.mark.parametrize("shift", [0.0, 1.0, 2.5])
     def test_is_what_brute_force_finds(self, shift, monkeypatch):
-        monkeypatch.setattr("src.metrics.manifold.BLOCK", 16)
+        monkeypatch.setattr("lightning_diffusion.metrics.distances.manifold.BLOCK", 16)
         fake, real = normal(50, 4, 1) + shift, normal(70, 4, 2)
         found = overlap(fake, real)
         three, five = (self.brute_force(fake.double().numpy(), real.double().numpy(), k) for k in (3, 5))

@@ -10,14 +10,14 @@ from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.metric_kid import kid_features_to_metric
 
-from src.data.dataset import InMemory
-from src.metrics import inception
-from src.metrics.classifier import Classifier, shrink
-from src.metrics.comparison import Comparison
-from src.metrics.efficientnet import EfficientNetLite0
-from src.metrics.inception import Inception
-from src.metrics.module import Module
-from src.metrics.reference import reference
+from lightning_diffusion.data.dataset import InMemory
+from lightning_diffusion.metrics.comparison import Comparison
+from lightning_diffusion.metrics.extractors import inception
+from lightning_diffusion.metrics.extractors.classifier import Classifier, shrink
+from lightning_diffusion.metrics.extractors.efficientnet import EfficientNetLite0
+from lightning_diffusion.metrics.extractors.inception import Inception
+from lightning_diffusion.metrics.extractors.module import Module
+from lightning_diffusion.metrics.reference import reference
 from tests.metrics.features import Images, Net, digits, extractor
 from tests.metrics.test_distances import Pictures
 
@@ -58,7 +58,9 @@ class TestInception:
         """That distance is proven elsewhere; of matrices of 2048 rows it takes its time."""
         monkeypatch.setattr(inception, "CHECKSUM", "")
         given = []
-        monkeypatch.setattr("src.metrics.scores.frechet_distance", lambda *moments: given.append(moments) or 7.25)
+        monkeypatch.setattr(
+            "lightning_diffusion.metrics.scores.frechet_distance", lambda *moments: given.append(moments) or 7.25
+        )
         fake, real, comparison, made, found = self.scored(weights, tmp_path)
         network = FeatureExtractorInceptionV3("inception", ["2048"], str(weights)).eval()
         with torch.no_grad():
@@ -144,7 +146,7 @@ class TestClassifier:
 
     def test_is_trained_once(self, trained, monkeypatch):
         folder, made = trained
-        monkeypatch.setattr("src.metrics.classifier.fit", None)
+        monkeypatch.setattr("lightning_diffusion.metrics.extractors.classifier.fit", None)
         again = Classifier(str(folder), steps=200)
         again.prepare(*digits())
         assert again.identity == made.identity
@@ -270,7 +272,7 @@ class TestReference:
         assert not torch.equal(first.moments.mean, others[0].moments.mean)
 
     def test_keeps_an_even_share_of_the_vectors_and_the_moments_of_all(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("src.metrics.reference.MOST", 10)
+        monkeypatch.setattr("lightning_diffusion.metrics.reference.MOST", 10)
         made, images = extractor(tmp_path), Images(91, seed=1)
         found, everything = reference(made, images), made.extract(images).vectors
         assert found.indices.tolist() == list(range(0, 91, 10))

@@ -5,13 +5,13 @@ import functools
 import pytest
 import torch
 
-from src.diffusion import beta
-from src.diffusion.denoiser import Denoiser
-from src.diffusion.guidance import ClassifierFree, Clip
-from src.diffusion.samplers.ddim import DDIM
-from src.diffusion.samplers.euler import Heun
-from src.diffusion.time_grid import LogSNR, Trailing
-from src.metrics.generate import Recipe, deal
+from lightning_diffusion.diffusion import beta
+from lightning_diffusion.diffusion.denoiser import Denoiser
+from lightning_diffusion.diffusion.guidance import ClassifierFree, Clip
+from lightning_diffusion.diffusion.samplers.ddim import DDIM
+from lightning_diffusion.diffusion.samplers.euler import Heun
+from lightning_diffusion.diffusion.time_grid import LogSNR, Trailing
+from lightning_diffusion.models.diffusion.generator import DiffusionGenerator, shard_batches
 
 
 class ByClass(Denoiser):
@@ -29,7 +29,7 @@ class ByClass(Denoiser):
 
 
 def recipe(sampler=None, guidance=Clip):
-    return Recipe(sampler or DDIM(Trailing(), 3), guidance, (1, 4, 4), 10, seed=0)
+    return DiffusionGenerator(sampler or DDIM(Trailing(), 3), guidance, (1, 4, 4), 10, seed=0)
 
 
 def test_a_sample_is_of_the_class_of_its_number():
@@ -60,8 +60,8 @@ def test_a_film_ends_with_the_sample():
 
 @pytest.mark.parametrize(("count", "batch_size", "ranks"), [(10, 3, 1), (10, 3, 2), (10, 3, 5), (1, 4, 2), (12, 4, 3)])
 def test_ranks_make_every_sample_once_in_the_batches_of_one_rank(count, batch_size, ranks):
-    alone = deal(count, batch_size)
-    dealt = [deal(count, batch_size, rank, ranks) for rank in range(ranks)]
+    alone = shard_batches(count, batch_size)
+    dealt = [shard_batches(count, batch_size, rank, ranks) for rank in range(ranks)]
     assert sorted((b for batches in dealt for b in batches), key=lambda b: b.start) == alone
     assert [i for batch in alone for i in batch] == list(range(count))
     assert max(map(len, dealt)) - min(map(len, dealt)) <= 1

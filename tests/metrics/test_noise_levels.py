@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from src.diffusion import beta as schedules
-from src.diffusion.objective import HeldOut
-from src.metrics.noise_levels import BINS, NoiseLevels
+from lightning_diffusion.diffusion import beta as schedules
+from lightning_diffusion.diffusion.objective import HeldOut
+from lightning_diffusion.models.diffusion.noise_levels import BINS, NoiseLevels
 
 
 def held_out(time, loss, error=None):

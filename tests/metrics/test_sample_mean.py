@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from src.metrics.sample_mean import SampleMean
+from lightning_diffusion.metrics.sample_mean import SampleMean
 
 
 def test_mean_and_its_standard_error():

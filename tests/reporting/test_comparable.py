@@ -5,10 +5,10 @@ import json
 import pytest
 import yaml
 
-from src.comparable import BITS, LOSS, misled_by, sentence, warning
-from src.programs.report import _metric
-from src.reporting.table import compare
-from src.runs import find
+from lightning_diffusion.app.commands.report import _metric
+from lightning_diffusion.runs.comparable import BITS, LOSS, misled_by, sentence, warning
+from lightning_diffusion.runs.reporting.table import compare
+from lightning_diffusion.runs.run import find
 
 
 def write_run(folder, words, metrics, **options):

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
+from lightning_diffusion.runs.run import Run, find
 from src.report import main as report
-from src.runs import Run, find
 from tests.command import in_process
 from tests.data.hostile import little_time
 from tests.reporting.damage import OTHERS, damages, write_whole

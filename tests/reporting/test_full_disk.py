@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from src import files
+from lightning_diffusion.system import files
 from src.evaluate import main as evaluate
 from src.report import main as report
 from tests.command import in_process

@@ -10,8 +10,8 @@ from pathlib import Path
 import lightning as L
 import torch
 
-import src.training.module
-from src.diffusion.noise import Draws
+import lightning_diffusion.training.module
+from lightning_diffusion.diffusion.noise import BatchRNG
 from tests import runs
 
 
@@ -23,9 +23,9 @@ class Keep(L.Callback):
 def main(folder, dtype):
     rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     module, keep, drawn = runs.module(dropout=0.0).to(dtype), Keep(), []
-    src.training.module.to_model = lambda images: images.to(dtype) / 127.5 - 1
-    normal = Draws.normal
-    Draws.normal = lambda self, like: drawn.append(normal(self, like)) or drawn[-1]
+    lightning_diffusion.training.module.to_model = lambda images: images.to(dtype) / 127.5 - 1
+    normal = BatchRNG.normal
+    BatchRNG.normal = lambda self, like: drawn.append(normal(self, like)) or drawn[-1]
     strategy = "ddp" if count > 1 else "auto"
     runs.trainer(3, [keep], devices=count, strategy=strategy, limit_val_batches=0).fit(module, runs.digits())
     torch.save({"gradients": keep.gradients, "noise": drawn[0]}, folder / f"{rank}.pt")

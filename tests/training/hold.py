@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from src.training.ownership import own
+from lightning_diffusion.training.ownership import own
 
 if __name__ == "__main__":
     own(Path(sys.argv[1]))

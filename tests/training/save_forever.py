@@ -4,7 +4,7 @@ import itertools
 import sys
 from pathlib import Path
 
-from src.files import link
+from lightning_diffusion.system.files import link
 from tests.training.test_durable import save
 
 if __name__ == "__main__":

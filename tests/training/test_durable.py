@@ -14,14 +14,14 @@ import lightning as L
 import pytest
 import torch
 
-from src.checkpoints.folder import load, newest, newest_intact, read_checkpoint
-from src.checkpoints.seal import END, LENGTH, is_intact, saved, seal, seal_of
-from src.files import NotWritten, link
-from src.training.callbacks import checkpoint
-from src.training.callbacks.checkpoint import LastCheckpoint
-from src.training.callbacks.stop import Stopped
-from src.training.durable import DurableCheckpointIO
-from src.training.loggers import CSVLogger
+from lightning_diffusion.checkpoints.folder import load, newest, newest_intact, read_checkpoint
+from lightning_diffusion.checkpoints.seal import END, LENGTH, is_intact, saved, seal, seal_of
+from lightning_diffusion.system.files import NotWritten, link
+from lightning_diffusion.training.callbacks import checkpoint
+from lightning_diffusion.training.callbacks.checkpoint import LastCheckpoint
+from lightning_diffusion.training.callbacks.stop import Stopped
+from lightning_diffusion.training.durable import DurableCheckpointIO
+from lightning_diffusion.training.loggers.csv import CSVLogger
 from tests import runs
 from tests.command import REPOSITORY, run, start
 from tests.test_files import small_disk  # noqa: F401
@@ -86,9 +86,11 @@ class TestSealing:
     def test_what_other_means_have_saved_is_refused_until_it_is_sealed(self, tmp_path):
         save(path := tmp_path / "a.ckpt", 7)
         torch.save(torch.load(path, weights_only=True), path)
-        with pytest.raises(ValueError, match=r"it has no seal; .*: python -m src.checkpoints.seal .*a.ckpt"):
+        with pytest.raises(
+            ValueError, match=r"it has no seal; .*: python -m lightning_diffusion.checkpoints.seal .*a.ckpt"
+        ):
             read_checkpoint(path)
-        assert run("src.checkpoints.seal", path, cwd=REPOSITORY, forked=True)[0] == 0
+        assert run("lightning_diffusion.checkpoints.seal", path, cwd=REPOSITORY, forked=True)[0] == 0
         assert saved_number(path) == 7
         assert seal_of(path)[:2] == (1, 7)
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.training.ema import ExponentialMovingAverage
+from lightning_diffusion.training.ema import ExponentialMovingAverage
 from tests.runs import digits, module, trainer
 
 

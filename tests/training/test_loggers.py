@@ -1,6 +1,6 @@
 import csv
 
-from src.training.loggers import CSVLogger
+from lightning_diffusion.training.loggers.csv import CSVLogger
 
 
 def rows(path):

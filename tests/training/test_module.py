@@ -5,11 +5,11 @@ import lightning as L
 import pytest
 import torch
 
-from src.diffusion.time_sampler import Importance
-from src.images import Batch
-from src.training.callbacks.checkpoint import LastCheckpoint
-from src.training.divergence import Diverged
-from src.training.module import DiffusionModule
+from lightning_diffusion.data.batch import Batch
+from lightning_diffusion.diffusion.time_sampler import Importance
+from lightning_diffusion.training.callbacks.checkpoint import LastCheckpoint
+from lightning_diffusion.training.guard import Diverged
+from lightning_diffusion.training.module import DiffusionModule
 from tests import runs
 from tests.runs import digits, module, trainer
 

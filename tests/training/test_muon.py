@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from src.backbones.unet import UNet
-from src.training.muon import Muon, orthogonalize
+from lightning_diffusion.networks.unet import UNet
+from lightning_diffusion.training.optimizers.muon import Muon, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 40), (2, 40, 16), (1, 24, 24)])

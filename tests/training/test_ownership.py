@@ -12,10 +12,10 @@ import time
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
 
-from src.files import NotWritten
+from lightning_diffusion.system.files import NotWritten
+from lightning_diffusion.training.loggers.csv import CSVLogger
+from lightning_diffusion.training.ownership import check_owned, make_run_folder, own, ownership
 from src.train import main as train
-from src.training.loggers import CSVLogger
-from src.training.ownership import check_owned, make_run_folder, own, ownership
 from tests.command import REPOSITORY, in_process, run, start
 from tests.runs import TINY
 from tests.training.test_durable import save

@@ -4,12 +4,12 @@ import time
 
 import pytest
 
-from src.diffusion.guidance import Unguided
-from src.diffusion.samplers.ddim import DDIM
-from src.diffusion.time_grid import Trailing
-from src.training.callbacks import budget as budgets
-from src.training.callbacks.budget import Budget
-from src.training.callbacks.samples import SampleGrid
+from lightning_diffusion.diffusion.guidance import Unguided
+from lightning_diffusion.diffusion.samplers.ddim import DDIM
+from lightning_diffusion.diffusion.time_grid import Trailing
+from lightning_diffusion.training.callbacks import budget as budgets
+from lightning_diffusion.training.callbacks.budget import Budget
+from lightning_diffusion.training.callbacks.samples import SampleGrid
 from tests import runs
 
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-import src.training.callbacks.scores
-from src.data.dataset import InMemory
-from src.diffusion.guidance import Clip
-from src.diffusion.samplers.ddim import DDIM
-from src.diffusion.time_grid import Trailing
-from src.metrics.comparison import Comparison
-from src.metrics.module import Module
-from src.training.callbacks import budget
-from src.training.callbacks.scores import SampleScores
-from src.training.loggers import CSVLogger
+import lightning_diffusion.training.callbacks.scores
+from lightning_diffusion.data.dataset import InMemory
+from lightning_diffusion.diffusion.guidance import Clip
+from lightning_diffusion.diffusion.samplers.ddim import DDIM
+from lightning_diffusion.diffusion.time_grid import Trailing
+from lightning_diffusion.metrics.comparison import Comparison
+from lightning_diffusion.metrics.extractors.module import Module
+from lightning_diffusion.training.callbacks import budget
+from lightning_diffusion.training.callbacks.scores import SampleScores
+from lightning_diffusion.training.loggers.csv import CSVLogger
 from tests import runs
 from tests.command import start_ranks
 from tests.metrics.features import Images, Net
@@ -130,7 +130,7 @@ def test_no_clock_changes_the_number_or_the_value_but_how_often_it_is_measured(t
     """Alone, and on a machine where everything takes a thousand times as long."""
     found = {}
     for load in (1, 1000):
-        for module in (budget, src.training.callbacks.scores):
+        for module in (budget, lightning_diffusion.training.callbacks.scores):
             monkeypatch.setattr(module, "time", Clock(load))
         path = tmp_path / f"{load}.csv"
         scores = callback(tmp_path, num_samples=30, share=share, every_n_steps=10)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from src.training.wandb_logger import WandbLogger
+from lightning_diffusion.training.loggers.wandb import WandbLogger
 from tests.command import start
 from tests.runs import TINY
 from tests.wandb_server import answering, nobody

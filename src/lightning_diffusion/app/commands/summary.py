@@ -1,0 +1,50 @@
+"""What a network costs."""
+
+from omegaconf import DictConfig
+from rich.table import Table
+
+from lightning_diffusion.app.classes import count_classes
+from lightning_diffusion.app.cli import mistakes
+from lightning_diffusion.app.commands.train import SLOTS
+from lightning_diffusion.configuration.build import build, check
+from lightning_diffusion.networks.summary import Summary, summarize
+from lightning_diffusion.system.console import console
+
+
+def main(config: DictConfig) -> None:
+    """Prints parameters, FLOPs and activation memory of one image, and what lies at which resolution."""
+    with mistakes():
+        count_classes(config)
+        plain = check(config, SLOTS)
+        network = build(plain, "backbone")
+        data = plain["data"]
+        shape = (data["channels"], data["image_size"], data["image_size"])
+        summary = summarize(network, shape, data["num_classes"])
+    terminal = console()
+    terminal.print(_totals(plain["backbone"]["_target_"].rsplit(".", 1)[-1], shape, summary))
+    terminal.print()
+    terminal.print(_levels(summary))
+
+
+def _totals(name: str, shape: tuple[int, int, int], summary: Summary) -> Table:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    C, H, W = shape
+    table.add_row("network", f"{name} on {H}×{W}×{C}")
+    table.add_row("parameters", f"{summary.parameters:,}")
+    table.add_row("FLOPs", f"{summary.flops / 1e6:,.1f} M for one image, forward")
+    table.add_row(
+        "activations", f"{summary.activation_bytes / 2**20:,.2f} MiB kept for one image's backward pass, float32"
+    )
+    return table
+
+
+def _levels(summary: Summary) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("resolution", "channels", "layers", "attention"):
+        table.add_column(column, justify="left")
+    for place, level in sorted(summary.levels.items(), reverse=True):
+        side = "×".join(map(str, place)) if len(place) == 2 else f"{place[0]} tokens"
+        widths = f"{min(level.channels)}–{max(level.channels)}" if len(level.channels) > 1 else str(*level.channels)
+        heads = ", ".join(f"{h} head{'s' if h > 1 else ''}" for h in sorted(level.heads))
+        table.add_row(side, widths, str(level.layers), f"{level.attentions} of {heads}" if level.attentions else "–")
+    return table

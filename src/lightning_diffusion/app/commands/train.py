@@ -1,0 +1,226 @@
+"""A training run: what a configuration names is built, checked, trained and measured."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import CheckpointIO, Precision
+from omegaconf import DictConfig
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lightning_diffusion.app.classes import count_classes
+from lightning_diffusion.app.cli import mistakes, one_line
+from lightning_diffusion.app.resume import resumed, save_overrides, typed_keys
+from lightning_diffusion.checkpoints.content import check_resumable
+from lightning_diffusion.checkpoints.folder import Damaged, locate, read_checkpoint
+from lightning_diffusion.checkpoints.loading import adopt, load_weights, of_checkpoint
+from lightning_diffusion.checkpoints.network_size import TOO_LARGE, no_larger_than, no_larger_than_memory
+from lightning_diffusion.configuration.build import ConfigError, Text, build, check
+from lightning_diffusion.configuration.trusted_targets import require_plain
+from lightning_diffusion.data.dataset import WrongLabel
+from lightning_diffusion.data.decoding import UnreadableImage
+from lightning_diffusion.data.module import ImageDataModule
+from lightning_diffusion.diffusion.denoiser import GRAPHS, Compile, Denoiser, NetworkDenoiser
+from lightning_diffusion.diffusion.objective import Objective
+from lightning_diffusion.diffusion.parameterization import Parameterization
+from lightning_diffusion.diffusion.samplers.base import Sampler
+from lightning_diffusion.diffusion.schedule import NoiseSchedule
+from lightning_diffusion.diffusion.time_grid import TimeGrid
+from lightning_diffusion.diffusion.time_sampler import TimeSampler
+from lightning_diffusion.diffusion.weighting import Weighting
+from lightning_diffusion.runs.comparable import BITS, LOSS
+from lightning_diffusion.runs.environment import record
+from lightning_diffusion.system.files import NotWritten, Unreadable
+from lightning_diffusion.system.interrupt import let_sigterm_end_at_once
+from lightning_diffusion.training.callbacks.checkpoint import LastCheckpoint
+from lightning_diffusion.training.callbacks.lookup import callbacks_of
+from lightning_diffusion.training.callbacks.scores import SampleScores
+from lightning_diffusion.training.devices import check_trainer
+from lightning_diffusion.training.durable import DurableCheckpointIO
+from lightning_diffusion.training.guard import Diverged
+from lightning_diffusion.training.module import DiffusionModule
+from lightning_diffusion.training.ownership import goes_on, own, ownership
+from lightning_diffusion.training.precision import TrueBFloat16
+from lightning_diffusion.training.results import Results, quiet
+
+SLOTS: dict[str, Any] = {  # what the keys of conf/train.yaml hold
+    "name": Text, "seed": int, "metric": str, "group": Text | None, "tags": list[Text], "trust": list[str],
+    "resume": Any, "ckpt_path": Text | None, "pretrained": Text | None, "compile": Compile, "run_dir": Text,
+    "print_config": bool, "data": ImageDataModule, "backbone": nn.Module, "schedule": NoiseSchedule,
+    "parameterization": Parameterization, "time_sampler": TimeSampler, "weighting": Weighting, "objective": Objective,
+    "denoiser": NetworkDenoiser, "module": DiffusionModule, "time_grid": TimeGrid, "sampler": Sampler,
+    "guidance": Callable[..., Denoiser], "metrics": Any, "optimizer": Callable[..., Optimizer],
+    "lr_scheduler": Callable[..., LRScheduler], "trainer": L.Trainer, "callbacks": dict[str, L.Callback | None],
+    "logger": dict[str, Logger | None],
+}  # fmt: skip
+
+
+@ownership()
+def main(config: DictConfig) -> float:
+    """Returns config.metric as it is in the end, for sweeps to compare."""
+    quiet()
+    with mistakes():
+        if "samplers" in config:
+            raise ConfigError(
+                "sweep=samplers: it takes a trained model; python -m src.evaluate ckpt_path=… sweep=samplers"
+            )
+        given, config = config, config if config.resume is None else resumed(config)
+        if goes_on(config):
+            own(Path(config.run_dir))
+        plain, trainer, module, datamodule = assemble(config)
+        if trainer.world_size > 1:
+            let_sigterm_end_at_once()  # until the run takes signals itself
+        datamodule.fetches = given.resume is None or "data.root" in typed_keys()
+        results = Results(plain, trainer)
+        if trainer.is_global_zero:
+            prepare_data(trainer, datamodule)
+            results.claim()
+    module.save_hyperparameters(plain)
+
+    with results, ending(results):
+        if trainer.is_global_zero:
+            record(results.run_dir)
+            save_overrides(results.run_dir, given)
+        results.start(module, datamodule)
+        trainer.fit(module, datamodule, ckpt_path=plain["ckpt_path"], weights_only=True)
+        trainer.validate(module, datamodule, verbose=False)
+        return results.finish()[config.metric]
+
+
+class Parts(NamedTuple):
+    """What a run is made of; plain is the configuration."""
+
+    plain: dict[str, Any]
+    trainer: L.Trainer
+    module: DiffusionModule
+    datamodule: ImageDataModule
+
+
+def assemble(config: DictConfig) -> Parts:
+    """Everything that a configuration names, built and checked; nothing is read but a checkpoint, nothing written."""
+    count_classes(config)
+    weights = adopt(config) if config.get("pretrained") is not None else None
+    plain = check(config, SLOTS)
+    try:
+        require_plain(plain)
+    except ConfigError as error:
+        raise ConfigError(f"config: {error}; nothing could read its checkpoints again") from error
+    L.seed_everything(plain["seed"], verbose=False)
+    datamodule: ImageDataModule = build(plain, "data")
+    source = f"pretrained={plain['pretrained']}"
+    too_large = f"{source}: its configuration {TOO_LARGE}"
+    with no_larger_than_memory() if weights is None else no_larger_than(weights, too_large):
+        module: DiffusionModule = build(plain, "module")
+    if weights is not None:
+        for denoiser in (module.denoiser, module.ema.model):
+            load_weights(denoiser, weights, source)
+    parts = Parts(plain, build_trainer(plain), module, datamodule)
+    check_together(parts)
+    return parts
+
+
+def build_trainer(plain: dict[str, Any]) -> L.Trainer:
+    """Lightning's trainer, with the project's own ways to save and to round."""
+    options = plain["trainer"]
+    device_type = check_trainer(options)
+    callbacks: dict[str, L.Callback | None] = build(plain, "callbacks")
+    loggers: dict[str, Logger | None] = build(plain, "logger")
+    plugins: list[CheckpointIO | Precision] = [DurableCheckpointIO()]
+    if options["precision"] == TrueBFloat16.precision:
+        options, plugins = {**options, "precision": None}, [*plugins, TrueBFloat16(device_type)]
+    parts = {
+        "callbacks": [callback for callback in callbacks.values() if callback is not None],
+        "logger": [logger for logger in loggers.values() if logger is not None],
+        "plugins": plugins,
+    }
+    with mistakes("trainer"):
+        trainer: L.Trainer = build(plain | {"trainer": options}, "trainer", **parts)
+    return trainer
+
+
+def check_together(parts: Parts) -> None:
+    """Raises ValueError where parts that are each in order do not fit each other."""
+    plain, trainer, module, datamodule = parts
+    datamodule.check_devices(trainer.world_size)
+    if trainer.num_nodes > 1 and not ({"MASTER_ADDR", "SLURM_JOB_ID"} & os.environ.keys()):
+        raise ValueError(
+            f"trainer.num_nodes={trainer.num_nodes}: nothing says where the other nodes are; start the run on each of "
+            "them with torchrun or srun (docs/hardware.md), or choose trainer.num_nodes=1"
+        )
+    if module.compiled == GRAPHS and trainer.accumulate_grad_batches > 1:
+        raise ValueError(
+            f"compile={GRAPHS} and trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: a graph writes "
+            "every batch's gradients to the same place; choose compile=true"
+        )
+    for theirs, ours in (("in_channels", "channels"), ("image_size", "image_size"), ("num_classes", "num_classes")):
+        if plain["backbone"].get(theirs, plain["data"][ours]) != plain["data"][ours]:
+            raise ValueError(
+                f"backbone.{theirs}={plain['backbone'][theirs]} and data.{ours}={plain['data'][ours]}: the network is "
+                f"for other images; leave backbone.{theirs} out"
+            )
+    build(plain, "sampler").check(module.denoiser)  # a walk that can be walked
+    build(plain, "guidance")(module.denoiser)
+    try:
+        optimizer: Optimizer = module.configure_optimizers()["optimizer"]
+    except Exception as error:  # anybody's constructor may raise anything
+        raise ConfigError(one_line(f"optimizer: {error}")) from error
+    measured = [BITS, LOSS, *(name for scores in callbacks_of(trainer, SampleScores) for name in scores.names)]
+    if plain["metric"] not in measured:
+        raise ValueError(f"metric={plain['metric']}: choose {', '.join(measured)}")
+    for keeper in callbacks_of(trainer, LastCheckpoint):
+        keeper.check(measured)
+    if plain["ckpt_path"] is not None:
+        plain["ckpt_path"] = str(locate(plain["ckpt_path"]))
+        content, source = read_checkpoint(plain["ckpt_path"]), f"ckpt_path={plain['ckpt_path']}"
+        of_checkpoint(content, source, plain["trust"])
+        check_resumable(content, module, optimizer, source)
+
+
+def prepare_data(trainer: L.Trainer, datamodule: ImageDataModule) -> None:
+    """Fetches and reads the images, before anything is written: what is wrong with them is the user's to mend."""
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    share = trainer.limit_val_batches
+    if isinstance(share, float) and datamodule.num_val_batches * share < trainer.world_size:
+        raise ConfigError(
+            f"trainer.limit_val_batches={share}: none of the {datamodule.num_val_batches} batches is left; choose a "
+            "greater share, or a number of batches"
+        )
+    for scores in callbacks_of(trainer, SampleScores):
+        scores.check(datamodule.splits["train"])
+
+
+@contextlib.contextmanager
+def ending(results: Results) -> Iterator[None]:
+    """A run that cannot go on ends in one line: what would come after would be lost."""
+    try:
+        yield
+    except NotWritten as error:
+        raise ConfigError(f"{error}{results.remedy()}") from error
+    except (Damaged, Unreadable) as error:
+        raise ConfigError(str(error)) from error
+    except UnreadableImage as error:
+        told = (
+            str(error).strip().splitlines()[-1].removeprefix(f"{UnreadableImage.__module__}.UnreadableImage: ")
+        )  # a worker says more
+        raise ConfigError(f"data: {told}, or data.unreadable=skip leaves such files out") from error
+    except WrongLabel as error:
+        raise ConfigError(
+            str(error).strip().splitlines()[-1].removeprefix(f"{WrongLabel.__module__}.WrongLabel: ")
+        ) from error
+    except Diverged as error:
+        kept = (
+            "the checkpoints are from before it" if results.has_checkpoint else "there is no checkpoint from before it"
+        )
+        skip = (
+            ""
+            if results.config["module"]["nonfinite"] == "skip"
+            else ", or module.nonfinite=skip to leave such steps out"
+        )
+        raise ConfigError(f"{error}; {kept}: lower optimizer.lr{skip}") from error

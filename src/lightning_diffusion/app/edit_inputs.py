@@ -1,0 +1,98 @@
+"""Pictures that a person gives, and the strip that shows what came of them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_diffusion.checkpoints.loading import TrainedModel
+from lightning_diffusion.codecs.pixels import to_model, to_uint8
+from lightning_diffusion.configuration.build import ConfigError
+from lightning_diffusion.data.decoding import read_image
+from lightning_diffusion.diffusion.editing.base import Editing, EditInputs
+from lightning_diffusion.diffusion.noise import IndexedNoise
+from lightning_diffusion.runs.pictures import grid
+
+HALVES = ("left", "right", "top", "bottom", "middle")
+
+
+def read_given(plain: dict[str, Any], editing: Editing, model: TrainedModel, device: torch.device) -> EditInputs:
+    """What an edit works on, repeated for each of its variants.
+
+    Raises:
+        ConfigError: pictures, a mask or a label that are missing, unreadable or of no use here.
+    """
+    files = plain["images"]
+    if not isinstance(files, list) or not files:
+        raise ConfigError("images: missing; give picture files, images=[a.png,b.png]")
+    x_0 = torch.stack([to_model(_read("images", file, model.shape)) for file in files]).repeat(
+        editing.num_variants, 1, 1, 1
+    )
+    if plain["label"] is not None:
+        cond = one_class(plain["label"], len(x_0), model.num_classes)
+    elif model.num_classes is None or model.denoiser.label_dropout > 0:
+        cond = None
+    else:
+        raise ConfigError(
+            f"label: this model knows images by their class alone; give label=0 … {model.num_classes - 1}"
+        )
+    mask = None
+    if editing.needs_mask:
+        mask = _mask(plain["mask"], model.shape).to(device)
+    elif plain["mask"] is not None:
+        raise ConfigError("mask: only edit=inpaint takes one; leave it out")
+    return EditInputs(
+        x_0.to(device),
+        None if cond is None else cond.to(device),
+        mask,
+        IndexedNoise(plain["seed"], range(len(x_0)), model.shape, device),
+    )
+
+
+def one_class(label: Any, count: int, num_classes: int | None) -> Tensor:
+    """The same label for all, (count,)."""
+    if num_classes is None:
+        raise ConfigError(f"label={label}: this model was trained without classes; leave label out")
+    if not isinstance(label, int) or not 0 <= label < num_classes:
+        raise ConfigError(f"label={label}: choose a whole number from 0 to {num_classes - 1}")
+    return torch.full((count,), label)
+
+
+def strip(columns: dict[str, Tensor], editing: Editing) -> Tensor:
+    """One row for each picture: what was given once, then the results of all its variants. uint8 (C, H', W')."""
+    V = editing.num_variants
+    cells: list[Tensor] = []
+    for name, column in columns.items():
+        variants = column.chunk(V)
+        cells.extend(variants[:1] if name in editing.inputs else variants)
+    images = torch.stack(cells, dim=1)  # (rows, columns, C, H, W)
+    return grid(to_uint8(images.flatten(0, 1)).cpu(), columns=len(cells))
+
+
+def _read(key: str, file: Any, shape: tuple[int, int, int]) -> Tensor:
+    path = Path(str(file))
+    if not path.is_file():
+        raise ConfigError(f"{key}={file}: no such file")
+    return read_image(path, shape)
+
+
+def _mask(name: Any, shape: tuple[int, int, int]) -> Tensor:
+    """(H, W), 1 where to fill in: where a picture is white, or one of the halves by name."""
+    _, H, W = shape
+    if name is None:
+        raise ConfigError(f"mask: missing; give a picture, white where to fill in, or one of {', '.join(HALVES)}")
+    if name not in HALVES:
+        return (_read("mask", name, (1, H, W))[0] >= 128).float()
+    rows, columns = torch.arange(H)[:, None], torch.arange(W)[None, :]
+    return (
+        {
+            "left": columns < W / 2,
+            "right": columns >= W / 2,
+            "top": rows < H / 2,
+            "bottom": rows >= H / 2,
+            "middle": (rows >= H // 4) & (rows < H - H // 4) & (columns >= W // 4) & (columns < W - W // 4),
+        }[name]
+        .expand(H, W)
+        .float()
+    )

@@ -1,0 +1,19 @@
+"""Measures a trained model, or images from anywhere.
+
+python -m src.evaluate ckpt_path=RUN/checkpoints/last.ckpt                        distances, precision, recall
+python -m src.evaluate ckpt_path=… metrics=inception num_samples=10000            FID
+python -m src.evaluate ckpt_path=… samplers=[ddim,heun] num_steps=[5,10,20]       over the number of evaluations
+python -m src.evaluate ckpt_path=… metrics=likelihood                             bits per dimension
+python -m src.evaluate images=DIR reference=DIR metrics=inception                 of any images
+"""
+
+from lightning_diffusion.system.interrupt import leave_at_once
+
+leave_at_once("evaluate")  # before the imports that take time
+
+from lightning_diffusion.app.cli import Program  # noqa: E402
+
+main = Program("evaluate", __doc__)
+
+if __name__ == "__main__":
+    main()

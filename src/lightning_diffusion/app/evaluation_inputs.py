@@ -1,0 +1,125 @@
+"""Where samples and the images that they should look like come from, as src.evaluate is told."""
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from lightning_diffusion.checkpoints.loading import TrainedModel, load_data
+from lightning_diffusion.configuration.build import ConfigError, at_least, build, check, did_you_mean
+from lightning_diffusion.configuration.trusted_targets import CONF
+from lightning_diffusion.data.dataset import ImageDataset
+from lightning_diffusion.data.external_images import read_images
+from lightning_diffusion.diffusion.samplers.base import Sampler
+from lightning_diffusion.metrics.extractors.base import Extractor
+from lightning_diffusion.metrics.scores import MIN_SAMPLES
+from lightning_diffusion.models.diffusion.generator import DiffusionGenerator
+from lightning_diffusion.system.memory import check_fits
+
+DEFAULT_COUNT = 1000  # samples
+CHOSEN = {"sampler": Sampler, "trust": list[str]}
+
+
+class ReferenceData(NamedTuple):
+    """What samples should look like, and others of that kind, or None."""
+
+    images: ImageDataset
+    held_out: ImageDataset | None
+
+
+class SamplingRun(NamedTuple):
+    """A way from noise to image: the sampler's option, its number of steps, its node, and how samples are made."""
+
+    name: str
+    num_steps: int | None
+    node: dict[str, Any]
+    recipe: DiffusionGenerator
+
+
+def read_real(plain: dict[str, Any], model: TrainedModel | None) -> ReferenceData:
+    """reference=FOLDER|FILE.npz|NAME, else data=NAME, else the data that the model was trained on."""
+    given, node = plain["reference"] and str(plain["reference"]), plain.get("data")
+    if given is not None and node is not None:
+        raise ConfigError("reference: either reference=… or data=NAME; leave one out")
+    if given is not None:
+        names = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
+        if given not in names:
+            if not Path(given).expanduser().exists():
+                raise ConfigError(f"reference={given}: no such folder or file, nor data{did_you_mean(given, names)}")
+            return ReferenceData(read_images(Path(given).expanduser(), "reference"), None)
+        node = _composed([f"data={given}"])["data"]
+    if node is None and model is None:
+        raise ConfigError("reference: missing; give reference=FOLDER, reference=FILE.npz or data=NAME")
+    splits = load_data(model, node, plain["trust"])
+    return ReferenceData(splits["train"], splits["val"])
+
+
+def read_samples(plain: dict[str, Any], real: ReferenceData, extractor: Extractor) -> ImageDataset:
+    """All of images=FOLDER|FILE.npz."""
+    samples = read_images(Path(str(plain["images"])).expanduser(), "images")
+    if len(samples) < MIN_SAMPLES:
+        raise ConfigError(f"images={plain['images']}: {len(samples)} images; at least {MIN_SAMPLES} are needed")
+    ours, theirs = (tuple(images[torch.arange(1)][0].shape[1:]) for images in (samples, real.images))
+    if ours != theirs and not extractor.any_size:
+        raise ConfigError(
+            f"images={plain['images']}: C×H×W = {'×'.join(map(str, ours))}, but the reference has "
+            f"{'×'.join(map(str, theirs))}; metrics={extractor.name} compares only equal shapes; "
+            "choose metrics=inception or metrics=imagenet_lite, which resize both, or resize the images"
+        )
+    return samples
+
+
+def read_count(plain: dict[str, Any], real: ReferenceData) -> int:
+    """num_samples, or as many as there are held-out images and at most DEFAULT_COUNT: the floor is then at equal N."""
+    if plain["num_samples"] is None:
+        return min(DEFAULT_COUNT, len(real.held_out)) if real.held_out else DEFAULT_COUNT
+    at_least(plain, MIN_SAMPLES, "num_samples")
+    check_fits("num_samples", plain["num_samples"], 4 * real.images[torch.arange(1)][0].numel())
+    return int(plain["num_samples"])
+
+
+def read_walks(plain: dict[str, Any], model: TrainedModel) -> list[SamplingRun]:
+    """Every pair of `samplers` and `num_steps`; without them, the one sampler of the configuration."""
+    guidance = build(plain, "guidance")
+    chosen = HydraConfig.get().runtime.choices["sampler"]
+    nodes = {chosen: plain["sampler"]}
+    if plain["samplers"] is not None:
+        if one := [word for word in HydraConfig.get().overrides.task if re.match(r"\+*sampler[=.]", word)]:
+            raise ConfigError(f"samplers: each has its own options; leave out {' '.join(one)}, or give sampler=… alone")
+        nodes = {name: _sampler_node(name) for name in _as_list(plain["samplers"])}
+    for key in ("samplers", "num_steps"):
+        if plain[key] == []:
+            raise ConfigError(f"{key}=[]: nothing to measure; give one, or leave it out")
+    walks = []
+    for name, node in nodes.items():
+        for num_steps in _as_list(plain["num_steps"]):
+            whole = node if num_steps is None else node | {"num_steps": num_steps}
+            chosen_so = check(OmegaConf.create({"sampler": whole, "trust": plain["trust"]}), CHOSEN)
+            sampler: Sampler = build(chosen_so, "sampler")
+            recipe = DiffusionGenerator(sampler, guidance, model.shape, model.num_classes, plain["seed"])
+            recipe.check(model.denoiser)
+            walks.append(SamplingRun(name, sampler.num_steps, whole, recipe))
+    return walks
+
+
+def _sampler_node(name: str) -> dict[str, Any]:
+    """The node of conf/sampler/<name>.yaml under the rest of the command line."""
+    names = sorted(path.stem for path in (CONF / "sampler").glob("*.yaml"))
+    if name not in names:
+        raise ConfigError(f"samplers={name}: no such sampler{did_you_mean(str(name), names)}")
+    node: dict[str, Any] = _composed([f"sampler={name}"])["sampler"]
+    return node
+
+
+def _composed(overrides: list[str]) -> dict[str, Any]:
+    """src.evaluate's configuration as the command line says it, and with more overrides."""
+    config = compose("evaluate", [*HydraConfig.get().overrides.task, *overrides])
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,92 @@
+"""A run that is resumed where it stopped: python -m src.train resume=RUN_DIR"""
+
+from pathlib import Path
+
+import yaml
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_diffusion.app.cli import explain
+from lightning_diffusion.app.saved_words import OF_THE_COMMAND_LINE, Word, refuse_changes
+from lightning_diffusion.checkpoints.folder import newest_intact
+from lightning_diffusion.configuration.build import ConfigError
+from lightning_diffusion.runs.run import OVERRIDES
+from lightning_diffusion.system.files import Unreadable, read_text, write_text
+from lightning_diffusion.system.quoting import quoted
+from lightning_diffusion.training.ownership import own
+
+MOST = 2**20  # bytes of overrides.yaml
+ADOPTED = "pretrained"  # of overrides.yaml: whether network, schedule and prediction are a pretrained model's
+REMEDY = "if you trust it, give the run's own command with ckpt_path=RUN/checkpoints/last.ckpt"
+
+
+def save_overrides(run_dir: Path, config: DictConfig) -> None:
+    """Writes the words of the command line, for `resumed` to compose them again; a resumed run adds its own words.
+
+    A reference, ${…}, is written as its value: a file holds plain data. Whom the command line trusts is left out: a
+    file never decides that.
+    """
+    if config.resume is None:
+        typed = map(Word, HydraConfig.get().overrides.task)
+        words = [word.resolved(config) for word in typed if word.key not in OF_THE_COMMAND_LINE]
+        said = {"name": config.name, "overrides": words, ADOPTED: config.pretrained is not None}
+        write_text(run_dir / OVERRIDES, yaml.safe_dump(said, allow_unicode=True))
+
+
+def resumed(config: DictConfig) -> DictConfig:
+    """The configuration of the run in config.resume, composed anew, from its newest intact checkpoint.
+
+    Words of the command line beside resume= change it: trainer.max_steps=2000 trains longer.
+
+    Raises:
+        ConfigError: no run there, none of its checkpoints intact, or words that a file may not say.
+    """
+    source = f"resume={config.resume}"
+    folder = Path(str(config.resume)).expanduser().resolve()
+    name, words, adopted = _saved(folder, source)
+    own(folder)  # before its newest checkpoint is looked for
+    checkpoint = newest_intact(folder / "checkpoints", source)
+    typed = [
+        *HydraConfig.get().overrides.task,
+        f"name={quoted(name)}",
+        f"run_dir={quoted(folder)}",
+        f"ckpt_path={quoted(checkpoint)}",
+        f"pretrained={quoted(checkpoint) if adopted else 'null'}",  # whose network it is
+    ]
+    try:
+        again: DictConfig = compose("train", [*(word.text for word in words), *typed])
+        chosen = compose("train", [*(word.text for word in words if word.is_choice), *typed])
+    except HydraException as error:
+        raise ConfigError(explain(error, "train")) from error
+    try:
+        refuse_changes(*(OmegaConf.to_container(node, resolve=False) for node in (chosen, again)))
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {OVERRIDES} {error}; {REMEDY}") from error
+    return again
+
+
+def typed_keys() -> list[str]:
+    """The keys that words of the command line, not of a file, give."""
+    return [Word(text).key.lstrip("+") for text in HydraConfig.get().overrides.task]
+
+
+def _saved(folder: Path, source: str) -> tuple[str, list[Word], bool]:
+    """The name and the words of a run, and whether it has taken its network from a pretrained model."""
+    try:
+        saved = yaml.safe_load(read_text(folder / OVERRIDES, MOST))
+        name, texts, adopted = saved["name"], saved["overrides"], saved.get(ADOPTED, False) is True
+        if not isinstance(name, str) or "${" in name or not all(isinstance(text, str) for text in texts):
+            raise TypeError
+    except (Unreadable, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{source}: no run to resume ({OVERRIDES} is missing or unreadable)") from error
+    loader = GlobalHydra.instance().config_loader()
+    try:
+        words = [Word(text) for text in texts]
+        for word in words:
+            word.check(loader.get_group_options(word.key))
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {OVERRIDES} {error}; {REMEDY}") from error
+    return name, words, adopted

@@ -1,0 +1,153 @@
+"""Sweeps: each job is a run like any other, in a process of its own: python -m src.train -m schedule=linear,cosine
+
+So ranks start as they do elsewhere, nothing of one job reaches the next, and a job that fails ends alone.
+"""
+
+import fcntl
+import importlib
+import logging
+import math
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from lightning_diffusion.configuration.build import ConfigError
+from lightning_diffusion.runs.comparable import warning
+from lightning_diffusion.runs.job import Job
+from lightning_diffusion.runs.records import SMALL, Record, load, parse_yaml
+from lightning_diffusion.runs.run import JOB, LOG, Run, find, relative
+from lightning_diffusion.system.console import printable
+from lightning_diffusion.system.files import write_text
+from lightning_diffusion.system.quoting import quoted
+
+SWEEPS, WORDS = Path("runs/sweeps"), "sweep.yaml"
+OWN = ("sweep=", "+sweep=", "resume=", "hydra.mode=")  # words that are about the sweep, not about its jobs
+
+
+def run_job(program: str, config: DictConfig) -> float:
+    """Runs this job, goes on with it where it was cut, or finds it done.
+
+    Returns:
+        config.metric as the job measured it, which the sweeper may steer by. Of a job that failed NaN, or, for a
+        sweeper that seeks the best one and takes no NaN, the worst value that there is.
+
+    Raises:
+        ConfigError: for a job that cannot be one of a sweep.
+    """
+    Sweep.folder, hydra = None, HydraConfig.get()
+    if config.trainer.get("num_nodes", 1) != 1 or hydra.launcher.get("tasks_per_node", 1) != 1:
+        raise ConfigError(
+            "trainer.num_nodes, hydra.launcher.tasks_per_node: a job of a sweep starts its ranks itself, on one node; "
+            "leave both at 1"
+        )
+    sweep = Path(hydra.sweep.dir)
+    job = Job(Run(Path(hydra.runtime.output_dir)), [word for word in hydra.overrides.task if not word.startswith(OWN)])
+    job.check()
+    keys = _told(sweep / WORDS, "keys")
+    if not job.result.is_done:
+        try:
+            job.folder.mkdir(parents=True, exist_ok=True)
+            write_text(job.folder / JOB, yaml.safe_dump({"overrides": job.words}, allow_unicode=True))
+            with (job.folder / LOG).open("a+", errors="replace") as log:
+                fcntl.flock(log, fcntl.LOCK_EX)  # held by the run too: one that outlived its sweep is waited for
+                job.run(program, str(config.group or sweep.name), f"{config.name} {job.own(keys)}", log)
+        except OSError as error:  # something else lies where these files belong, or the disk is full
+            raise ConfigError(f"hydra.sweep.dir: {printable(error)}; remove {relative(job.folder)}") from error
+    print(f"{hydra.job.num}: {job.told(config.metric, keys)}", flush=True)
+    value = job.result.metric(config.metric)
+    if math.isnan(value) and (direction := hydra.sweeper.get("direction")) is not None:
+        return -math.inf if "max" in str(direction) else math.inf
+    return value
+
+
+class Sweep(Callback):
+    """The sweep's own beginning and end, as Hydra calls them."""
+
+    folder: ClassVar[Path | None] = None  # of the sweep that this process has begun, until it has a job
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        words = _words(sys.argv[1:])
+        parsed = OverridesParser.create().parse_overrides(words)
+        keys = [word.key_or_group for word in parsed if word.is_sweep_override()] + list(
+            config.hydra.sweeper.get("params") or ()
+        )
+        told = {"words": words, "keys": keys, "metric": config.metric}
+        write_text(folder / WORDS, yaml.safe_dump(told, allow_unicode=True))
+        Sweep.folder = folder
+        if "optuna" in str(config.hydra.sweeper.get("_target_")):
+            importlib.import_module("optuna").logging.set_verbosity(logging.WARNING)  # this class shows each job
+        print(f"sweep: {relative(folder)}", flush=True)
+        if note := warning(config.metric, keys):
+            print(note, file=sys.stderr)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Lists the jobs that failed.
+
+        Raises:
+            SystemExit: status 1 if any did.
+        """
+        Sweep.folder, folder = None, Path(config.hydra.sweep.dir)
+        jobs = find(folder)
+        failed = [job for job in jobs if job.failure is not None]
+        print(f"{len(jobs) - len(failed)} of {len(jobs)} jobs done in {relative(folder)}")
+        for job in failed:
+            print(f"failed: {job.folder.relative_to(folder)}: {printable(job.failure)}", file=sys.stderr)
+        if failed:
+            print(f"mend it and give the same command with resume=true to run {len(failed)} again", file=sys.stderr)
+            raise SystemExit(1)
+
+
+def folder_to_go_on_with(argv: list[str]) -> list[str]:
+    """Of a sweep that is started again with resume=true, the word that leads to its folder; else nothing.
+
+    Raises:
+        ConfigError: no sweep was started with these words.
+    """
+    if "resume=true" not in argv or any(word.startswith("hydra.sweep.dir=") for word in argv):
+        return []
+    damaged = []
+    for path in sorted(SWEEPS.glob(f"*/{WORDS}"), reverse=True):
+        try:
+            if _told(path, "words") == _words(argv):
+                return [f"hydra.sweep.dir={quoted(path.parent)}"]
+        except ConfigError as error:
+            damaged.append(str(error))
+    raise ConfigError(
+        f"resume=true: no sweep of these words in {SWEEPS}; leave it out, or name a run with resume=RUN_DIR"
+        + "".join(f" ({note})" for note in damaged[:1])
+    )
+
+
+def forget() -> Path | None:
+    """Takes back what a sweep has written of which no job can be composed; its folder, empty by then."""
+    folder, Sweep.folder = Sweep.folder, None
+    written = [] if folder is None else list(folder.iterdir())
+    if not all(path.name in (WORDS, "multirun.yaml") for path in written):  # the second is Hydra's
+        return None
+    for path in written:
+        path.unlink()
+    return folder
+
+
+def _told(path: Path, key: str) -> list[str]:
+    """A sweep's "words", or the "keys" that it sweeps, as it wrote them. Raises ConfigError."""
+    empty: dict[Any, Any] = {}
+    found, damage = load(path, lambda text: Record(parse_yaml(text)), empty, SMALL)
+    words = found.get(key)
+    if damage is None and isinstance(words, list) and all(isinstance(word, str) for word in words):
+        return words
+    raise ConfigError(f"{printable(relative(path))}: {printable(damage or f'{key} is no list of words')}")
+
+
+def _words(argv: list[str]) -> list[str]:
+    """Those that say what the sweep is, not that it is started again, nor where."""
+    others = ("resume=true", "hydra.sweep.dir=")
+    return [word for word in argv if ("=" in word or word.startswith("~")) and not word.startswith(others)]

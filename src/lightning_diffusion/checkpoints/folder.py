@@ -1,0 +1,133 @@
+"""The checkpoints of a run's folder: which is the newest, which are intact, and how one is read."""
+
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from lightning_diffusion.checkpoints.format import KEY, check_version, upgrade
+from lightning_diffusion.checkpoints.seal import SAVED, is_intact, read_seal, saved
+from lightning_diffusion.system.files import Unreadable, open_regular
+
+LAST, BEST = "last.ckpt", "best.ckpt"  # links
+
+
+class Damaged(ValueError):
+    """A checkpoint that is not what was written."""
+
+
+def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
+    """The content of an intact file, weights and plain containers only: nothing in it is executed.
+
+    Args:
+        path: of the file. A run's last.ckpt stands for the newest intact checkpoint beside it.
+        key: of the configuration, for messages.
+
+    Raises:
+        FileNotFoundError, Damaged, ValueError: no such file, no proof that it is intact, or not a checkpoint of this
+            project.
+    """
+    source = f"{key}={path}"
+    checkpoint = load(locate(path, key), source)
+    try:
+        upgrade(checkpoint["hyper_parameters"], checkpoint.get(KEY, 1))["denoiser"]
+        if not all(isinstance(key, str) and isinstance(w, Tensor) for key, w in checkpoint["state_dict"].items()):
+            raise TypeError
+    except Exception as error:
+        raise _foreign(source, error) from error
+    return checkpoint
+
+
+def load(path: Path, source: str, map_location: Any = "cpu") -> Any:
+    """torch.load of the very bytes that were verified, from one open file."""
+    with _opened(path, source) as file:
+        _check(file, path, source)
+        file.seek(0)
+        try:
+            content = torch.load(file, map_location=map_location, weights_only=True)
+        except Exception as error:
+            raise _foreign(source, error) from error
+    check_version(content.get(KEY, 1) if isinstance(content, dict) else 1, source)
+    return content
+
+
+def locate(path: str | Path, key: str = "ckpt_path") -> Path:
+    """The file itself; for a run's link last.ckpt the newest intact one beside it, whatever the link leads to.
+
+    Raises:
+        FileNotFoundError, Damaged: no such file, or none that is intact.
+    """
+    source, path = f"{key}={path}", Path(path)
+    if path.name == LAST and path.is_symlink():
+        return newest_intact(path.parent, source)
+    if not path.is_file():
+        raise FileNotFoundError(f"{source}: no such file; give a run's checkpoints/last.ckpt")
+    return path
+
+
+def intact(path: str | Path, key: str = "ckpt_path") -> Path:
+    """As `locate`, and the file is intact. Raises Damaged where it is not."""
+    found = locate(path, key)
+    with _opened(found, f"{key}={path}") as file:
+        _check(file, found, f"{key}={path}")
+    return found
+
+
+def newest_intact(folder: Path, source: str) -> Path:
+    """The newest of a run's checkpoints that is as it was written; reports every one that is not.
+
+    Raises:
+        Damaged: there is none.
+    """
+    found = sorted(folder.glob(SAVED))
+    sealed = saved(folder)
+    damaged = [path for path in found if path not in sealed]
+    for path in sealed:
+        if _is_intact(path):
+            for other in damaged:
+                print(f"{source}: {other.name} is damaged", file=sys.stderr)
+            if damaged:
+                print(f"{source}: going on from {path.name}", file=sys.stderr)
+            return path
+        damaged.append(path)
+    raise Damaged(
+        f"{source}: {'none of its checkpoints is intact' if found else 'it has no checkpoint yet'}; start anew"
+    )
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest of a run's checkpoints that is as it was written."""
+    return next(filter(_is_intact, saved(folder)), None)
+
+
+def _is_intact(path: Path) -> bool:
+    try:
+        with open_regular(path) as file:
+            return is_intact(file)
+    except (Unreadable, OSError):
+        return False
+
+
+def _opened(path: Path, source: str) -> IO[bytes]:
+    try:
+        return open_regular(path)
+    except Unreadable as error:
+        raise Damaged(f"{source}: {error}") from error
+
+
+def _check(file: IO[bytes], path: Path, source: str) -> None:
+    """Raises Damaged without proof that the file is what was written."""
+    if is_intact(file):
+        return
+    if read_seal(file) is not None:
+        raise Damaged(f"{source}: damaged, it is not what its SHA-256 says; take another checkpoint of the run")
+    raise Damaged(
+        f"{source}: damaged, or not a readable checkpoint of this project: it has no seal; take another one, or, if "
+        f"you trust the file, seal it: python -m lightning_diffusion.checkpoints.seal {path}"
+    )
+
+
+def _foreign(source: str, error: Exception) -> ValueError:
+    return ValueError(f"{source}: not a readable checkpoint of this project ({type(error).__name__})")

@@ -1,0 +1,60 @@
+"""A program's configuration: resolved, held against the signatures that it calls, and made into objects."""
+
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_diffusion.configuration.calls import check_node, make
+from lightning_diffusion.configuration.errors import ConfigError, did_you_mean, dotted
+from lightning_diffusion.configuration.signatures import fits
+from lightning_diffusion.configuration.trusted_targets import Targets
+
+Text = str | int | float  # what Hydra reads of a name or a path may look like a number
+
+__all__ = ["ConfigError", "Text", "at_least", "build", "check", "did_you_mean"]
+
+
+def check(config: DictConfig, slots: Mapping[str, Any]) -> dict[str, Any]:
+    """Resolves a configuration and holds every value and every call in it against what is wanted there.
+
+    Args:
+        slots: the keys that the program reads -> what each holds, a type as in a signature; one that may be None may
+            be missing.
+
+    Returns:
+        The configuration as plain containers.
+
+    Raises:
+        ConfigError: an unknown key or argument, a missing one, a value of the wrong type, or a call of something that
+            is neither named in conf/ nor part of a package in `trust`.
+    """
+    plain = typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    written: Any = OmegaConf.to_container(config, resolve=False)
+    targets = Targets(trust=plain.get("trust", ()))
+    for key, wanted in slots.items():
+        if key not in plain and not fits(None, wanted):
+            raise ConfigError(f"{key}: missing; leave it in, or choose another {key}=…")
+    for key, node in plain.items():
+        if key not in slots:
+            known = dotted({name: child for name, child in plain.items() if name in slots})
+            raise ConfigError(f"{key}: no such key{did_you_mean(key, [*slots, *known])}")
+        check_node(node, slots[key], key, targets, written[key])
+    return plain
+
+
+def build(plain: Mapping[str, Any], key: str, **parts: Any) -> Any:
+    """What a checked configuration names under a key.
+
+    Args:
+        parts: arguments of the call that are objects already.
+    """
+    return make(plain[key], Targets(trust=plain.get("trust", ())), key, **parts)
+
+
+def at_least(plain: Mapping[str, Any], least: int, *keys: str) -> None:
+    """Raises ConfigError where a key's value is no whole number, or too small a one."""
+    for key in keys:
+        if not isinstance(plain[key], int) or plain[key] < least:
+            raise ConfigError(f"{key}={plain[key]}: choose a whole number of at least {least}")

@@ -1,0 +1,140 @@
+"""Images that answer a whole batch of indices at once, as uint8."""
+
+import hashlib
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_diffusion.data.batch import Batch
+
+
+class ImageDataset(ABC):
+    """N images of one size; dataset[indices] with int64 indices (B,) -> (uint8 (B, C, H, W), int64 (B,) or None)."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor | None]: ...
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of every image and label as `dataset[…]` gives them, in order; 64 hexadecimal digits."""
+
+    def label_range(self) -> tuple[int, int] | None:
+        """The smallest and the largest label; None without labels, and where only looking at every image could tell."""
+        return None
+
+
+class WrongLabel(ValueError):
+    """A label that is none of the classes, in one line that names the key."""
+
+
+def range_of(labels: Tensor | None) -> tuple[int, int] | None:
+    if labels is None or not len(labels):
+        return None
+    least, largest = labels.aminmax()
+    return int(least), int(largest)
+
+
+def check_labels(labels: tuple[int, int] | None, num_classes: int) -> None:
+    """Raises WrongLabel where the smallest or the largest of them is none of 0 … num_classes − 1."""
+    if labels is None or 0 <= labels[0] <= labels[1] < num_classes:
+        return
+    remedy = "number the classes from 0" if labels[0] < 0 else f"set data.num_classes={labels[1] + 1}"
+    raise WrongLabel(
+        f"data.num_classes={num_classes}: these images have label {labels[0] if labels[0] < 0 else labels[1]}, and "
+        f"0 to {num_classes - 1} are allowed; {remedy}, or set data.num_classes=null to train without classes"
+    )
+
+
+class InMemory(ImageDataset):
+    """Images held as one uint8 tensor (N, C, H, W), labels as int64 (N,) or None."""
+
+    def __init__(self, images: Tensor, labels: Tensor | None = None) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ValueError(f"images must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
+        if labels is not None and len(labels) != len(images):
+            raise ValueError(f"{len(images)} images but {len(labels)} labels")
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.images[indices], None if self.labels is None else self.labels[indices]
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
+        for tensor in (self.images,) if self.labels is None else (self.images, self.labels):
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def label_range(self) -> tuple[int, int] | None:
+        return range_of(self.labels)
+
+
+class First(ImageDataset):
+    """The first so many images of a data set."""
+
+    def __init__(self, dataset: ImageDataset, count: int) -> None:
+        self.dataset, self.count = dataset, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.dataset[indices]
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"first {self.count} {self.dataset.fingerprint()}".encode()).hexdigest()
+
+    def label_range(self) -> tuple[int, int] | None:
+        return self.dataset.label_range()
+
+
+class Mirrored(ImageDataset):
+    """A data set and its mirror image, 2N images: horizontal flips without randomness."""
+
+    def __init__(self, dataset: ImageDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return 2 * len(self.dataset)
+
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        n = len(self.dataset)
+        images, labels = self.dataset[indices % n]
+        return torch.where((indices >= n)[:, None, None, None], images.flip(-1), images), labels
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"mirrored {self.dataset.fingerprint()}".encode()).hexdigest()
+
+    def label_range(self) -> tuple[int, int] | None:
+        return self.dataset.label_range()
+
+
+class Batches(Dataset[Batch]):
+    """The DataLoader's view: a (start, indices) pair of an order -> the batch.
+
+    Args:
+        num_classes: None leaves labels out.
+
+    Raises:
+        WrongLabel: on access, where the data set does not know its labels beforehand.
+    """
+
+    def __init__(self, dataset: ImageDataset, num_classes: int | None) -> None:
+        self.dataset, self.num_classes = dataset, num_classes
+        self._unknown = num_classes is not None and dataset.label_range() is None
+
+    def __getitem__(self, key: tuple[int, Tensor]) -> Batch:
+        start, indices = key
+        images, labels = self.dataset[indices]
+        if self.num_classes is None:
+            return Batch(images, None, start)
+        if self._unknown:
+            check_labels(range_of(labels), self.num_classes)
+        return Batch(images, labels, start)

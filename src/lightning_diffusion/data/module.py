@@ -1,0 +1,185 @@
+"""The LightningDataModule around any set of images."""
+
+import os
+import resource
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from lightning_diffusion.data.batch import Batch
+from lightning_diffusion.data.dataset import Batches, First, ImageDataset, Mirrored, check_labels
+from lightning_diffusion.data.order import EndlessShuffle, Sequential
+from lightning_diffusion.data.workers import Loader
+from lightning_diffusion.system.memory import check_fits
+
+Split = Literal["train", "val"]
+AUTO = "auto"  # of data.num_classes: the number that the data turn out to have
+OPEN_FILES = 256  # that a process with loader processes may need: batches reach it through files
+WORKERS_PER_CORE = 8  # beyond which they only wait for each other
+
+
+class ImageDataModule(L.LightningDataModule, ABC):
+    """Images as uint8 batches, in an order that is a function of (seed, batch number) alone.
+
+    Training is one endless epoch of `trainer.max_steps` batches. A subclass reads one data set.
+
+    Args:
+        channels: 1 (grey) or 3 (colour).
+        image_size: side in pixels.
+        num_classes: classes to condition on; None leaves labels out.
+        batch_size: images in one batch of all devices together; divisible by their number.
+        num_workers: loader processes; 0 is fastest for data in memory.
+        horizontal_flip: trains on every training image's mirror image too.
+        seed: of the order.
+        num_images: trains on the first so many alone; None takes all.
+
+    Raises:
+        ValueError: a value out of range; on setup, data that contradicts channels, image_size or num_classes.
+
+    `prepare_data` may fetch files and write them. `setup` without it reads what is there: it fetches nothing and
+    writes nothing but into the cache, so that data which a model's file names can be read safely.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        image_size: int,
+        num_classes: int | None,
+        batch_size: int,
+        num_workers: int = 0,
+        horizontal_flip: bool = False,
+        seed: int = 0,
+        num_images: int | None = None,
+    ) -> None:
+        super().__init__()
+        if channels not in (1, 3):
+            raise ValueError(f"data.channels={channels}: choose 1 (grey) or 3 (colour)")
+        for key, value, least in (
+            ("image_size", image_size, 1),
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("num_classes", num_classes, 1),
+            ("num_images", num_images, 1),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"data.{key}={value}: must be at least {least}")
+        check_fits("data.batch_size", batch_size, 4 * channels * image_size**2)
+        if num_workers > (most := WORKERS_PER_CORE * (os.cpu_count() or 1)):
+            raise ValueError(f"data.num_workers={num_workers}: choose at most {most} on this machine")
+        if num_workers > 0 and 0 <= (files := resource.getrlimit(resource.RLIMIT_NOFILE)[0]) < OPEN_FILES:
+            raise ValueError(
+                f"data.num_workers={num_workers}: loader processes need more open files than ulimit -n allows, "
+                f"{files}; give ulimit -n {OPEN_FILES}, or choose data.num_workers=0"
+            )
+        self.channels, self.image_size, self.num_classes = channels, image_size, num_classes
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.horizontal_flip, self.num_images = horizontal_flip, num_images
+        self.splits: dict[Split, ImageDataset] = {}
+
+    fetches = True  # whether `prepare_data` may fetch what is missing; no model's file or saved run makes it do so
+
+    def prepare_data(self) -> None:
+        if self.fetches:
+            self.fetch()
+
+    def fetch(self) -> None:
+        """Puts the files where `read` finds them, from the network or out of an archive, in one process of all."""
+
+    @abstractmethod
+    def read(self, split: Split) -> ImageDataset:
+        """The images of a split, held out ones for "val", from files that are there; nothing is fetched.
+
+        Raises:
+            ValueError, FileNotFoundError: files missing or damaged, in a line that names them and the remedy.
+        """
+
+    def count_classes(self) -> int | None:
+        """What data.num_classes=auto stands for, or the number as it was given; only files are looked through."""
+        return self.num_classes
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return self.channels, self.image_size, self.image_size
+
+    def setup(self, stage: str | None = None) -> None:
+        if not self.splits:
+            splits: tuple[Split, Split] = ("train", "val")
+            self.splits = {split: self._checked(split, self.read(split)) for split in splits}
+            if self.num_images is not None:
+                self.splits["train"] = self._first(self.splits["train"], self.num_images)
+
+    @property
+    def num_val_batches(self) -> int:
+        """Of all devices together."""
+        return -(-len(self.splits["val"]) // self.batch_size)
+
+    def check_devices(self, count: int) -> None:
+        """Raises ValueError where a batch does not divide over so many devices."""
+        if self.batch_size % count:
+            raise ValueError(
+                f"data.batch_size={self.batch_size} does not divide over {count} devices; choose a multiple of {count}"
+            )
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        trainer = self.trainer
+        assert trainer is not None
+        self.check_devices(trainer.world_size)
+        accumulate = trainer.accumulate_grad_batches
+        dataset = Mirrored(self.splits["train"]) if self.horizontal_flip else self.splits["train"]
+        order = EndlessShuffle(
+            len(dataset),
+            self.batch_size,
+            num_batches=trainer.max_steps * accumulate,
+            seed=self.seed,
+            first_batch=trainer.global_step * accumulate,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        return self._loader(dataset, order)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        trainer = self.trainer
+        assert trainer is not None
+        dataset = self.splits["val"]
+        order = Sequential(len(dataset), self.batch_size, trainer.global_rank, trainer.world_size)
+        return self._loader(dataset, order)
+
+    def _loader(self, dataset: ImageDataset, order: EndlessShuffle | Sequential) -> DataLoader[Batch]:
+        assert self.trainer is not None
+        return Loader(
+            Batches(dataset, self.num_classes),
+            sampler=order,  # of whole batches
+            num_workers=self.num_workers,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+        )
+
+    def _first(self, dataset: ImageDataset, count: int) -> ImageDataset:
+        if count > len(dataset):
+            raise ValueError(f"data.num_images={count}: there are {len(dataset)} to train on; null takes all of them")
+        return First(dataset, count)
+
+    def _checked(self, split: Split, dataset: ImageDataset) -> ImageDataset:
+        if len(dataset) == 0:
+            raise ValueError(f"data: the {split} split is empty; add images or lower data.val_fraction")
+        images, labels = dataset[torch.arange(1)]
+        if tuple(images.shape[1:]) != self.shape:
+            raise ValueError(
+                f"data.channels={self.channels}, data.image_size={self.image_size}: "
+                f"these images are {images.shape[1]} × {images.shape[2]} × {images.shape[3]}"
+            )
+        if self.num_classes is not None and labels is None:
+            raise ValueError(
+                f"data.num_classes={self.num_classes}: these images have no labels; set data.num_classes=null"
+            )
+        if self.num_classes is not None and labels is not None:
+            if labels.dtype != torch.int64 or labels.shape != (1,):
+                raise ValueError(
+                    f"data.num_classes={self.num_classes}: labels must be int64 (B,), not {labels.dtype} "
+                    f"{tuple(labels.shape)}; correct the data set, or set data.num_classes=null"
+                )
+            check_labels(dataset.label_range(), self.num_classes)
+        return dataset

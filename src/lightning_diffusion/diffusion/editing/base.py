@@ -1,0 +1,54 @@
+"""Given pictures instead of pure noise: what can be done with them and a trained denoiser."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from torch import Tensor
+
+from lightning_diffusion.diffusion.denoiser import Denoiser
+from lightning_diffusion.diffusion.noise import Noise
+from lightning_diffusion.diffusion.samplers.base import Sampler
+
+
+class EditInputs(NamedTuple):
+    """Pictures x_0 (B, C, H, W) in [−1, 1], their labels (B,) or None, where to fill in (H, W) or None, and noise."""
+
+    x_0: Tensor
+    cond: Tensor | None
+    mask: Tensor | None
+    noise: Noise
+
+
+class Editing(ABC):
+    """What to do with given pictures."""
+
+    num_variants: int = 1  # results for each picture
+    least_pictures: int = 1
+    inputs: tuple[str, ...] = ("picture",)  # the columns that show what was given
+    needs_mask: bool = False
+    needs_latents: bool = False
+
+    def check(self, sampler: Sampler, num_pictures: int) -> None:
+        """Raises ValueError where these cannot serve the purpose."""
+        if num_pictures < self.least_pictures:
+            raise ValueError(f"images: give at least {self.least_pictures}, images=[a.png,b.png]")
+        if self.needs_latents and sampler.stochastic:
+            raise ValueError(
+                "edit: a latent stands for one picture under a deterministic sampler alone; "
+                "choose sampler=ddim sampler.eta=0, sampler=unipc or sampler=ode"
+            )
+
+    @abstractmethod
+    def __call__(
+        self, denoiser: Denoiser, sampler: Sampler, given: EditInputs, on_step: Callable[[], None] = lambda: None
+    ) -> dict[str, Tensor]:
+        """Columns of a strip, from what was given to what came of it, each (B, C, H, W)."""
+
+
+def last_of(states: Iterator[Tensor], on_step: Callable[[], None]) -> Tensor:
+    """The end of a walk."""
+    x = next(states)
+    for x in states:  # noqa: B007 - the last one is the result
+        on_step()
+    return x

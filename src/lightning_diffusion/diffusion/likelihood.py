@@ -1,0 +1,177 @@
+"""How probable a model finds images: the variational bound of the chain, and the exact likelihood of the flow."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_diffusion.diffusion.denoiser import Conditioned, Denoiser
+from lightning_diffusion.diffusion.noise import Noise
+from lightning_diffusion.diffusion.probability_flow import angle, radius, solve, time_of, velocity
+from lightning_diffusion.diffusion.process import expand, marginal, posterior
+from lightning_diffusion.diffusion.reverse import Variance, reverse
+from lightning_diffusion.diffusion.schedule import NoiseSchedule
+
+HALF_BIN = 1 / 255  # half the distance of two of the 256 levels in [−1, 1]
+
+
+class Bound(NamedTuple):
+    """Terms of −log p(x_0) ≤ prior + steps + decoder, in bits per dimension, each (B,)."""
+
+    prior: Tensor
+    steps: Tensor
+    decoder: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        return self.prior + self.steps + self.decoder
+
+
+@torch.no_grad()
+def variational_bound(
+    denoiser: Denoiser,
+    x_0: Tensor,
+    noise: Noise,
+    cond: Tensor | None = None,
+    variance: Variance = "posterior",
+    discretized: bool = True,
+    on_step: Callable[[], None] = lambda: None,
+) -> Bound:
+    """The bound of a discrete chain, with one draw of noise for each of its T steps.
+
+        prior    KL(q(x_T | x_0) ‖ N(0, I))
+        steps    Σ_{t=2}^T KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t))
+        decoder  −log p(x_0 | x_1)
+
+    Args:
+        x_0: (B, …) in [−1, 1].
+        noise: draws of standard normal noise like x_0.
+        variance: of p, as in the DDPM sampler; the decoder's is β_1 where it is not learned.
+        discretized: integrates the decoder over each of 256 bins (images); otherwise it is a density (continuous data).
+        on_step: called after each of the T steps.
+
+    Raises:
+        ValueError: a continuous schedule.
+
+    Ref: DDPM Eqs. 5, 13; Improved DDPM §3.1
+    """
+    schedule = denoiser.schedule
+    if not schedule.discrete:
+        raise ValueError(
+            "schedule: the variational bound needs a chain; choose a discrete schedule, or the flow's likelihood"
+        )
+    T = schedule.end
+    alpha_T, var_T = schedule.alpha(T).to(x_0), schedule.sigma(T).to(x_0) ** 2
+    prior = 0.5 * (var_T + (alpha_T * x_0) ** 2 - 1 - var_T.log())
+    steps, decoder = torch.zeros_like(x_0), torch.zeros_like(x_0)
+    for t in torch.arange(int(schedule.T), 0, -1, dtype=torch.float64):
+        x_t = marginal(x_0, noise(), schedule.alpha(t), schedule.sigma(t))
+        p = reverse(denoiser, x_t, t, t - 1, variance, cond)
+        if t > 1:
+            steps += divergence(schedule, x_0, p.x_0, p.var, t, t - 1)
+        else:
+            decoder -= (log_bin if discretized else log_normal)(x_0, p.x_0, p.var.sqrt())
+        on_step()
+    return Bound(*(term.flatten(1).mean(1) / math.log(2) for term in (prior, steps, decoder)))
+
+
+def bound_of_step(schedule: NoiseSchedule, x_0: Tensor, x0_hat: Tensor, var: Tensor, t: Tensor) -> Tensor:
+    """L_{t−1} of the variational bound, its decoder discretized where t = 1, in bits per dimension, (B,).
+
+    Args:
+        x_0, x0_hat: data and estimate, (B, C, H, W).
+        var: of p(x_{t−1} | x_t), (B, C, H, W).
+        t: (B,), in 1 … T.
+
+    Ref: DDPM Eq. 5
+    """
+    kl = divergence(schedule, x_0, x0_hat, var, t, t - 1)
+    decoder = -log_bin(x_0, x0_hat, var.sqrt())
+    nats = torch.where(expand(t, x_0) > 1, kl, decoder)
+    return nats.flatten(1).mean(1) / math.log(2)
+
+
+def divergence(schedule: NoiseSchedule, x_0: Tensor, x0_hat: Tensor, var: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """KL(q(x_s | x_t, x_0) ‖ q(x_s | x_t, x̂_0) with variance `var`) of each dimension, in nats, like x_0; without a
+    meaning at s = 0, where q is a point."""
+    q = posterior(schedule, t, s)
+    var_q = expand(torch.where(s > 0, q.var, 1.0), x_0)
+    gap = expand(q.on_x_0, x_0) * (x_0 - x0_hat)
+    return 0.5 * ((var / var_q).log() + (var_q + gap**2) / var - 1)
+
+
+def flow_log_likelihood(
+    denoiser: Denoiser,
+    x_0: Tensor,
+    noise: Noise,
+    cond: Tensor | None = None,
+    num_probes: int | None = 1,
+    tolerance: float = 1e-5,
+    t_start: float | None = None,
+) -> Tensor:
+    """log p(x_0) in nats, (B,), by the change of variables along the probability flow from t_start to T:
+
+        d log p/dθ = −∇·(dy/dθ) = (∇·x̂_0 − D cos θ)/sin θ ,   ∇·x̂_0 ≈ zᵀ (∂x̂_0/∂y) z ,  z = ±1
+
+    Args:
+        noise: draws of standard normal noise like x_0, whose signs are the z.
+        num_probes: draws of z over which the divergence is averaged; they stay the same along the way. None takes the
+            exact divergence, at as many backward passes as x has dimensions.
+        tolerance: of the adaptive solver.
+        t_start: where the data is taken to be; the schedule's first time if None.
+
+    Ref: score-SDE Eq. 39, App. D.2; FFJORD §3.1 for the estimator
+    """
+    schedule, denoiser = denoiser.schedule, Conditioned(denoiser, cond)
+    t = torch.tensor(schedule.t_min if t_start is None else t_start, dtype=torch.float64)
+    (B, *shape), D = x_0.shape, x_0[0].numel()
+    if num_probes is None:
+        probes = torch.eye(D).to(x_0)[None].expand(B, D, D)
+    else:
+        probes = torch.stack([noise().sign().flatten(1) for _ in range(num_probes)], dim=1) / num_probes**0.5
+
+    def slope(state: Tensor, theta: Tensor, items: Tensor) -> Tensor:
+        now, inner = time_of(schedule, theta), denoiser.of(items)
+        r = radius(schedule, now)
+        with torch.enable_grad():
+            y = state[:, :D].detach().requires_grad_()
+            x_t = (expand(r, y) * y).unflatten(1, shape)
+            x_0 = inner(x_t, now).flatten(1)
+            trace = torch.zeros_like(y[:, 0])
+            for z in probes[items].unbind(1):
+                (product,) = torch.autograd.grad(x_0, y, z, retain_graph=True)
+                trace = trace + (product * z).sum(1)
+        change = (trace - D * theta.cos().to(y)) / theta.sin().to(y)
+        return torch.cat([velocity(y, x_0, theta), change[:, None]], dim=1).detach()
+
+    start, end = (float(angle(schedule, time)) for time in (t, schedule.end))
+    r_start, r_end = radius(schedule, t).to(x_0), radius(schedule, schedule.end).to(x_0)
+    state = torch.cat([(x_0 / r_start).flatten(1), x_0.new_zeros(B, 1)], dim=1)
+    y_T, change = solve(slope, state, start, end, tolerance).split([D, 1], dim=1)
+    prior = log_normal(r_end * y_T, torch.zeros_like(y_T), torch.full_like(y_T, schedule.prior_std)).sum(1)
+    return prior + D * (r_end / r_start).log() - change[:, 0]
+
+
+def bits_per_dim(log_likelihood: Tensor, dims: int) -> Tensor:
+    """−log p in nats -> bits per dimension, for pixels on 256 levels: a density on [−1, 1] counts 127.5 to the unit."""
+    return -log_likelihood / (dims * math.log(2)) + math.log2(127.5)
+
+
+def log_normal(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return -0.5 * (((x - mean) / std) ** 2 + math.log(2 * math.pi)) - std.log()
+
+
+def log_bin(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """log ∫ N over the bin of each pixel; the outermost bins reach to ±∞. Ref: DDPM Eq. 13"""
+    lower, upper = (x - HALF_BIN - mean) / std, (x + HALF_BIN - mean) / std
+    # where the whole bin lies on the right, its mirror image: there the normal's distribution function keeps its digits
+    swap = lower > 0
+    to_minus_inf = torch.where(swap, x > 1 - HALF_BIN, x < -1 + HALF_BIN)
+    to_plus_inf = torch.where(swap, x < -1 + HALF_BIN, x > 1 - HALF_BIN)
+    lower, upper = torch.where(swap, -upper, lower), torch.where(swap, -lower, upper)
+    log_lower, log_upper = torch.special.log_ndtr(lower), torch.special.log_ndtr(upper)
+    log_upper = torch.where(to_plus_inf, 0.0, log_upper)
+    inside = log_upper + torch.log1p(-torch.exp(log_lower - log_upper))
+    return torch.where(to_minus_inf, log_upper, inside)

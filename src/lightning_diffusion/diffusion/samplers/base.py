@@ -1,0 +1,122 @@
+"""The one loop of all samplers: from noise at T, along a time grid, to an image at 0."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_diffusion.diffusion.denoiser import Conditioned, Denoiser
+from lightning_diffusion.diffusion.noise import IndexedNoise, Noise
+from lightning_diffusion.diffusion.schedule import NoiseSchedule
+from lightning_diffusion.diffusion.time_grid import TimeGrid
+
+
+class Sampler(ABC):
+    """Walks the learned reverse process.
+
+    Args:
+        num_steps: steps of the walk; None takes every step of a discrete chain.
+        time_grid: the times of the walk.
+
+    Raises:
+        ValueError: num_steps < 1.
+    """
+
+    def __init__(self, num_steps: int | None, time_grid: TimeGrid) -> None:
+        if num_steps is not None and num_steps < 1:
+            raise ValueError(f"sampler.num_steps={num_steps}: choose at least 1, or null for every step of the chain")
+        self.num_steps, self.time_grid = num_steps, time_grid
+
+    evaluations: int = 1  # of the denoiser in one step; the last one may take fewer
+    start_evaluations: int = 0  # in addition, of a multistep method that starts by single steps
+    order: int = 1  # of convergence to the probability flow (stochastic samplers: 1, in distribution)
+    stochastic: bool = False  # whether steps draw noise
+
+    @abstractmethod
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, noise: Noise, state: Any
+    ) -> tuple[Tensor, Any]:
+        """One step x_t -> x_s.
+
+        Args:
+            denoiser: with its condition filled in, called as denoiser(x_t, t).
+            x_t: (B, C, H, W).
+            t, s: t > s ≥ 0, float64 scalars.
+            noise: draws of standard normal noise, (B, C, H, W).
+            state: what the last step returned as its state; None at the first.
+
+        Returns:
+            x_s and the state for the next step.
+        """
+
+    def times(self, schedule: NoiseSchedule) -> Tensor:
+        """The walk's times t_N > … > t_0 = 0; raises ValueError where the schedule has too few of them."""
+        return self.time_grid(schedule, self.num_steps)
+
+    def check(self, denoiser: Denoiser) -> None:
+        """Raises ValueError where the sampler cannot walk this denoiser's reverse process."""
+        self.times(denoiser.schedule)
+
+    def walk(
+        self,
+        denoiser: Denoiser,
+        noise: Noise,
+        cond: Tensor | None = None,
+        start: Tensor | None = None,
+        times: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """Yields x_{t_N}, …, x_{t_0} = the sample; N + 1 batches (B, C, H, W).
+
+        Args:
+            noise: draws of standard normal noise, (B, C, H, W).
+            start: x_{t_N}; a draw of N(0, prior_std² I) if None.
+            times: t_N > … > t_0; those of the time grid if None.
+        """
+        denoiser = Conditioned(denoiser, cond)
+        times = self.times(denoiser.schedule) if times is None else times
+        x, state = denoiser.schedule.prior_std * noise() if start is None else start, None
+        yield x
+        for t, s in zip(times[:-1], times[1:], strict=True):
+            x, state = self.step(denoiser, x, t, s, noise, state)
+            yield x
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        denoiser: Denoiser,
+        indices: Sequence[int],
+        shape: Sequence[int],
+        seed: int,
+        labels: Tensor | None = None,
+        batch_size: int = 64,
+        device: torch.device | str = "cpu",
+        on_step: Callable[[], None] = lambda: None,
+    ) -> Tensor:
+        """Samples number `indices`, (N, *shape) float32 on the CPU; number i depends on (seed, i) alone.
+
+        Args:
+            denoiser: any denoiser.
+            indices: which samples to make.
+            shape: (C, H, W).
+            seed: ≥ 0.
+            labels: class of each sample, (N,), or None.
+            batch_size: samples made at once; the result does not depend on it, up to float rounding.
+            on_step: called after every step of every batch.
+        """
+        batches = []
+        for start in range(0, len(indices), batch_size):
+            noise = IndexedNoise(seed, indices[start : start + batch_size], shape, device)
+            cond = None if labels is None else labels[start : start + batch_size].to(device)
+            x = None
+            for x in self.walk(denoiser, noise, cond):  # noqa: B007 - the last one is the sample
+                on_step()
+            assert x is not None
+            batches.append(x.float().cpu())
+        return torch.cat(batches) if batches else torch.empty(0, *shape)
+
+
+def class_labels(num_samples: int, num_classes: int | None) -> Tensor | None:
+    """Sample i is of class i mod K, (num_samples,); None without classes."""
+    return None if num_classes is None else torch.arange(num_samples) % num_classes

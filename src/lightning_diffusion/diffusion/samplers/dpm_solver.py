@@ -1,0 +1,161 @@
+"""DPM-Solver++: exponential integrators of the probability flow in the log-SNR, on x̂_0.
+
+With λ = log(α/σ) and h = λ_s − λ_t:   x_s = σ_s/σ_t x_t + α_s (1 − e^{−h}) D ,   D built from x̂_0 at several times.
+At either end of the clock λ may be infinite; there h is, and the step is of first order, x_s = σ_s/σ_t x_t + α_s D.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_diffusion.diffusion.denoiser import Denoiser
+from lightning_diffusion.diffusion.noise import Noise
+from lightning_diffusion.diffusion.process import expand
+from lightning_diffusion.diffusion.samplers.base import Sampler
+from lightning_diffusion.diffusion.schedule import NoiseSchedule
+from lightning_diffusion.diffusion.time_grid import TimeGrid
+
+
+class Point(NamedTuple):
+    """x̂_0 at a time with log-SNR half λ."""
+
+    lam: Tensor
+    x_0: Tensor
+
+
+def half_logsnr(schedule: NoiseSchedule, t: Tensor) -> Tensor:
+    """λ = log(α/σ)."""
+    return schedule.logsnr(t) / 2
+
+
+def advance(schedule: NoiseSchedule, x_t: Tensor, D: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """σ_s/σ_t x_t + α_s (1 − e^{−h}) D, written without h so that its ends need no limit."""
+    ratio = schedule.sigma(s) / schedule.sigma(t)
+    return expand(ratio, x_t) * x_t + expand(schedule.alpha(s) - schedule.alpha(t) * ratio, x_t) * D
+
+
+def single_step(denoiser: Denoiser, x_t: Tensor, x_0: Tensor, t: Tensor, s: Tensor, order: int) -> Tensor:
+    """x_s by DPM-Solver++(2S) or (3S), which need no earlier steps; of first order where h is infinite.
+
+    With x̂_0 = D at t and a slope D' in λ, which (3S) reads off at a third and then at two thirds of the step,
+
+        x_s = σ_s/σ_t x_t + α_s (1 − e^{−h}) D + α_s ((e^{−h} − 1)/h + 1) h D'
+
+    Args:
+        x_0: x̂_0 at t, already evaluated.
+        order: 2 or 3, and as many evaluations less one.
+
+    Ref: DPM-Solver++ Alg. 1 with r = ½; DPM-Solver-3 of DPM-Solver, App. D, on x̂_0
+    """
+    schedule = denoiser.schedule
+    lam_t, lam_s = half_logsnr(schedule, t), half_logsnr(schedule, s)
+    if not torch.isfinite(lam_s - lam_t):
+        return advance(schedule, x_t, x_0, t, s)
+    if order == 2:
+        r = schedule.t_of_logsnr(lam_t + lam_s)
+        return advance(schedule, x_t, denoiser(advance(schedule, x_t, x_0, t, r), r), t, s)
+    change = torch.zeros_like(x_t)  # h D'
+    for share in (1 / 3, 2 / 3):
+        r = schedule.t_of_logsnr(2 * torch.lerp(lam_t, lam_s, share))
+        change = (denoiser(_sloped(schedule, x_t, x_0, share * change, t, r), r) - x_0) / share
+    return _sloped(schedule, x_t, x_0, change, t, s)
+
+
+def _sloped(schedule: NoiseSchedule, x_t: Tensor, D: Tensor, change: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """x_s of a D that is linear in λ and has changed by `change` at s."""
+    h = half_logsnr(schedule, s) - half_logsnr(schedule, t)
+    return advance(schedule, x_t, D, t, s) + expand(schedule.alpha(s) * (torch.expm1(-h) / h + 1), x_t) * change
+
+
+class DPMSolverMultistep(Sampler):
+    """DPM-Solver++(1), (2M), (3M): one evaluation a step, earlier ones reused.
+
+    (3M) starts by one step of (2S), with one evaluation in addition: Euler's would leave an error of second order.
+
+    Args:
+        order: 1, 2 or 3; the last step is of first order.
+
+    The weight of the third-order term is twice that of the published code (and of diffusers'), where D_2, a divided
+    difference, stands in for a derivative that is twice as large: measured on a Gaussian, theirs converges at order 2.
+
+    Ref: DPM-Solver++ Alg. 2 for 2M
+    """
+
+    def __init__(self, time_grid: TimeGrid, num_steps: int | None = 20, order: int = 2) -> None:
+        super().__init__(num_steps, time_grid)
+        if order not in (1, 2, 3):
+            raise ValueError(f"sampler.order={order}: choose 1, 2 or 3")
+        self.order, self.start_evaluations = order, 1 if order == 3 else 0
+
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, noise: Noise, state: list[Point] | None
+    ) -> tuple[Tensor, list[Point]]:
+        schedule = denoiser.schedule
+        now = Point(half_logsnr(schedule, t), denoiser(x_t, t))
+        points = [now, *(state or [])][: self.order]
+        h = half_logsnr(schedule, s) - now.lam
+        usable = [p for p in points if torch.isfinite(p.lam)] if torch.isfinite(h) else []
+        if len(usable) < self.order - 1:
+            return single_step(denoiser, x_t, now.x_0, t, s, self.order - 1), points
+        x_s = advance(schedule, x_t, now.x_0, t, s)
+        if len(usable) >= 2:
+            D1 = (usable[0].x_0 - usable[1].x_0) / expand((usable[0].lam - usable[1].lam) / h, x_t)
+            decay, alpha_s = torch.expm1(-h), schedule.alpha(s)
+            if len(usable) == 2:
+                x_s = x_s - expand(alpha_s * decay / 2, x_t) * D1
+            else:
+                r_0, r_1 = (usable[0].lam - usable[1].lam) / h, (usable[1].lam - usable[2].lam) / h
+                D1_before = (usable[1].x_0 - usable[2].x_0) / expand(r_1, x_t)
+                bend = (D1 - D1_before) / expand(r_0 + r_1, x_t)
+                D1 = D1 + expand(r_0, x_t) * bend
+                x_s = x_s + expand(alpha_s * (decay / h + 1), x_t) * D1
+                x_s = x_s - expand(alpha_s * (2 * (decay + h) / h**2 - 1), x_t) * bend
+        return x_s, points
+
+
+class DPMSolverSinglestep(Sampler):
+    """DPM-Solver++(2S): a half step in λ first, then the whole one with its slope; two evaluations a step.
+
+    Ref: DPM-Solver++ Alg. 1 with r = ½
+    """
+
+    order = 2
+    evaluations = 2
+
+    def __init__(self, time_grid: TimeGrid, num_steps: int | None = 10) -> None:
+        super().__init__(num_steps, time_grid)
+
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, noise: Noise, state: None
+    ) -> tuple[Tensor, None]:
+        return single_step(denoiser, x_t, denoiser(x_t, t), t, s, self.order), None
+
+
+class DPMSolverSDE(Sampler):
+    """SDE-DPM-Solver++(2M): x_s = σ_s/σ_t e^{−h} x_t + α_s (1 − e^{−2h}) (D + D_1/2) + σ_s √(1 − e^{−2h}) z.
+
+    D_1 = (D − D_before) h/h_before is left out of a step that is more than four times as long as the one before it:
+    x̂_0 does not go on changing in a straight line for so long.
+
+    Ref: DPM-Solver++ Eq. 18 and App. for the SDE form of 2M
+    """
+
+    stochastic = True
+
+    def __init__(self, time_grid: TimeGrid, num_steps: int | None = 20) -> None:
+        super().__init__(num_steps, time_grid)
+
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, noise: Noise, state: Point | None
+    ) -> tuple[Tensor, Point]:
+        schedule = denoiser.schedule
+        now = Point(half_logsnr(schedule, t), denoiser(x_t, t))
+        h = half_logsnr(schedule, s) - now.lam
+        lost = -torch.expm1(-2 * h)  # 1 − e^{−2h}
+        D = now.x_0
+        if state is not None and torch.isfinite(state.lam) and h <= 4 * (now.lam - state.lam):
+            D = D + (now.x_0 - state.x_0) / expand(2 * (now.lam - state.lam) / h, x_t)
+        kept = schedule.sigma(s) / schedule.sigma(t) * torch.exp(-h)
+        mean = expand(kept, x_t) * x_t + expand(schedule.alpha(s) * lost, x_t) * D
+        return mean + expand(schedule.sigma(s) * lost.sqrt(), x_t) * noise(), now

@@ -1,0 +1,43 @@
+"""The probability flow by an adaptive solver."""
+
+import torch
+from torch import Tensor
+
+from lightning_diffusion.diffusion.denoiser import Denoiser
+from lightning_diffusion.diffusion.noise import Noise
+from lightning_diffusion.diffusion.probability_flow import transport
+from lightning_diffusion.diffusion.samplers.base import Sampler
+from lightning_diffusion.diffusion.time_grid import TimeGrid
+
+
+class ODE(Sampler):
+    """Dormand–Prince 5(4) along the flow, as many evaluations as each sample needs for the tolerance.
+
+    From the schedule's first time the last step goes to x̂_0.
+
+    Args:
+        num_steps: pieces of the way, after each of which there is a state to look at.
+        tolerance: of the local error, ≥ 1e-6.
+
+    Raises:
+        ValueError: a tolerance below what float32 can tell.
+
+    Ref: score-SDE §4.3
+    """
+
+    order = 5
+
+    def __init__(self, time_grid: TimeGrid, num_steps: int | None = 5, tolerance: float = 1e-4) -> None:
+        super().__init__(num_steps, time_grid)
+        if tolerance < 1e-6:
+            raise ValueError(f"sampler.tolerance={tolerance}: choose tolerance >= 1e-6, which float32 can still tell")
+        self.tolerance = tolerance
+
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, noise: Noise, state: None
+    ) -> tuple[Tensor, None]:
+        first = torch.full_like(t, denoiser.schedule.t_min)
+        until = torch.maximum(s, first)
+        if until < t:
+            x_t = transport(denoiser, x_t, t, until, self.tolerance)
+        return (denoiser(x_t, torch.minimum(first, t)) if s == 0 else x_t), None

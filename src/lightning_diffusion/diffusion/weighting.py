@@ -1,0 +1,144 @@
+"""Loss weightings, all in one space: the weight w of the squared error of x̂_0.
+
+A prediction (c, d) turns an error of its output into one of x̂_0 by the factor σ/Δ, so that any weighting serves any
+prediction: w · (σ/Δ)² ‖output − target‖² = w ‖x̂_0 − x_0‖². Ref: Understanding Diffusion Objectives, Table 1
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from lightning_diffusion.diffusion.parameterization import Parameterization
+from lightning_diffusion.diffusion.process import first_posterior_variance, posterior
+from lightning_diffusion.diffusion.schedule import NoiseSchedule
+
+
+class Weighting(ABC):
+    """A weight for each training time."""
+
+    @abstractmethod
+    def of_output(self, schedule: NoiseSchedule, parameterization: Parameterization, t: Tensor) -> Tensor:
+        """The weight of the network output's own squared error, of the shape of t."""
+
+
+class Simple(Weighting):
+    """1 on whatever the network predicts: L_simple. Ref: DDPM Eq. 14"""
+
+    def of_output(self, schedule: NoiseSchedule, parameterization: Parameterization, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+
+class X0Weighting(Weighting):
+    """A weighting that is given as w(t) on ‖x̂_0 − x_0‖²."""
+
+    @abstractmethod
+    def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        """w(t) > 0, of the shape of t."""
+
+    def of_output(self, schedule: NoiseSchedule, parameterization: Parameterization, t: Tensor) -> Tensor:
+        t = t.double() if t.device.type != "mps" else t
+        gain = schedule.sigma(t) / parameterization.determinant(schedule, t)
+        return (self.of_x0(schedule, t) * gain**2).float()
+
+
+def snr(schedule: NoiseSchedule, t: Tensor) -> Tensor:
+    """α²/σ²."""
+    return (schedule.alpha(t) / schedule.sigma(t)) ** 2
+
+
+class SNR(X0Weighting):
+    """w = SNR: with α² + σ² = 1, the plain ε loss. Ref: Progressive Distillation §4"""
+
+    def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        return snr(schedule, t)
+
+
+class TruncatedSNR(X0Weighting):
+    """w = max(SNR, 1). Ref: Progressive Distillation §4"""
+
+    def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        return snr(schedule, t).clamp(min=1)
+
+
+class MinSNR(X0Weighting):
+    """w = min(SNR, γ). Ref: Min-SNR-γ Eq. 7
+
+    Args:
+        gamma: γ > 0.
+    """
+
+    def __init__(self, gamma: float = 5.0) -> None:
+        if gamma <= 0:
+            raise ValueError(f"weighting.gamma={gamma}: choose gamma > 0 (the paper uses 5)")
+        self.gamma = gamma
+
+    def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        return snr(schedule, t).clamp(max=self.gamma)
+
+
+class P2(X0Weighting):
+    """w = SNR/(k + SNR)^γ: less weight on imperceptible noise levels. Ref: P2 weighting Eq. 8
+
+    Args:
+        k: > 0.
+        gamma: ≥ 0.
+    """
+
+    def __init__(self, k: float = 1.0, gamma: float = 1.0) -> None:
+        if k <= 0 or gamma < 0:
+            raise ValueError(f"weighting.k={k}, gamma={gamma}: choose k > 0 and gamma >= 0")
+        self.k, self.gamma = k, gamma
+
+    def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        return snr(schedule, t) / (self.k + snr(schedule, t)) ** self.gamma
+
+
+class EDM(X0Weighting):
+    """w = (σ̃² + σ_d²)/(σ̃ σ_d)² = SNR + 1/σ_d²: unit weight on EDM's own output. Ref: EDM Table 1
+
+    Args:
+        sigma_data: σ_d > 0.
+    """
+
+    def __init__(self, sigma_data: float = 0.5) -> None:
+        if sigma_data <= 0:
+            raise ValueError(f"weighting.sigma_data={sigma_data}: must be > 0")
+        self.sigma_data = sigma_data
+
+    def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        return snr(schedule, t) + self.sigma_data**-2
+
+
+class Sigmoid(X0Weighting):
+    """w = SNR · sigmoid(b − λ), i.e. sigmoid(b − λ) on ‖ε̂ − ε‖². Ref: Understanding Diffusion Objectives §4 (VDM++)
+
+    Args:
+        bias: b.
+    """
+
+    def __init__(self, bias: float = 2.0) -> None:
+        self.bias = bias
+
+    def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        return snr(schedule, t) * torch.sigmoid(self.bias - schedule.logsnr(t))
+
+
+class Variational(X0Weighting):
+    """The variational bound's own weighting, in nats for a t drawn uniformly from the clock:
+
+        discrete:    T (α_s σ²_{t|s}/σ_t²)² / (2 β̃_t) ,  s = t − 1      (½ T (SNR(s) − SNR(t)))
+        continuous:  −½ T dSNR/dt
+
+    At t = 1 the posterior is a point; β̃_2 stands in for its variance. Ref: DDPM Eqs. 5, 8; VDM Eqs. 13, 17
+    """
+
+    def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        if schedule.discrete:
+            q = posterior(schedule, t, t - 1)
+            var = torch.where(t > 1, q.var, first_posterior_variance(schedule))
+            return schedule.T * q.on_x_0**2 / (2 * var)
+        with torch.enable_grad():
+            t = t.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(snr(schedule, t).sum(), t)
+        return -0.5 * schedule.T * slope

@@ -1,0 +1,139 @@
+"""Samples against real images, in the space of one extractor."""
+
+import json
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_diffusion.metrics.cache import cached
+from lightning_diffusion.metrics.distances.extrapolation import least
+from lightning_diffusion.metrics.distances.manifold import nearest
+from lightning_diffusion.metrics.extractors.base import Extractor, Features, ImageSet
+from lightning_diffusion.metrics.reference import Reference, reference
+from lightning_diffusion.metrics.scores import AT_INFINITY, MIN_SAMPLES, Score, bias, names, scores
+from lightning_diffusion.system.progress import Phase
+
+NEAR = 0.01  # quantile of the held-out images' distances below which a sample counts as a near-copy
+
+
+class Neighbours(NamedTuple):
+    """distances and numbers (in the real images) of each sample's nearest ones, (N, k), the nearest first.
+
+    near_copies: the share of samples nearer to a real image than 99% of held-out images are; 0.01 for samples that are
+    as new as those. None without held-out images.
+    """
+
+    distances: Tensor
+    indices: Tensor
+    near_copies: float | None
+
+
+class Comparison:
+    """Scores samples against the images that they should look like, and held-out images by the same measure.
+
+    Args:
+        extractor: of features.
+        real: the images that samples should look like.
+        held_out: others of their kind, for the floor: what a perfect model would reach. None where there are none.
+        device: of the extractor.
+        extrapolate: whether to give the Fréchet distance of infinitely many samples too, as fd_…_inf.
+
+    Raises:
+        ValueError: fewer than ten real images, or what the extractor's `check` raises.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        real: ImageSet,
+        held_out: ImageSet | None = None,
+        device: torch.device | str = "cpu",
+        extrapolate: bool = False,
+    ) -> None:
+        self.extractor, self.held_out, self.device, self.extrapolate = extractor, held_out, device, extrapolate
+        extractor.prepare(real, held_out)
+        self.reference: Reference = reference(extractor, real, device)
+
+    def __call__(self, samples: Features) -> dict[str, Score]:
+        """The family of scores, under the names that they are reported by."""
+        with Phase("scores: comparing the features"):
+            found = scores(samples, self.reference, self.extrapolate and self._suffices(len(samples.vectors)))
+        return {self._label(name): score for name, score in found.items()}
+
+    def check(self, count: int) -> None:
+        """Raises ValueError where `count` samples are too few to extrapolate from."""
+        if self.extrapolate and not self._suffices(count):
+            d = self.reference.vectors.shape[1]
+            raise ValueError(
+                f"extrapolate=true: {count} samples in {d} dimensions are too few; choose num_samples={least(d)} or "
+                "more, or extrapolate=false"
+            )
+
+    @property
+    def names(self) -> list[str]:
+        """Of the scores, the Fréchet distance first."""
+        return names(self.extractor)
+
+    def floor(self, count: int) -> dict[str, Score]:
+        """The scores of `count` held-out images, or of all where there are fewer; empty where there are too few."""
+        if self.held_out is None or min(count, len(self.held_out)) < MIN_SAMPLES:
+            return {}
+        images, N = self.held_out, min(count, len(self.held_out))
+
+        def make() -> tuple[dict[str, Tensor], dict[str, str]]:
+            found = self(self.extractor.extract(images, N, device=self.device, what="held-out images"))
+            return {}, {"scores": json.dumps({name: list(score) for name, score in found.items()})}
+
+        extrapolated = " at infinity" if self.extrapolate and self._suffices(N) else ""
+        key = f"{self.reference.hash} {images.fingerprint()} {N}{extrapolated}"
+        _, words = cached(self.extractor.cache_dir, f"floor-{self.extractor.name}", key, make)
+        return {name: Score(*values) for name, values in json.loads(words["scores"]).items()}
+
+    def beside_floor(self, found: dict[str, Score], count: int) -> dict[str, dict[str, Any]]:
+        """Scores of `count` samples as plain containers, each with that of real images."""
+        floor = self.floor(count)
+        return {
+            name: score._asdict() | ({"floor": floor[name]._asdict()} if name in floor else {})
+            for name, score in found.items()
+        }
+
+    def neighbours(self, samples: Features, k: int = 5) -> Neighbours:
+        """The real images next to each sample."""
+        with Phase("scores: the samples' nearest real images"):
+            distances, found = nearest(samples.vectors, self.reference.vectors, k)
+        near_copies = None
+        if self.held_out is not None:
+            near_copies = float((distances[:, 0] < self._near(self.held_out)).double().mean())
+        return Neighbours(distances, self.reference.indices[found], near_copies)
+
+    def _suffices(self, count: int) -> bool:
+        return count >= least(self.reference.vectors.shape[1])
+
+    def _label(self, name: str) -> str:
+        return f"{self.extractor.label('fd')}_inf" if name == AT_INFINITY else self.extractor.label(name)
+
+    def _near(self, held_out: ImageSet) -> float:
+        """The distance from the real images that all but 1% of the held-out ones keep."""
+
+        def make() -> tuple[dict[str, Tensor], dict[str, str]]:
+            vectors = self.extractor.extract(held_out, device=self.device, what="held-out images").vectors
+            distances, _ = nearest(vectors, self.reference.vectors, 1)
+            return {}, {"near": str(float(distances[:, 0].quantile(NEAR)))}
+
+        key = f"near {self.reference.hash} {held_out.fingerprint()}"
+        return float(cached(self.extractor.cache_dir, f"near-{self.extractor.name}", key, make)[1]["near"])
+
+    def how(self) -> dict[str, Any]:
+        """What a score must be read with: extractor, its hash and resizing, the reference's hash and size."""
+        return {
+            "extractor": self.extractor.name,
+            "extractor_hash": self.extractor.identity[:16],
+            "resize": self.extractor.resize,
+            **self.extractor.note(),
+            "reference_hash": self.reference.hash[:16],
+            "num_real": self.reference.moments.number,
+        }
+
+    def bias(self, samples: Features) -> str | None:
+        return bias(samples, self.reference)

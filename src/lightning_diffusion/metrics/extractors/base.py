@@ -1,0 +1,141 @@
+"""Feature extractors: where images become points whose distances mean something."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lightning_diffusion.metrics.cache import check_writable
+from lightning_diffusion.system.progress import Phase
+
+
+class ImageSet(Protocol):
+    """N images of one size, as lightning_diffusion.data has them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor | None]: ...
+
+    def fingerprint(self) -> str: ...
+
+
+class Features(NamedTuple):
+    """vectors: float32 (N, d). logits: of a classifier on top of them, (N, K), or None where there is none."""
+
+    vectors: Tensor
+    logits: Tensor | None
+
+
+class Extractor(ABC):
+    """A fixed map from uint8 images to features.
+
+    Two scores compare only where their extractors' identities agree. It is no part of a training module, so that it
+    gets into no optimizer and no checkpoint.
+
+    Args:
+        cache_dir: where what takes long to make is kept between runs.
+    """
+
+    def __init__(self, cache_dir: str) -> None:
+        self.cache_dir = cache_dir
+        self._network: nn.Module | None = None
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What its scores are called after: fd_<name>."""
+
+    @property
+    @abstractmethod
+    def resize(self) -> str:
+        """What becomes of an image's size, in words."""
+
+    @property
+    def any_size(self) -> bool:
+        """Whether it makes images of any shape alike, so that sets of different shapes compare."""
+        return False
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it gives logits."""
+        return True
+
+    def check(self, train: ImageSet) -> None:
+        """Raises ValueError or FileNotFoundError, before anything long begins, where `prepare` would fail."""
+        check_writable(self.cache_dir)
+
+    @abstractmethod
+    def load(self, train: ImageSet, held_out: ImageSet | None) -> nn.Module:
+        """The network: uint8 (B, C, H, W) -> Features.
+
+        Args:
+            train: the images that samples should look like.
+            held_out: others of their kind, or None where there are none.
+        """
+
+    def label(self, score: str) -> str:
+        """The name under which a score of the family is reported."""
+        return f"{score}_{self.name}"
+
+    def note(self) -> dict[str, float]:
+        """What else a reader of its scores should know of it."""
+        return {}
+
+    def prepare(self, train: ImageSet, held_out: ImageSet | None = None) -> None:
+        """Makes it ready for use; may take a minute, once."""
+        if self._network is None:
+            self._network = self.load(train, held_out).eval().requires_grad_(False)
+
+    @property
+    def network(self) -> nn.Module:
+        assert self._network is not None, "prepare comes first"
+        return self._network
+
+    @property
+    def identity(self) -> str:
+        """A hash of its name, its resizing and its weights."""
+        digest = hashlib.sha256(f"{self.name} {self.resize} {self.network}".encode())
+        for name, tensor in sorted(self.network.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor, device: torch.device | str = "cpu") -> Features:
+        """Features, on the CPU, of uint8 images (B, C, H, W)."""
+        if images.dtype != torch.uint8:
+            raise TypeError(f"features are made of uint8 images, not of {images.dtype}")
+        vectors, logits = self.network.to(device)(images.to(device))
+        return Features(vectors.float().cpu(), None if logits is None else logits.float().cpu())
+
+    def extract(
+        self,
+        images: ImageSet,
+        count: int | None = None,
+        batch_size: int = 250,
+        device: torch.device | str = "cpu",
+        what: str = "images",
+    ) -> Features:
+        """Features of the first `count` images of a set, or of all.
+
+        Args:
+            what: the images are, in the words that tell how far it is.
+        """
+        parts, N = [], len(images) if count is None else count
+        with Phase(f"scores: features of {what}", N, "image") as phase:
+            for indices in torch.arange(N).split(batch_size):
+                parts.append(self(images[indices][0], device))
+                phase.advance(len(indices))
+        return concatenate(parts)
+
+
+def concatenate(parts: list[Features]) -> Features:
+    logits = [part.logits for part in parts if part.logits is not None]
+    return Features(torch.cat([part.vectors for part in parts]), torch.cat(logits) if logits else None)
+
+
+def as_colour(images: Tensor) -> Tensor:
+    """Grey images (B, 1, H, W) as colour ones (B, 3, H, W)."""
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images

@@ -1,0 +1,61 @@
+"""Any network as a feature extractor."""
+
+import re
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_diffusion.codecs.pixels import to_model
+from lightning_diffusion.metrics.extractors.base import Extractor, Features, ImageSet, as_colour
+
+
+class Module(Extractor):
+    """A network of the user's own, given images in [−1, 1]; its output, averaged over space where it has any, are the
+    features.
+
+    Args:
+        network: any module, (B, C, S, S) -> (B, d) or (B, d, H', W').
+        name: what its scores are called after: letters, digits and underscores; not `inception`.
+        image_size: S, to which images are resized; None leaves their size.
+        colour: gives grey images three equal channels.
+    """
+
+    def __init__(
+        self, cache_dir: str, network: nn.Module, name: str, image_size: int | None = None, colour: bool = False
+    ) -> None:
+        if not re.fullmatch(r"\w+", name) or name == "inception":
+            raise ValueError(f"metrics.name={name}: choose letters, digits and underscores, and not `inception`")
+        super().__init__(cache_dir)
+        self._name, self._given, self.image_size, self.colour = name, network, image_size, colour
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def resize(self) -> str:
+        return "none" if self.image_size is None else f"{self.image_size}×{self.image_size}, bicubic with antialiasing"
+
+    classifies = False
+
+    @property
+    def any_size(self) -> bool:
+        return self.image_size is not None and self.colour
+
+    def load(self, train: ImageSet, held_out: ImageSet | None) -> nn.Module:
+        return _Network(self._given, self.image_size, self.colour)
+
+
+class _Network(nn.Module):
+    """uint8 (B, C, H, W) -> Features."""
+
+    def __init__(self, network: nn.Module, image_size: int | None, colour: bool) -> None:
+        super().__init__()
+        self.network, self.image_size, self.colour = network, image_size, colour
+
+    def forward(self, images: Tensor) -> Features:
+        x = to_model(as_colour(images) if self.colour else images)
+        if self.image_size is not None:
+            x = F.interpolate(x, (self.image_size, self.image_size), mode="bicubic", antialias=True).clamp(-1, 1)
+        vectors = self.network(x)
+        return Features(vectors if vectors.ndim == 2 else vectors.flatten(2).mean(2), None)

@@ -1,0 +1,47 @@
+"""What samples are compared with: the features of real images, kept between runs."""
+
+import hashlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_diffusion.metrics.cache import cached
+from lightning_diffusion.metrics.distances.frechet import Moments, moments
+from lightning_diffusion.metrics.extractors.base import Extractor, ImageSet
+from lightning_diffusion.system.progress import Phase
+
+MOST = 50_000  # feature vectors that are kept
+
+
+class Reference(NamedTuple):
+    """moments: of all images. vectors: (n, d), of images number `indices` (n,). hash: of images and extractor."""
+
+    moments: Moments
+    vectors: Tensor
+    indices: Tensor
+    hash: str
+
+
+def reference(
+    extractor: Extractor,
+    images: ImageSet,
+    device: torch.device | str = "cpu",
+) -> Reference:
+    """The reference of a set of images, computed once for each (images, extractor): both are hashed, not named."""
+    with Phase("scores: hashing the training images"):
+        identity = f"{images.fingerprint()} {extractor.identity}"
+
+    def make() -> tuple[dict[str, Tensor], dict[str, str]]:
+        vectors = extractor.extract(images, device=device, what="the training images").vectors
+        m, kept = moments(vectors), _evenly(len(vectors))
+        return {"mean": m.mean, "covariance": m.covariance, "vectors": vectors[kept], "indices": kept}, {}
+
+    tensors, _ = cached(extractor.cache_dir, f"reference-{extractor.name}", identity, make)
+    m = Moments(len(images), tensors["mean"], tensors["covariance"])
+    return Reference(m, tensors["vectors"], tensors["indices"], hashlib.sha256(identity.encode()).hexdigest())
+
+
+def _evenly(count: int) -> Tensor:
+    """At most MOST numbers below count, evenly spread."""
+    return torch.linspace(0, count - 1, min(count, MOST), dtype=torch.float64).round().long()

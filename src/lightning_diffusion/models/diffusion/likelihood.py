@@ -1,0 +1,81 @@
+"""How probable a model finds held-out images, in bits per dimension."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lightning_diffusion.codecs.pixels import to_model
+from lightning_diffusion.diffusion.denoiser import Denoiser
+from lightning_diffusion.diffusion.likelihood import bits_per_dim, flow_log_likelihood, variational_bound
+from lightning_diffusion.diffusion.noise import IndexedNoise
+from lightning_diffusion.diffusion.reverse import Variance
+
+PIXEL = 2 / 255  # the distance of two levels in [−1, 1]
+
+
+class Likelihood:
+    """The variational bound with its parts, where the schedule is a chain, and the probability flow's likelihood.
+
+    The bound is that of the discrete pixels; the flow's is of pixels made continuous by uniform noise, a bound too.
+    Image i meets the same noise in every call.
+
+    Args:
+        variance: of the bound's reverse steps; None takes the learned one where there is one, else β.
+        num_probes: of Hutchinson's estimator.
+        tolerance: of the flow's solution.
+
+    Ref: DDPM Eq. 5; score-SDE App. D.2; Theis et al., A Note on the Evaluation of Generative Models §3.1
+    """
+
+    def __init__(self, variance: Variance | None = None, num_probes: int = 1, tolerance: float = 1e-4) -> None:
+        if num_probes < 1 or tolerance < 1e-6:
+            raise ValueError(
+                f"metrics.num_probes={num_probes}, tolerance={tolerance}: choose num_probes >= 1, tolerance >= 1e-6"
+            )
+        self.variance, self.num_probes, self.tolerance = variance, num_probes, tolerance
+
+    def check(self, denoiser: Denoiser) -> None:
+        """Raises ValueError where this model cannot be measured so."""
+        if self.variance == "learned" and not denoiser.learns_variance:
+            raise ValueError("metrics.variance=learned: this model has learned no variance; leave metrics.variance out")
+
+    def steps(self, denoiser: Denoiser) -> int:
+        """Calls of `on_step` for a batch."""
+        return 1 + (int(denoiser.schedule.T) if denoiser.schedule.discrete else 0)
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        images: Tensor,
+        labels: Tensor | None,
+        start: int,
+        seed: int,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> dict[str, Tensor]:
+        """Bits per dimension of each image, by name.
+
+        Args:
+            images: uint8 (B, C, H, W), numbers start … start + B − 1 of the data; labels (B,) or None.
+            on_step: called `steps` times.
+        """
+        x_0 = to_model(images)
+        indices = range(start, start + len(x_0))
+
+        def noise(stream: str) -> IndexedNoise:
+            return IndexedNoise(seed, indices, x_0.shape[1:], x_0.device, stream=stream)
+
+        scores = {}
+        if denoiser.schedule.discrete:
+            variance = self.variance or ("learned" if denoiser.learns_variance else "transition")
+            bound = variational_bound(denoiser, x_0, noise("bound"), labels, variance, on_step=on_step)
+            scores = {
+                "bound": bound.total,
+                "bound/prior": bound.prior,
+                "bound/steps": bound.steps,
+                "bound/decoder": bound.decoder,
+            }
+        between = x_0 + PIXEL * (torch.special.ndtr(noise("dequantization")()) - 0.5)
+        log_p = flow_log_likelihood(denoiser, between, noise("probes"), labels, self.num_probes, self.tolerance)
+        on_step()
+        return scores | {"flow": bits_per_dim(log_p, x_0[0].numel())}

@@ -1,0 +1,89 @@
+"""What a network costs, measured by running it once."""
+
+import copy
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from lightning_diffusion.networks.layers import SelfAttention
+from lightning_diffusion.networks.transformer import TokenAttention
+
+
+@dataclass
+class Level:
+    """The layers whose output has one resolution."""
+
+    channels: set[int] = field(default_factory=set)
+    layers: int = 0  # convolutions and linear maps
+    attentions: int = 0
+    heads: set[int] = field(default_factory=set)
+
+
+@dataclass
+class Summary:
+    """A network's size.
+
+    Args:
+        parameters: their number.
+        flops: of one image's forward pass, a multiplication and an addition as two.
+        activation_bytes: kept for the backward pass of one image, parameters apart.
+        levels: by (height, width), or (tokens,).
+    """
+
+    parameters: int
+    flops: int
+    activation_bytes: int
+    levels: dict[tuple[int, ...], Level]
+
+
+def summarize(network: nn.Module, shape: tuple[int, int, int], num_classes: int | None) -> Summary:
+    """Runs the network forward on one image of `shape` (C, H, W), in training mode and float32, on the CPU."""
+    levels: dict[tuple[int, ...], Level] = {}
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        place = tuple(output.shape[2:]) if output.ndim == 4 else tuple(output.shape[1:2])
+        level = levels.setdefault(place, Level())
+        if isinstance(module, (SelfAttention, TokenAttention)):
+            level.attentions += 1
+            level.heads.add(module.num_heads)
+        else:
+            level.layers += 1
+            level.channels.add(output.shape[1] if output.ndim == 4 else output.shape[-1])
+
+    def batch(size: int, device: str = "cpu") -> list[Tensor | None]:
+        cond = None if num_classes is None else torch.zeros(size, dtype=torch.long, device=device)
+        return [torch.zeros(size, *shape, device=device), torch.full((size,), 500.0, device=device), cond]
+
+    network.train()
+    one, two = (_kept(network, *batch(size)) for size in (1, 2))
+    plain = copy.deepcopy(network).to("meta")  # where every layer is called by itself, as it is defined
+    spatial = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, SelfAttention, TokenAttention)
+    for module in plain.modules():
+        if isinstance(module, spatial):
+            module.register_forward_hook(lambda m, i, o: record(m, i, o) if o.ndim > 2 else None)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        plain(*batch(1, "meta"))
+    return Summary(
+        sum(parameter.numel() for parameter in network.parameters()),
+        counter.get_total_flops(),
+        two - one,
+        levels,
+    )
+
+
+def _kept(network: nn.Module, *inputs: Tensor | None) -> int:
+    """Bytes that a forward pass keeps for the backward pass; those that do not grow with the batch are no image's."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = network(*inputs)  # alive until here, so that no storage's address is used twice
+    del output
+    return sum(kept.values())

@@ -1,0 +1,76 @@
+"""Pieces of networks that see an image as a sequence of patches."""
+
+import torch
+from torch import Tensor, nn
+
+from lightning_diffusion.networks.layers import attend, check_patches
+
+
+def check_tokens(image_size: int, patch_size: int, dim: int, num_heads: int, depth: int) -> None:
+    """Raises ValueError where these do not fit together."""
+    check_patches(image_size, patch_size)
+    if num_heads < 1 or dim % (4 * num_heads) or depth < 1:
+        raise ValueError(
+            f"backbone.dim={dim}, num_heads={num_heads}, depth={depth}: choose depth >= 1, num_heads >= 1 and "
+            "a dim that 4 · num_heads divides"
+        )
+
+
+class Patches(nn.Module):
+    """Image -> tokens and back: non-overlapping p × p patches in reading order, each through a linear map.
+
+    Args:
+        image_size, channels, patch_size: of the image; patch_size divides image_size.
+        dim: of a token.
+        out_channels: of the image that `to_image` makes; its weights start at 0.
+    """
+
+    def __init__(self, image_size: int, channels: int, patch_size: int, dim: int, out_channels: int) -> None:
+        super().__init__()
+        self.patch_size, self.side, self.out_channels = patch_size, image_size // patch_size, out_channels
+        self.embed = nn.Conv2d(channels, dim, patch_size, stride=patch_size)
+        self.unembed = nn.Linear(dim, patch_size**2 * out_channels)
+        nn.init.xavier_uniform_(self.embed.weight.flatten(1))
+        for parameter in (self.embed.bias, self.unembed.weight, self.unembed.bias):
+            assert parameter is not None
+            nn.init.zeros_(parameter)
+
+    def to_tokens(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, N, dim)."""
+        return self.embed(x.to(self.embed.weight.dtype)).flatten(2).transpose(1, 2)
+
+    def to_image(self, tokens: Tensor) -> Tensor:
+        """(B, N, dim) -> (B, C_out, H, W)."""
+        p, n = self.patch_size, self.side
+        x = self.unembed(tokens).unflatten(1, (n, n)).unflatten(3, (p, p, self.out_channels))
+        return x.permute(0, 5, 1, 3, 2, 4).reshape(len(x), self.out_channels, n * p, n * p)
+
+
+def position_embedding(side: int, dim: int) -> Tensor:
+    """[sin, cos](ω_k row), [sin, cos](ω_k column), ω_k = 10000^(−4k/dim): (side², dim) in reading order.
+
+    Ref: Attention Is All You Need §3.5, for two axes as in MAE
+    """
+    omega = 10_000.0 ** (-torch.arange(dim // 4) * 4 / dim)
+    angle = torch.arange(side)[:, None] * omega  # (side, dim/4)
+    axis = torch.cat([angle.sin(), angle.cos()], dim=1)  # (side, dim/2)
+    rows, columns = axis.repeat_interleave(side, dim=0), axis.repeat(side, 1)
+    return torch.cat([rows, columns], dim=1)
+
+
+class TokenAttention(nn.Module):
+    """proj(softmax(QKᵀ/√d) V) over the tokens. (B, N, dim) -> (B, N, dim)."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, N, d)
+        return self.out(attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+def mlp(dim: int, ratio: int = 4) -> nn.Sequential:
+    """Linear, GELU, linear."""
+    return nn.Sequential(nn.Linear(dim, ratio * dim), nn.GELU(approximate="tanh"), nn.Linear(ratio * dim, dim))

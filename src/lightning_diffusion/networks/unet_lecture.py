@@ -1,0 +1,113 @@
+"""The U-Net as the lecture draws it, with a time."""
+
+import torch
+from torch import Tensor, nn
+
+from lightning_diffusion.networks.layers import ConditionEmbedding, zero
+
+
+class LectureUNet(nn.Module):
+    """Contracting path, bottom, expanding path; the original U-Net with "same" padding, told of time and class.
+
+    Without a time it is a plain image-to-image network. Sides that 2 does not divide are pooled down and brought back
+    by the up-convolution, so any image of at least 2^depth pixels does.
+
+    Args:
+        in_channels: channels of the image.
+        channels: width of the first level, ≥ 4 and even; doubled at every step down.
+        depth: steps down, ≥ 1.
+        out_channels: of the output; None takes outputs · in_channels.
+        outputs: see `UNet`.
+        num_classes: None for an unconditional network.
+        time: False for a network without time and class.
+        image_size: side of the image, to check depth against.
+
+    Raises:
+        ValueError: a value out of range, or an image too small for so many steps down.
+
+    Ref: U-Net, Fig. 1
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int = 32,
+        depth: int = 2,
+        out_channels: int | None = None,
+        outputs: int = 1,
+        num_classes: int | None = None,
+        time: bool = True,
+        image_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        if channels < 4 or channels % 2 or depth < 1:
+            raise ValueError(
+                f"backbone.channels={channels}, depth={depth}: choose an even number of channels >= 4 and depth >= 1"
+            )
+        if image_size is not None and image_size < 2**depth:
+            raise ValueError(
+                f"backbone.depth={depth} and data.image_size={image_size}: the image is halved away; "
+                f"choose backbone.depth <= {image_size.bit_length() - 1}"
+            )
+        self.num_classes, self.outputs = num_classes, outputs
+        widths = [channels * 2**k for k in range(depth + 1)]
+        embedding_dim = 4 * channels if time else None
+        self.embedding = ConditionEmbedding(channels, 4 * channels, num_classes) if time else None
+
+        self.contracting_path = nn.ModuleList()
+        width = in_channels
+        for wider in widths[:-1]:
+            self.contracting_path.append(DoubleConvolution(width, wider, embedding_dim))
+            width = wider
+        self.max_pool = nn.MaxPool2d(2)
+        self.bottom = DoubleConvolution(width, widths[-1], embedding_dim)
+        self.expanding_path = nn.ModuleList(
+            ExpandingStep(wider, width, embedding_dim)
+            for wider, width in zip(widths[:0:-1], widths[-2::-1], strict=True)
+        )
+        self.head = zero(nn.Conv2d(channels, outputs * in_channels if out_channels is None else out_channels, 1))
+
+    def forward(self, x: Tensor, time: Tensor | None = None, cond: Tensor | None = None) -> Tensor:
+        """x (B, C, H, W), time (B,) on DDPM's clock or None, cond (B,) labels or None -> (B, C_out, H, W)."""
+        embedding = self.embedding(time, cond) if self.embedding is not None and time is not None else None
+        x = x.to(next(self.parameters()).dtype)
+        copied = []
+        for double_convolution in self.contracting_path:
+            x = double_convolution(x, embedding)
+            copied.append(x)
+            x = self.max_pool(x)  # (B, C, ⌊H/2⌋, ⌊W/2⌋)
+        x = self.bottom(x, embedding)
+        for step in self.expanding_path:
+            x = step(x, copied.pop(), embedding)
+        return self.head(x)
+
+
+class DoubleConvolution(nn.Module):
+    """3×3 conv, ReLU, 3×3 conv, ReLU; the time (and class) is added to each channel after the first convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int, embedding_dim: int | None) -> None:
+        super().__init__()
+        self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv_2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.embedding = None if embedding_dim is None else nn.Linear(embedding_dim, out_channels)
+        for conv in (self.conv_1, self.conv_2):
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # there is no normalization to rely on
+
+    def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+        x = self.conv_1(x)
+        if self.embedding is not None and embedding is not None:
+            x = x + self.embedding(torch.relu(embedding))[:, :, None, None]
+        return torch.relu(self.conv_2(torch.relu(x)))
+
+
+class ExpandingStep(nn.Module):
+    """2×2 up-convolution that halves the channels, concatenation with the contracting path, 3×3 convs and ReLUs."""
+
+    def __init__(self, in_channels: int, out_channels: int, embedding_dim: int | None) -> None:
+        super().__init__()
+        self.up_convolution = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
+        self.double_convolution = DoubleConvolution(2 * out_channels, out_channels, embedding_dim)
+
+    def forward(self, x: Tensor, copied: Tensor, embedding: Tensor | None) -> Tensor:
+        x = self.up_convolution(x, output_size=list(copied.shape[-2:]))  # an odd side comes back whole
+        return self.double_convolution(torch.cat([copied, x], dim=1), embedding)

@@ -1,0 +1,194 @@
+"""The report: figures, pictures and tables in one file that needs nothing else."""
+
+import base64
+import io
+import math
+import re
+import shlex
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+from markupsafe import Markup, escape
+from PIL import Image
+
+from lightning_diffusion.system.console import printable
+from lightning_diffusion.system.files import write as write_file
+from lightning_diffusion.system.files import write_text
+from lightning_diffusion.runs.plots import over_evaluations, save
+from lightning_diffusion.system.quoting import for_shell
+from lightning_diffusion.runs.records import Record
+from lightning_diffusion.runs.reporting import figures
+from lightning_diffusion.runs.reporting.evaluations import Curve, evaluations
+from lightning_diffusion.runs.reporting.table import LONGEST, Comparison
+from lightning_diffusion.runs.run import FILM, SAMPLES, Run
+
+FRAMES = 8
+OF_A_JOB = ("hydra.mode=", "hydra.run.dir=", "group=", "name=")  # words that a sweep gives to its jobs
+FIGURES = {
+    "heat_map": figures.heat_map,
+    "over_one_key": figures.over_one_key,
+    "curves": figures.curves,
+    "noise_levels": figures.noise_levels,
+    "throughput": figures.throughput,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One in the page, as a data: address."""
+
+    address: Markup
+    caption: str = ""
+
+
+def write(table: Comparison, folder: Path, output_dir: Path, num_pictures: int) -> dict[Path, str]:
+    """report.html, report.csv and a .png of each figure.
+
+    Args:
+        folder: that the runs are in.
+        num_pictures: sample grids shown, those of the best runs.
+
+    Returns:
+        Every damaged file, and what is wrong with it.
+
+    Raises:
+        NotWritten: nothing half-written is left under its name.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    table.write(output_dir / "report.csv")
+    drawn = {name: figure for name, draw in FIGURES.items() if (figure := draw(table)) is not None}
+    measured = evaluations(folder, table.runs)
+    curves = {path: record.content for path, record in measured.items() if record.content is not None}
+    walks = {f"evaluations_{i + 1}": _drawn(curve) for i, curve in enumerate(curves.values())}
+    for name, figure in (drawn | walks).items():
+        save(figure, output_dir / f"{name}.png")
+    film = next(((run, data) for run in table.runs if (data := run.picture(FILM)) is not None), None)
+    if film is not None:
+        strip = _strip(film[1])
+        write_file(output_dir / "trajectory.png", lambda file: strip.save(file, "PNG"))
+    damaged = _damaged(table.runs, measured)
+    page = (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            table=table,
+            name=folder.resolve().name,
+            made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+            figures={name: _ours(output_dir / f"{name}.png") if name in drawn else None for name in FIGURES},
+            walks=[
+                _ours(output_dir / f"{name}.png", str(path.parent.relative_to(folder)))
+                for name, path in zip(walks, curves, strict=True)
+            ],
+            samples=_samples(table, num_pictures),
+            strip=None if film is None else _ours(output_dir / "trajectory.png"),
+            film=None if film is None else Picture(_address(film[1], "gif"), _caption(table, film[0])),
+            environments=environments(table.runs),
+            commands=[(table.label(run), to_paste(start["command"])) for run in table.runs for start in run.starts],
+            damaged={str(path.relative_to(folder)): reason for path, reason in damaged.items()},
+        )
+    )
+    write_text(output_dir / "report.html", page)
+    return damaged
+
+
+def environments(runs: list[Run]) -> list[tuple[str, list[str]]]:
+    """Of all starts, each property with its different values: one where all runs agree."""
+    values: dict[str, dict[str, None]] = {}
+    for start in (start for run in runs for start in run.starts):
+        git = start.get("git") or {}
+        told = {
+            "code": printable(git.get("commit", "no repository")) + (" (changed since)" if git.get("changed") else ""),
+            "Python": start["python"],
+            **start["libraries"],
+            "system": start["system"],
+            "processor": f"{start['processor']}, {start['cores']} cores",
+            "devices": ", ".join(map(printable, start["devices"])),
+            "host": start["host"],
+        }
+        for name, value in told.items():
+            values.setdefault(name, {})[printable(value)] = None
+    return [(name, list(found)) for name, found in values.items()]
+
+
+def to_paste(command: str) -> str:
+    """A run's command as it can be given again: a sweep's words about where its jobs go are left out."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # of a file that was edited
+        return command
+    if "hydra.mode=RUN" in words:
+        words = [word for word in words if not word.startswith(OF_A_JOB)]
+    return " ".join(map(for_shell, words))
+
+
+def _environment() -> jinja2.Environment:
+    """Whatever a template prints is one line of visible characters, and none of it is HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
+        finalize=lambda value: printable(value, LONGEST) if isinstance(value, str) and type(value) is str else value,
+    )  # fmt: skip
+    environment.filters["number"] = _number
+    environment.filters["breakable"] = _breakable
+    return environment
+
+
+def _damaged(runs: list[Run], measured: dict[Path, Record[Curve | None]]) -> dict[Path, str]:
+    files = {run.folder / name: reason for run in runs for name, reason in run.damage.items()}
+    return files | {path: record.damage for path, record in measured.items() if record.damage is not None}
+
+
+def _drawn(curve: Curve) -> Any:
+    return over_evaluations(curve.rows, curve.name, curve.samples, curve.floor)
+
+
+def _samples(table: Comparison, most: int) -> list[Picture]:
+    """Grids at equal seeds: the same noise stands at the same place."""
+    found: list[Picture] = []
+    for run in table.runs:
+        if len(found) < most and (data := run.picture(SAMPLES)) is not None:
+            found.append(Picture(_address(data, "png"), _caption(table, run)))
+    return found
+
+
+def _strip(film: bytes) -> Image.Image:
+    """Frames of the reverse process beside each other, for print: from noise to data."""
+    frames = []
+    with Image.open(io.BytesIO(film), formats=("GIF",)) as file:
+        count = getattr(file, "n_frames", 1)
+        for i in sorted({round(i * (count - 1) / (FRAMES - 1)) for i in range(FRAMES)}):
+            file.seek(i)
+            side = min(file.size)  # a square of the grid: eight stand side by side
+            frames.append(file.convert("RGB").crop((0, 0, side, side)))
+    width, height = frames[0].size
+    strip = Image.new("RGB", (len(frames) * (width + 8) - 8, height), "white")
+    for i, frame in enumerate(frames):
+        strip.paste(frame, (i * (width + 8), 0))
+    return strip
+
+
+def _caption(table: Comparison, run: Run) -> str:
+    value = run.metric(table.metric)
+    return table.label(run) + ("" if math.isnan(value) else f": {table.metric} {value:.4g}")
+
+
+def _ours(path: Path, caption: str = "") -> Picture:
+    """A .png that was just written."""
+    return Picture(_address(path.read_bytes(), "png"), caption)
+
+
+def _address(data: bytes, kind: Literal["png", "gif"]) -> Markup:
+    return Markup(f"data:image/{kind};base64,{base64.b64encode(data).decode()}")
+
+
+def _breakable(text: str) -> Markup:
+    """A name that may be broken after its dots, slashes and underscores."""
+    return Markup(re.sub(r"([_/.=])", r"\1<wbr>", str(escape(printable(text, LONGEST)))))
+
+
+def _number(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

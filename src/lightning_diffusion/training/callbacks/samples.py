@@ -1,0 +1,119 @@
+"""Pictures of what the model makes, always from the same noise."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from lightning_diffusion.diffusion.denoiser import Denoiser
+from lightning_diffusion.diffusion.samplers.base import Sampler
+from lightning_diffusion.models.diffusion.generator import DiffusionGenerator, shard_batches
+from lightning_diffusion.runs.pictures import grid, square_columns, write_gif, write_png
+from lightning_diffusion.system.progress import Phase
+from lightning_diffusion.training.callbacks.budget import Budget
+from lightning_diffusion.training.callbacks.throughput import left_out
+from lightning_diffusion.training.loggers.wandb import WandbLogger
+from lightning_diffusion.training.module import DiffusionModule
+from lightning_diffusion.training.ownership import make_run_folder
+from lightning_diffusion.training.ranks import RankBarrier
+
+NUM_FRAMES = 40
+BATCH = 64
+
+
+class SampleGrid(L.Callback):
+    """Sample grids during training, the final one and a film of the reverse process, made with the averaged weights.
+
+    Writes step_NNNNNNN.png every n steps, final.png and trajectory.gif at the end, and hands them to W&B by path.
+    With classes, each column of the grid is a class.
+
+    Args:
+        directory: where the pictures go.
+        sampler, guidance: how samples are made.
+        shape: (C, H, W) of an image.
+        num_classes: None for an unconditional model.
+        every_n_steps: optimizer steps between grids; 0 for the final one alone.
+        num_samples: in a grid, ≥ 1.
+        share: of the time since the start that grids may take, in (0, 1]. A grid that would take more is left out;
+            the first and the final one are always drawn.
+        seed: of the noise.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        sampler: Sampler,
+        guidance: Callable[[Denoiser], Denoiser],
+        shape: list[int],
+        num_classes: int | None,
+        every_n_steps: int,
+        num_samples: int = 80,
+        share: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        if every_n_steps < 0 or num_samples < 1 or not 0 < share <= 1:
+            raise ValueError(
+                f"callbacks.samples.every_n_steps={every_n_steps}, num_samples={num_samples}, share={share}: "
+                "choose every_n_steps >= 0, num_samples >= 1 and 0 < share <= 1"
+            )
+        self.directory, self.recipe = Path(directory), DiffusionGenerator(sampler, guidance, shape, num_classes, seed)
+        self.every_n_steps, self.num_samples = every_n_steps, num_samples
+        self._meeting = RankBarrier("samples")
+        self._pictured_step, self._budget = 0, Budget(share)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._budget.start()
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Between two steps: a run that is stopped here can go on from here."""
+        step = trainer.global_step
+        if self.every_n_steps and step and step % self.every_n_steps == 0 and step != self._pictured_step:
+            self._pictured_step = step  # a step of accumulation changes nothing
+            with left_out(trainer):
+                if self._budget.allows_another():
+                    with self._budget.spent():
+                        self._picture(trainer, pl_module, f"step_{step:07d}")
+                self._meeting(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._picture(trainer, pl_module, "final")
+        self._film(trainer, pl_module)
+        self._meeting(trainer)
+
+    @rank_zero_only
+    def _picture(self, trainer: L.Trainer, module: L.LightningModule, name: str) -> None:
+        assert isinstance(module, DiffusionModule)
+        batches = shard_batches(self.num_samples, BATCH)
+        steps = len(self.recipe.sampler.times(module.ema.model.schedule)) * len(batches)
+        with Phase(f"drawing samples/{name}.png", steps) as phase, trainer.precision_plugin.forward_context():
+            made = [self.recipe.make(module.ema.model, batch, module.device, phase.advance) for batch in batches]
+        images = torch.cat([batch for batch, _ in made])
+        columns = square_columns(len(images), self.recipe.num_classes)
+        make_run_folder(self.directory)
+        write_png(self.directory / f"{name}.png", grid(images, columns))
+        self._log(trainer, "samples", self.directory / f"{name}.png")
+
+    @rank_zero_only
+    @torch.inference_mode()
+    def _film(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        assert isinstance(module, DiffusionModule)
+        K = self.recipe.num_classes
+        count = min(self.num_samples, 2 * (K or 8))
+        steps = len(self.recipe.sampler.times(module.ema.model.schedule))
+        with Phase("drawing samples/trajectory.gif", steps) as phase, trainer.precision_plugin.forward_context():
+            states = []
+            for state in self.recipe.animation(module.ema.model, range(count), module.device):
+                states.append(state)
+                phase.advance()
+        frames = [states[i] for i in torch.linspace(0, len(states) - 1, min(NUM_FRAMES, len(states))).long()]
+        make_run_folder(self.directory)
+        write_gif(self.directory / "trajectory.gif", [grid(images, square_columns(count, K)) for images in frames])
+        self._log(trainer, "trajectory", self.directory / "trajectory.gif")
+
+    def _log(self, trainer: L.Trainer, key: str, path: Path) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_picture(key, path, trainer.global_step)

@@ -1,0 +1,213 @@
+"""How good samples are, as training goes on."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
+
+from lightning_diffusion.diffusion.denoiser import Denoiser
+from lightning_diffusion.diffusion.samplers.base import Sampler
+from lightning_diffusion.metrics.comparison import Comparison
+from lightning_diffusion.metrics.extractors.base import Extractor, Features, ImageSet, concatenate
+from lightning_diffusion.metrics.scores import MIN_SAMPLES, Score, names
+from lightning_diffusion.models.diffusion.generator import DiffusionGenerator, shard_batches
+from lightning_diffusion.system.progress import Phase, say
+from lightning_diffusion.training.callbacks.budget import Budget
+from lightning_diffusion.training.callbacks.lookup import callbacks_of, is_over
+from lightning_diffusion.training.callbacks.stop import ends_anywhere
+from lightning_diffusion.training.callbacks.throughput import left_out
+from lightning_diffusion.training.module import DiffusionModule
+from lightning_diffusion.training.ranks import RankBarrier
+
+Part = tuple[int, Features, int]  # number of its first sample, features, evaluations of the denoiser
+
+
+class SampleScores(L.Callback):
+    """Draws samples with the averaged weights at the end of a validation, and logs their distances from the training
+    images under the names that the extractor gives them.
+
+    The number of samples is part of a score's value, and so belongs to the configuration: no clock changes it. A share
+    of the time decides only how often scores are measured. The last step is always measured, and so is every validation
+    that is due where a callback monitors a score. What is measured is a function of the weights and the configuration.
+
+    The monitored value is never an old one: from the next step on, and at validations where nothing is measured, the
+    metrics are NaN, which a ModelCheckpoint ranks last; loggers never see these.
+
+    Each rank makes its share of the samples; the scores are those of one device. The extractor is no part of the
+    module: it is neither trained nor saved.
+
+    Args:
+        extractor: of features, any option of conf/metrics but the likelihood.
+        sampler, guidance: how samples are made.
+        shape: (C, H, W) of an image.
+        num_classes: None for an unconditional model.
+        every_n_steps: optimizer steps between measurements, which wait for the next validation; 0 for the last only.
+        num_samples: None takes as many as there are held-out images, 1,000 at most.
+        share: of the time since the start that measurements may take, in (0, 1]; one that would take more is left out.
+            None measures whenever it is due.
+        batch_size: of samples.
+        seed: of their noise.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        sampler: Sampler,
+        guidance: Callable[[Denoiser], Denoiser],
+        shape: list[int],
+        num_classes: int | None,
+        every_n_steps: int,
+        num_samples: int | None = None,
+        share: float | None = 0.1,
+        batch_size: int = 100,
+        seed: int = 0,
+    ) -> None:
+        if (
+            every_n_steps < 0
+            or batch_size < 1
+            or (num_samples or MIN_SAMPLES) < MIN_SAMPLES
+            or not (share is None or 0 < share <= 1)
+        ):
+            raise ValueError(
+                f"callbacks.scores.every_n_steps={every_n_steps}, num_samples={num_samples}, share={share}, "
+                f"batch_size={batch_size}: choose every_n_steps >= 0, num_samples >= {MIN_SAMPLES} or null, "
+                "0 < share <= 1 or null, batch_size >= 1"
+            )
+        self.extractor, self.recipe = extractor, DiffusionGenerator(sampler, guidance, shape, num_classes, seed)
+        self.every_n_steps, self.num_samples, self.batch_size = every_n_steps, num_samples, batch_size
+        self.scores: dict[str, Score] = {}
+        self._comparison: Comparison | None = None
+        self._floor: dict[str, Score] = {}
+        self._meeting, self._budget, self._is_monitored = RankBarrier("scores"), Budget(share), False
+        self._measured_step, self._fresh = 0, False
+        self._nfe, self._seconds_taken = 0.0, 0.0
+
+    @property
+    def names(self) -> list[str]:
+        """What the scores are reported by."""
+        return names(self.extractor)
+
+    def check(self, train: ImageSet) -> None:
+        """Raises ValueError or FileNotFoundError where these images cannot be scored against."""
+        if len(train) < MIN_SAMPLES:
+            raise ValueError(
+                f"callbacks.scores: {len(train)} training images, at least {MIN_SAMPLES} are needed; choose "
+                "callbacks=default to train without scores"
+            )
+        self.extractor.check(train)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Makes ready what samples are compared with, once the run can be saved and takes signals."""
+        splits = trainer.datamodule.splits  # type: ignore[attr-defined]
+        if self.num_samples is None:
+            self.num_samples = max(MIN_SAMPLES, min(1000, len(splits["val"])))
+        with left_out(trainer), ends_anywhere(trainer):
+            self._comparison = Comparison(self.extractor, splits["train"], splits["val"], trainer.strategy.root_device)
+            self._floor = self._comparison.floor(self.num_samples)
+        monitored = {getattr(callback, "monitor", None) for callback in callbacks_of(trainer, L.Callback)}
+        self._is_monitored = not monitored.isdisjoint(self.names)
+        self._budget.start()
+        self._tell_reference(len(splits["train"]))
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        if self._fresh:
+            self._disown(pl_module)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking or self._comparison is None:
+            return
+        step = trainer.global_step
+        if step != self._measured_step or not self.scores:
+            if not self._due(trainer):
+                self._disown(pl_module)
+                return
+            with self._budget.spent():
+                self.scores = self._measure(trainer, pl_module)
+            if step != self._measured_step:  # else a resumed run has logged it before it was stopped
+                self._log(trainer)
+            self._measured_step = step
+        self._fresh = True
+        for name, score in self.scores.items():
+            pl_module.log(name, score.value, logger=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"measured_step": self._measured_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Checkpoints of earlier versions hold a number of samples too, which a clock had chosen; it is not used."""
+        self._measured_step = state_dict["measured_step"]
+
+    def summary(self) -> dict[str, Any]:
+        """The last scores, each with what real images reach, and what they must be read with."""
+        if self._comparison is None or not self.scores:
+            return {}
+        found = self._comparison.beside_floor(self.scores, self.num_samples or MIN_SAMPLES)
+        sampler = type(self.recipe.sampler).__name__
+        how = {"sampler": sampler, "nfe": self._nfe, "seed": self.recipe.seed, "seconds": self._seconds_taken}
+        return {"scores": found, "how": how | {"step": self._measured_step, **self._comparison.how()}}
+
+    def _log(self, trainer: L.Trainer) -> None:
+        """To the loggers by themselves: what `log` is given, NaN too, is for callbacks only."""
+        row = trainer.global_step - (trainer.state.fn == TrainerFn.FITTING)  # Lightning's, of the step just taken
+        values = {name: score.value for name, score in self.scores.items()}
+        values |= {f"floor/{name}": self._floor[name].value for name in values if name in self._floor}
+        for logger in trainer.loggers:
+            logger.log_metrics(values | {"scores/num_samples": float(self.num_samples or 0)}, row)
+
+    def _due(self, trainer: L.Trainer) -> bool:
+        """Whether training is over, or a multiple of every_n_steps has passed since the last measurement and the budget
+        allows another, as rank 0's clock has it."""
+        step, n = trainer.global_step, self.every_n_steps
+        if is_over(trainer) or trainer.state.fn != TrainerFn.FITTING:
+            return True
+        if n == 0 or step // n == self._measured_step // n:
+            return False
+        return self._is_monitored or bool(self._meeting(trainer, self._budget.allows_another())[0])
+
+    def _measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, Score]:
+        assert isinstance(module, DiffusionModule)
+        assert self._comparison is not None
+        started, denoiser = time.monotonic(), module.ema.model
+        batches = self._deal(trainer)
+        steps = len(self.recipe.sampler.times(denoiser.schedule)) * len(batches)
+        drawing = Phase(f"scores: drawing {self.num_samples:,} samples", steps)
+        with drawing, trainer.precision_plugin.forward_context():
+            parts = [self._part(denoiser, batch, trainer, drawing) for batch in batches]
+        everybodys = sorted(
+            (part for ranks in self._meeting(trainer, parts) for part in ranks), key=lambda part: part[0]
+        )
+        features = concatenate([part for _, part, _ in everybodys])
+        self._nfe = sum(cost for *_, cost in everybodys) / len(features.vectors)
+        with ends_anywhere(trainer):
+            found = self._comparison(features)
+        self._seconds_taken = time.monotonic() - started
+        return found
+
+    def _deal(self, trainer: L.Trainer) -> list[range]:
+        assert self.num_samples is not None
+        return shard_batches(self.num_samples, self.batch_size, trainer.global_rank, trainer.world_size)
+
+    def _part(self, denoiser: Denoiser, batch: range, trainer: L.Trainer, drawing: Phase) -> Part:
+        device = trainer.strategy.root_device
+        images, evaluations = self.recipe.make(denoiser, batch, device, drawing.advance)
+        return batch.start, self.extractor(images, device), evaluations
+
+    def _disown(self, module: L.LightningModule) -> None:
+        """What is in the metrics is not this step's."""
+        assert self._comparison is not None
+        self._fresh = False
+        for name in self._comparison.names:
+            module.log(name, math.nan, logger=False)
+
+    @rank_zero_only
+    def _tell_reference(self, count: int) -> None:
+        assert self._comparison is not None
+        words = [
+            f"scores: {self._comparison.names[0]} … of {self.num_samples:,} samples against {count:,} training images"
+        ]
+        words += [f"{key} {value:.1%}" for key, value in self.extractor.note().items()]
+        say(", ".join(words))

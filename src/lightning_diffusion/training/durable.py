@@ -1,0 +1,34 @@
+"""Lightning's door to checkpoints: every one is written whole and sealed, and verified where it is read."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.types import _PATH
+
+from lightning_diffusion.checkpoints.folder import load
+from lightning_diffusion.checkpoints.seal import next_counter, write_sealed
+from lightning_diffusion.system.files import NotWritten
+from lightning_diffusion.training.ownership import make_run_folder
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Seals every checkpoint, whichever callback saves it, and loads none without proof that it is intact."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
+        """Raises NotWritten; what was there before still is."""
+        path = Path(path)
+        make_run_folder(path.parent)
+        counter, step = next_counter(path.parent), int(checkpoint["global_step"])
+        try:
+            write_sealed(path, lambda file: torch.save(checkpoint, file), counter, step)
+        except NotWritten as error:
+            raise NotWritten(f"{error}; earlier checkpoints are as they were") from error
+
+    def load_checkpoint(
+        self, path: _PATH, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Executes nothing, whatever `weights_only` and the environment ask for."""
+        checkpoint: dict[str, Any] = load(Path(path), f"ckpt_path={path}", map_location)
+        return checkpoint

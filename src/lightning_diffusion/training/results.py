@@ -1,0 +1,221 @@
+"""What a run tells the person who started it: first what will happen, at the end what came of it and where it lies."""
+
+import json
+import logging
+import math
+import os
+import time
+import warnings
+from collections import defaultdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import lightning as L
+from omegaconf import OmegaConf
+from rich.text import Text
+from rich.tree import Tree
+
+from lightning_diffusion.diffusion.continuous_bound import span
+from lightning_diffusion.runs.comparable import BITS, BITS_ERROR, HELD_OUT, LOSS
+from lightning_diffusion.runs.run import CHECKPOINT, CONFIG, CURVE, RESULT, Run, relative
+from lightning_diffusion.system.console import clock, console, printable
+from lightning_diffusion.system.files import write_text
+from lightning_diffusion.training.callbacks.lookup import callbacks_of
+from lightning_diffusion.training.callbacks.scores import SampleScores
+from lightning_diffusion.training.callbacks.throughput import Throughput
+from lightning_diffusion.training.loggers.wandb import WandbLogger
+from lightning_diffusion.training.module import DiffusionModule
+from lightning_diffusion.training.ownership import check_owned, goes_on, own, tidy
+from lightning_diffusion.training.precision import bf16_slowdown
+
+
+def quiet() -> None:
+    """Silences what Lightning says to nobody in particular; its warnings of real trouble stay."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for harmless in (
+        ".*does not have many workers.*",  # data in memory is fastest without
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*dataloader is not resumable.*",  # it is: its order is a function of the batch's number
+        ".*Experiment logs directory .* exists.*",
+        ".*smaller than the logging interval.*",  # a run of a few steps
+        ".*lr_scheduler.step.*before.*optimizer.step.*",
+        ".*module.s. in eval mode at the start of training.*",  # the averaged copy always is
+        ".*isinstance.treespec, LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", message=harmless)
+
+
+class Results:
+    """The beginning and the end of a run's story, on the screen and in its folder.
+
+    As a context it closes the W&B run whatever happens. On ranks but the first it is silent and writes nothing.
+    """
+
+    def __init__(self, config: dict[str, Any], trainer: L.Trainer) -> None:
+        self.config, self.trainer = config, trainer
+        self.run_dir = Path(config["run_dir"])
+        self._console = console(quiet=not trainer.is_global_zero)
+        self._started = time.monotonic()
+
+    def claim(self) -> None:
+        """Owns the folder and writes config.yaml, where no run is yet, or the one that goes on, which is tidied.
+
+        Raises:
+            FileExistsError: a run's folder: nothing of it is overwritten.
+            NotWritten: another process owns the folder, or it cannot be written into.
+        """
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        own(self.run_dir)
+        if goes_on(self.config):
+            tidy(self.run_dir)
+        elif os.path.lexists(self.run_dir / CONFIG):
+            folder = relative(self.run_dir)
+            raise FileExistsError(
+                f"run_dir={folder}: holds a run already; go on with resume={folder}, or choose another hydra.run.dir"
+            )
+        write_text(self.run_dir / CONFIG, OmegaConf.to_yaml(self.config))
+
+    def start(self, module: DiffusionModule, datamodule: Any) -> None:
+        """Prints what is to be trained."""
+        if not self.trainer.is_global_zero:
+            return
+        if self.config["print_config"]:
+            self._console.print(_tree("config", self.config))
+        denoiser, trainer = module.denoiser, self.trainer
+        self._schedule = denoiser.schedule
+        parameters = sum(p.numel() for p in denoiser.parameters())
+        device = trainer.strategy.root_device.type
+        C, H, W = datamodule.shape
+        classes = f", {datamodule.num_classes} classes" if datamodule.num_classes else ""
+        sizes = {split: len(dataset) for split, dataset in datamodule.splits.items()}
+        self._table(
+            {
+                "run": str(relative(self.run_dir)),
+                "data": f"{sizes['train']:,} images, {sizes['val']:,} held out, {H}×{W}×{C}{classes}",
+                "network": f"{type(denoiser.backbone).__name__}, {parameters:,} parameters",
+                "process": f"{_short_target(self.config['schedule'])} schedule, T = {denoiser.schedule.T:g}, "
+                f"terminal SNR {denoiser.schedule.terminal_snr():.1e}, "
+                f"predicts {type(denoiser.parameterization).__name__.lower()}",
+                "training": f"{trainer.max_steps:,} steps of {datamodule.batch_size} images, "
+                f"{trainer.world_size} × {device}, {trainer.precision}",
+                **_slow_bf16(device, str(trainer.precision)),
+                **_crowded(device, trainer.num_devices),
+            }
+        )
+
+    def finish(self) -> dict[str, float]:
+        """Writes metrics.json, prints the result, and returns what validation measured."""
+        held_out = {name: float(self.trainer.callback_metrics[name]) for name in HELD_OUT}
+        if not self.trainer.is_global_zero:
+            return defaultdict(lambda: math.nan)
+        bound = span(self._schedule)
+        throughput = next(iter(callbacks_of(self.trainer, Throughput)), None)
+        seconds = time.monotonic() - self._started
+        metrics = {
+            **held_out,
+            "bound": {**bound._asdict(), "whole": bound.whole},
+            "steps": self.trainer.global_step,
+            "images_per_second": throughput.rate if throughput else None,
+            "seconds": seconds,
+            "terminal_snr": self._schedule.terminal_snr(),
+        }
+        scores = next((callback.summary() for callback in callbacks_of(self.trainer, SampleScores)), {})
+        metrics |= scores
+        check_owned()
+        write_text(self.run_dir / RESULT, json.dumps(metrics, indent=2) + "\n")
+        folder = relative(self.run_dir)
+        rows = {
+            "training": f"{self.trainer.global_step:,} steps in {clock(seconds)}",
+            LOSS: f"{held_out[LOSS]:.4f}",
+            BITS: f"{held_out[BITS]:.4f} ± {held_out[BITS_ERROR]:.4f}",
+            **_first_score(scores),
+            "samples": "samples/final.png, trajectory.gif",
+            "metrics": f"{RESULT}, {CURVE}",
+            "checkpoint": CHECKPOINT,
+        }
+        there = {name: (self.run_dir / text.split(",")[0]).exists() for name, text in list(rows.items())[-3:]}
+        self._table(
+            {
+                name: f"{folder}/{text}" if there.get(name) else text
+                for name, text in rows.items()
+                if there.get(name, True)
+            }
+        )
+        if self.has_checkpoint:
+            self._console.print(f"more samples: python -m src.sample ckpt_path={folder}/{CHECKPOINT}", soft_wrap=True)
+        return Run(self.run_dir).metrics
+
+    def remedy(self) -> str:
+        """What to do after a file could not be written."""
+        folder = relative(self.run_dir)
+        if not self.run_dir.is_dir():
+            return ""
+        return f"; make room and {f'give resume={folder}' if self.has_checkpoint else f'start anew, without {folder}'}"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        return (self.run_dir / CHECKPOINT).exists()
+
+    def __enter__(self) -> "Results":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.finish(exit_code=1 if error else 0, hurry=isinstance(error, SystemExit))
+        checkpoint = self.run_dir / CHECKPOINT
+        if isinstance(error, SystemExit) and checkpoint.exists():
+            self._console.print(f"stopped; go on with resume={relative(self.run_dir)}", soft_wrap=True)
+
+    def _table(self, rows: dict[str, str]) -> None:
+        width = max(map(len, rows)) + 2
+        for name, value in rows.items():
+            line = Text.assemble((name.ljust(width), "bold"), printable(value))
+            self._console.print(line, soft_wrap=True)  # a path stays in one piece
+
+
+def _tree(label: str | Text, node: Any) -> Tree:
+    """A configuration as a tree: a call is named by what it calls."""
+    tree = Tree(label)
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            called = f": {value['_target_']}" if "_target_" in value else ""
+            inside = {name: child for name, child in value.items() if name not in ("_target_", "_partial_")}
+            tree.add(_tree(Text.assemble((printable(key), "bold"), printable(called)), inside))
+        else:
+            tree.add(f"{printable(key)}: {printable(value)}")
+    return tree
+
+
+def _crowded(device: str, processes: int) -> dict[str, str]:
+    """A row for more processes of the CPU than cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if device != "cpu" or processes <= cores:
+        return {}
+    return {
+        "sharing": f"{processes} CPU processes share {cores} core{'s' * (cores > 1)}, which is slow: they take turns, "
+        "and each step waits for the last of them; trainer.devices=1 uses all cores in one process"
+    }
+
+
+def _slow_bf16(device: str, precision: str) -> dict[str, str]:
+    """A row for a CPU that is slower in the reduced precision than in the full one."""
+    if device != "cpu" or not precision.startswith("bf16") or (times := bf16_slowdown()) < 2:
+        return {}
+    return {"note": f"this CPU multiplies {times:.0f} times slower in bf16; trainer.precision=32-true is faster"}
+
+
+def _first_score(summary: dict[str, Any]) -> dict[str, str]:
+    """A row for the Fréchet distance, beside that of real images."""
+    for name, score in summary.get("scores", {}).items():
+        floor = f"; held-out images: {score['floor']['value']:.4g}" if "floor" in score else ""
+        return {name: f"{score['value']:.4g} of {score['num_samples']:,} samples{floor}"}
+    return {}
+
+
+def _short_target(node: dict[str, Any]) -> str:
+    return str(node["_target_"]).rsplit(".", 1)[-1]
