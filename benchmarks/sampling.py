@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import diffusers
 import torch
+from lightning_diffusion.models.diffusion.generator import DiffusionGenerator
 from torch import Tensor
 
 from benchmarks.peers import diffusers_network
@@ -18,7 +19,6 @@ from lightning_diffusion.checkpoints.loading import load
 from lightning_diffusion.diffusion.denoiser import Compile
 from lightning_diffusion.diffusion.samplers.ddim import DDIM
 from lightning_diffusion.diffusion.time_grid import Trailing
-from lightning_diffusion.models.diffusion.generator import DiffusionGenerator
 from lightning_diffusion.training.devices import prepare_for_inference
 
 STEPS, SMALL, LARGE = 20, 64, 256

@@ -6,13 +6,13 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning_diffusion.models.diffusion.generator import DiffusionGenerator
 
 from lightning_diffusion.diffusion import beta
 from lightning_diffusion.diffusion.denoiser import GRAPHS, NetworkDenoiser
 from lightning_diffusion.diffusion.parameterization import V
 from lightning_diffusion.diffusion.samplers.ddim import DDIM
 from lightning_diffusion.diffusion.time_grid import Trailing
-from lightning_diffusion.models.diffusion.generator import DiffusionGenerator
 from lightning_diffusion.networks.unet import UNet
 from lightning_diffusion.training.callbacks.checkpoint import LastCheckpoint
 from lightning_diffusion.training.devices import prepare_for_inference

@@ -9,13 +9,13 @@ import time
 
 import pytest
 import torch
+from lightning_diffusion.models.diffusion.noise_levels import Level
+from lightning_diffusion.runs.pictures import write_gif, write_png
 from omegaconf import OmegaConf
 
 from lightning_diffusion.checkpoints.folder import newest
 from lightning_diffusion.metrics import cache
-from lightning_diffusion.models.diffusion.noise_levels import Level
 from lightning_diffusion.runs.environment import record
-from lightning_diffusion.runs.pictures import write_gif, write_png
 from lightning_diffusion.system.files import NotWritten
 from lightning_diffusion.training.callbacks import noise_levels
 from lightning_diffusion.training.loggers.csv import CSVLogger

@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+from lightning_diffusion.models.diffusion.generator import DiffusionGenerator, shard_batches
 
 from lightning_diffusion.diffusion import beta
 from lightning_diffusion.diffusion.denoiser import Denoiser
@@ -11,7 +12,6 @@ from lightning_diffusion.diffusion.guidance import ClassifierFree, Clip
 from lightning_diffusion.diffusion.samplers.ddim import DDIM
 from lightning_diffusion.diffusion.samplers.euler import Heun
 from lightning_diffusion.diffusion.time_grid import LogSNR, Trailing
-from lightning_diffusion.models.diffusion.generator import DiffusionGenerator, shard_batches
 
 
 class ByClass(Denoiser):

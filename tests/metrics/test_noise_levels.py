@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from lightning_diffusion.models.diffusion.noise_levels import BINS, NoiseLevels
 
 from lightning_diffusion.diffusion import beta as schedules
 from lightning_diffusion.diffusion.objective import HeldOut
-from lightning_diffusion.models.diffusion.noise_levels import BINS, NoiseLevels
 
 
 def held_out(time, loss, error=None):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_diffusion.runs.pictures import grid
 from torch import Tensor
 
 from lightning_diffusion.checkpoints.loading import TrainedModel
@@ -12,7 +13,6 @@ from lightning_diffusion.configuration.build import ConfigError
 from lightning_diffusion.data.decoding import read_image
 from lightning_diffusion.diffusion.editing.base import Editing, EditInputs
 from lightning_diffusion.diffusion.noise import IndexedNoise
-from lightning_diffusion.runs.pictures import grid
 
 HALVES = ("left", "right", "top", "bottom", "middle")
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from lightning_diffusion.models.diffusion.generator import DiffusionGenerator
 from omegaconf import OmegaConf
 
 from lightning_diffusion.checkpoints.loading import TrainedModel, load_data
@@ -17,7 +18,6 @@ from lightning_diffusion.data.external_images import read_images
 from lightning_diffusion.diffusion.samplers.base import Sampler
 from lightning_diffusion.metrics.extractors.base import Extractor
 from lightning_diffusion.metrics.scores import MIN_SAMPLES
-from lightning_diffusion.models.diffusion.generator import DiffusionGenerator
 from lightning_diffusion.system.memory import check_fits
 
 DEFAULT_COUNT = 1000  # samples

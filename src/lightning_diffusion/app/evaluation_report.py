@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from lightning_diffusion.models.diffusion.generator import shard_batches
+from lightning_diffusion.runs.pictures import grid, write_png
 from rich.table import Table
 from torch.nn import functional as F
 
@@ -19,8 +21,6 @@ from lightning_diffusion.diffusion.denoiser import Denoiser
 from lightning_diffusion.metrics.comparison import Comparison, Neighbours
 from lightning_diffusion.metrics.extractors.base import Features, as_colour, concatenate
 from lightning_diffusion.metrics.scores import Score
-from lightning_diffusion.models.diffusion.generator import shard_batches
-from lightning_diffusion.runs.pictures import grid, write_png
 from lightning_diffusion.runs.plots import over_evaluations, save
 from lightning_diffusion.system.console import console, printable
 from lightning_diffusion.system.files import write_text

@@ -51,9 +51,15 @@ def help_text(usage: str, conf: Path, config_name: str, argv: list[str]) -> str:
 
 
 def groups(path: Path) -> dict[str, str | None]:
-    """The groups of a defaults list, each with its default option."""
-    entries = [entry for entry in yaml.safe_load(path.read_text())["defaults"] if isinstance(entry, dict)]
-    return {group: option for entry in entries for group, option in entry.items() if " " not in group}
+    """The groups of a defaults list, each with its default option; a group's own /groups follow it."""
+    entries = [entry for entry in yaml.safe_load(path.read_text()).get("defaults", []) if isinstance(entry, dict)]
+    found: dict[str, str | None] = {}
+    for group, option in ((group, option) for entry in entries for group, option in entry.items() if " " not in group):
+        found[group.lstrip("/")] = option
+        inner = path.parent / group / f"{option}.yaml"
+        if not group.startswith("/") and inner.is_file():
+            found |= {name: choice for name, choice in groups(inner).items() if (path.parent / name).is_dir()}
+    return found
 
 
 def _options(folder: Path, default: str | None, width: int) -> str:

@@ -1,7 +1,38 @@
-"""The door between uint8 pictures and the float images in [−1, 1] that models see."""
+"""The door between uint8 pictures and what a model works on: here the pixels themselves, in [−1, 1]."""
+
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
+
+
+class Codec(ABC):
+    """Encodes pictures for a model and decodes what it draws. It travels in the checkpoint."""
+
+    @abstractmethod
+    def shape(self, picture: tuple[int, int, int]) -> tuple[int, ...]:
+        """Of the code of a picture (C, H, W)."""
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) -> float32 (B, …)."""
+
+    @abstractmethod
+    def decode(self, code: Tensor) -> Tensor:
+        """Float (B, …) -> uint8 (B, C, H, W)."""
+
+
+class Pixels(Codec):
+    """The pixels, in [−1, 1]."""
+
+    def shape(self, picture: tuple[int, int, int]) -> tuple[int, ...]:
+        return picture
+
+    def encode(self, images: Tensor) -> Tensor:
+        return to_model(images)
+
+    def decode(self, code: Tensor) -> Tensor:
+        return to_uint8(code)
 
 
 def to_model(images: Tensor) -> Tensor:

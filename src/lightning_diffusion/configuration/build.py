@@ -1,7 +1,8 @@
 """A program's configuration: resolved, held against the signatures that it calls, and made into objects."""
 
+import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,12 +17,13 @@ Text = str | int | float  # what Hydra reads of a name or a path may look like a
 __all__ = ["ConfigError", "Text", "at_least", "build", "check", "did_you_mean"]
 
 
-def check(config: DictConfig, slots: Mapping[str, Any]) -> dict[str, Any]:
+def check(config: DictConfig, slots: Mapping[str, Any], groups: Collection[str] = ()) -> dict[str, Any]:
     """Resolves a configuration and holds every value and every call in it against what is wanted there.
 
     Args:
         slots: the keys that the program reads -> what each holds, a type as in a signature; one that may be None may
-            be missing.
+            be missing. Other keys are parts that these refer to, and are held against what is wanted there.
+        groups: keys that may be there though nothing refers to them.
 
     Returns:
         The configuration as plain containers.
@@ -36,12 +38,28 @@ def check(config: DictConfig, slots: Mapping[str, Any]) -> dict[str, Any]:
     for key, wanted in slots.items():
         if key not in plain and not fits(None, wanted):
             raise ConfigError(f"{key}: missing; leave it in, or choose another {key}=…")
+    parts = {*groups, *_referred_to({key: written[key] for key in plain if key in slots}, written)}
     for key, node in plain.items():
-        if key not in slots:
-            known = dotted({name: child for name, child in plain.items() if name in slots})
+        if key not in slots and key not in parts:
+            known = dotted({name: child for name, child in plain.items() if name in slots or name in parts})
             raise ConfigError(f"{key}: no such key{did_you_mean(key, [*slots, *known])}")
-        check_node(node, slots[key], key, targets, written[key])
+        check_node(node, slots.get(key, Any), key, targets, written[key])
     return plain
+
+
+def _referred_to(nodes: Any, written: Mapping[str, Any]) -> set[str]:
+    """The root keys that ${…} in these nodes leads to, and in what it leads to."""
+    found: set[str] = set()
+    waiting = [nodes]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, (Mapping, list)):
+            waiting.extend(node.values() if isinstance(node, Mapping) else node)
+        for key in re.findall(r"\$\{(\w+)", node) if isinstance(node, str) else ():
+            if key in written and key not in found:
+                found.add(key)
+                waiting.append(written[key])
+    return found
 
 
 def build(plain: Mapping[str, Any], key: str, **parts: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Final, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -54,10 +54,6 @@ class Prediction(NamedTuple):
 
     output: Tensor
     share: Tensor | None
-
-
-GRAPHS: Final = "reduce-overhead"  # torch's word for CUDA graphs
-Compile = bool | Literal["reduce-overhead"]
 
 
 class NetworkDenoiser(Denoiser):
@@ -122,12 +118,6 @@ class NetworkDenoiser(Denoiser):
         if share is None:
             return super().with_share(x_t, t, cond)
         return self.parameterization.to_x0(self.schedule, output, x_t, t), share
-
-    def compile_backbone(self, how: Compile) -> None:
-        """In place, if at all: weights and their names stay. "reduce-overhead" has a GPU replay the network's kernels
-        as one graph: a host that starts each of them by itself is often slower than the kernels are."""
-        if how:
-            self.backbone.compile(mode=how if isinstance(how, str) else None)
 
     def drop_labels(self, cond: Tensor | None, draws: BatchRNG) -> Tensor | None:
         """Labels (B,) as training shows them: a share of them, label_dropout, is taken away."""

@@ -52,7 +52,7 @@ class Objective(nn.Module):
         self.time_sampler, self.weighting, self.distance = time_sampler, weighting, distance
         self.vlb_weight = vlb_weight
 
-    def check(self, denoiser: NetworkDenoiser) -> None:
+    def check_denoiser(self, denoiser: NetworkDenoiser) -> None:
         """Raises ValueError where a variance would be learned and not taught, or taught and not learned."""
         if denoiser.learns_variance and self.vlb_weight == 0:
             raise ValueError(
@@ -73,12 +73,12 @@ class Objective(nn.Module):
         Args:
             draws: of times, noise and dropped labels; None follows torch's own generator.
         """
-        return self.mean(*self.draw(denoiser, x_0, cond, draws or BatchRNG(device=x_0.device)))
+        return self.weighted(*self.draw(denoiser, x_0, cond, draws or BatchRNG(device=x_0.device))).mean()
 
-    def mean(self, times: Times, losses: Tensor) -> Tensor:
-        """The batch's loss () of what `draw` gave; the time sampler hears of it."""
+    def weighted(self, times: Times, losses: Tensor) -> Tensor:
+        """The items' losses (B,) of what `draw` gave, whose mean is the batch's; the time sampler hears of them."""
         self.time_sampler.observe(times, losses.detach().nan_to_num(0, 0, 0))  # a step that is left out
-        return (times.weight * losses).mean()
+        return times.weight * losses
 
     def draw(
         self, denoiser: NetworkDenoiser, x_0: Tensor, cond: Tensor | None, draws: BatchRNG

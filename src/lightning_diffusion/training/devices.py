@@ -1,12 +1,12 @@
 """Where a program computes."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from lightning_diffusion.configuration.build import ConfigError
-from lightning_diffusion.diffusion.denoiser import GRAPHS, Compile, NetworkDenoiser
+from lightning_diffusion.models.contracts import GRAPHS, Compile, Model
 
 COUNTS = ("max_steps", "log_every_n_steps", "accumulate_grad_batches")
 REPLACED = {"overfit_batches": "debug=overfit", "fast_dev_run": "debug=fast", "barebones": "debug=profile"}
@@ -37,12 +37,13 @@ def usable(name: str) -> torch.device:
         ) from error
 
 
-def prepare_for_inference(
-    denoiser: NetworkDenoiser, device: torch.device, precision: str, compiled: Compile
-) -> NetworkDenoiser:
-    """A denoiser on a device, for drawing samples: its network in that precision, and on a CPU in the faster layout.
+M = TypeVar("M", bound=Model)
 
-    Measured by `python -m benchmarks.sampling`. bf16-mixed computes the network alone in bfloat16, never the sampler.
+
+def prepare_for_inference(model: M, device: torch.device, precision: str, compiled: Compile) -> M:
+    """A model on a device: its network in that precision, and on a CPU in the faster layout.
+
+    Measured by `python -m benchmarks.sampling`. bf16-mixed computes only the network in bfloat16.
 
     Raises:
         ConfigError: another precision, or another way to compile.
@@ -51,13 +52,13 @@ def prepare_for_inference(
         raise ConfigError(f"precision={precision}: choose {' or '.join(DRAWN_IN)}")
     if compiled not in COMPILED:
         raise ConfigError(f"compile={compiled}: choose true, false or {GRAPHS}")
-    backbone = denoiser.to(device).backbone
+    network = model.to(device).network
     if precision == "bf16-mixed":
-        backbone.forward = torch.autocast(device.type, torch.bfloat16)(backbone.forward)
+        network.forward = torch.autocast(device.type, torch.bfloat16)(network.forward)
     elif device.type == "cpu":
-        backbone.to(memory_format=torch.channels_last)
-    denoiser.compile_backbone(compiled)
-    return denoiser
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.compile_network(compiled)
+    return model
 
 
 def check_trainer(options: Mapping[str, Any]) -> str:

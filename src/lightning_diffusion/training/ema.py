@@ -1,6 +1,7 @@
 """The exponential moving average of the weights."""
 
 import copy
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 import torch
@@ -22,18 +23,19 @@ class ExponentialMovingAverage(nn.Module, Generic[Model]):
     Args:
         model: the trained model.
         decay: d in [0, 1); 0 follows the weights.
+        shared: parts of the model that its copy shares.
 
     Ref: DDPM App. B (0.9999); TensorFlow's ExponentialMovingAverage(num_updates) for the warm-up
     """
 
     model: Model
 
-    def __init__(self, model: Model, decay: float) -> None:
+    def __init__(self, model: Model, decay: float, shared: Sequence[object] = ()) -> None:
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"module.ema_decay={decay}: choose 0 <= ema_decay < 1 (0 follows the weights)")
         self.decay = decay
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        self.model = copy.deepcopy(model, {id(part): part for part in shared}).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "ExponentialMovingAverage[Model]":
         """The averaged model always stays in evaluation mode."""

@@ -1,8 +1,10 @@
 """Steps whose loss or gradient is inf or NaN."""
 
 import math
+import sys
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,12 +38,13 @@ class Skips:
 
 
 class BatchRecord(NamedTuple):
-    """A batch: the position of its first image in the order, its mean loss (), and each image's time and loss (B,)."""
+    """A batch: the position of its first image in the order, its mean loss (), each image's loss (B,), and what chance
+    decided for each image, (B,) by name."""
 
     start: int
     loss: Tensor
-    t: Tensor
     losses: Tensor
+    drawn: Mapping[str, Tensor]
 
 
 class Step:
@@ -73,7 +76,7 @@ class Step:
     def __str__(self) -> str:
         """What is not finite."""
         bad = [
-            f"image {batch.start + i} of the order at t = {float(batch.t[i]):g}"
+            f"image {batch.start + i} of the order" + _at(batch.drawn, i)
             for batch in self.batches
             for i, loss in enumerate(batch.losses.tolist())
             if not math.isfinite(loss)
@@ -89,3 +92,69 @@ class Step:
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._finite.tolist()
+
+
+class Guard:
+    """Stops a run at the first step that is not finite, or leaves such steps out.
+
+    Args:
+        policy: "stop" or "skip".
+    """
+
+    def __init__(self, policy: Literal["stop", "skip"]) -> None:
+        self.policy = policy
+        self._batches: list[BatchRecord] = []  # of the step under way
+        self._unread: Step | None = None
+        self._skips = Skips()
+
+    def add(self, batch: BatchRecord) -> None:
+        """Takes note of a batch of the step under way."""
+        self._batches.append(batch)
+
+    def admits(
+        self, number: int, norm: Tensor, scaled: bool, runs_ahead: bool, any_rank: Callable[[bool], bool]
+    ) -> bool:
+        """Whether the optimizer may take step `number`, whose gradient has this norm: the same on every rank, averaged
+        as it is by now.
+
+        Args:
+            scaled: whether a loss scaler is at work. It tries its luck, and leaves out steps that overflow by itself.
+            runs_ahead: whether the host prepares the next step while this one computes, and hears of it then: a GPU
+                that waits for its host stands still meanwhile.
+            any_rank: whether something holds on any rank.
+
+        Raises:
+            Diverged: a step that is not finite, or too many of them that were left out.
+        """
+        self.check()
+        step, self._batches = Step(number, self._batches, norm), []
+        if self.policy == "stop" and not scaled:
+            self._unread = step
+            if not runs_ahead:
+                self.check()
+            return True
+        finite = step.gradient_is_finite
+        if scaled and not finite:
+            finite = not any_rank(not step.loss_is_finite)
+        if self.policy == "stop" and not (finite and step.loss_is_finite):
+            raise Diverged(str(step))
+        if not finite:
+            print(f"{step}; skipped", file=sys.stderr)
+        self._skips.note(not finite)
+        return finite
+
+    def check(self) -> None:
+        """Raises Diverged where the last step was not finite."""
+        step, self._unread = self._unread, None
+        if step is not None and not (step.gradient_is_finite and step.loss_is_finite):
+            raise Diverged(str(step))
+
+    def finish(self) -> None:
+        """At the end of training. Raises Diverged as `check`, and where most of the last steps were left out."""
+        self.check()
+        self._skips.check()
+
+
+def _at(drawn: Mapping[str, Tensor], i: int) -> str:
+    """What chance decided for image i, in words: at t = 0.5."""
+    return "".join(f" at {name} = {float(values[i]):g}" for name, values in drawn.items())

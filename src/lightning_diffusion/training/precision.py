@@ -25,7 +25,7 @@ class TrueBFloat16(Precision):
         self.device_type = device_type
 
     def convert_module(self, module: nn.Module) -> nn.Module:
-        module.denoiser.backbone.to(torch.bfloat16)  # type: ignore[union-attr]
+        module.model.network.to(torch.bfloat16)  # type: ignore[union-attr]
         return module
 
     @contextlib.contextmanager

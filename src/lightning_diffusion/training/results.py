@@ -16,7 +16,6 @@ from omegaconf import OmegaConf
 from rich.text import Text
 from rich.tree import Tree
 
-from lightning_diffusion.diffusion.continuous_bound import span
 from lightning_diffusion.runs.comparable import BITS, BITS_ERROR, HELD_OUT, LOSS
 from lightning_diffusion.runs.run import CHECKPOINT, CONFIG, CURVE, RESULT, Run, relative
 from lightning_diffusion.system.console import clock, console, printable
@@ -25,7 +24,7 @@ from lightning_diffusion.training.callbacks.lookup import callbacks_of
 from lightning_diffusion.training.callbacks.scores import SampleScores
 from lightning_diffusion.training.callbacks.throughput import Throughput
 from lightning_diffusion.training.loggers.wandb import WandbLogger
-from lightning_diffusion.training.module import DiffusionModule
+from lightning_diffusion.training.module import TrainingModule
 from lightning_diffusion.training.ownership import check_owned, goes_on, own, tidy
 from lightning_diffusion.training.precision import bf16_slowdown
 
@@ -77,15 +76,15 @@ class Results:
             )
         write_text(self.run_dir / CONFIG, OmegaConf.to_yaml(self.config))
 
-    def start(self, module: DiffusionModule, datamodule: Any) -> None:
+    def start(self, module: TrainingModule, datamodule: Any) -> None:
         """Prints what is to be trained."""
         if not self.trainer.is_global_zero:
             return
         if self.config["print_config"]:
             self._console.print(_tree("config", self.config))
-        denoiser, trainer = module.denoiser, self.trainer
-        self._schedule = denoiser.schedule
-        parameters = sum(p.numel() for p in denoiser.parameters())
+        model, trainer = module.model, self.trainer
+        self._facts = model.facts()
+        parameters = sum(p.numel() for p in model.parameters())
         device = trainer.strategy.root_device.type
         C, H, W = datamodule.shape
         classes = f", {datamodule.num_classes} classes" if datamodule.num_classes else ""
@@ -94,10 +93,8 @@ class Results:
             {
                 "run": str(relative(self.run_dir)),
                 "data": f"{sizes['train']:,} images, {sizes['val']:,} held out, {H}×{W}×{C}{classes}",
-                "network": f"{type(denoiser.backbone).__name__}, {parameters:,} parameters",
-                "process": f"{_short_target(self.config['schedule'])} schedule, T = {denoiser.schedule.T:g}, "
-                f"terminal SNR {denoiser.schedule.terminal_snr():.1e}, "
-                f"predicts {type(denoiser.parameterization).__name__.lower()}",
+                "network": f"{type(model.network).__name__}, {parameters:,} parameters",
+                **model.describe(_options(self.config)),
                 "training": f"{trainer.max_steps:,} steps of {datamodule.batch_size} images, "
                 f"{trainer.world_size} × {device}, {trainer.precision}",
                 **_slow_bf16(device, str(trainer.precision)),
@@ -107,19 +104,18 @@ class Results:
 
     def finish(self) -> dict[str, float]:
         """Writes metrics.json, prints the result, and returns what validation measured."""
-        held_out = {name: float(self.trainer.callback_metrics[name]) for name in HELD_OUT}
+        measured = self.trainer.callback_metrics
+        held_out = {name: float(measured[name]) for name in HELD_OUT if name in measured}
         if not self.trainer.is_global_zero:
             return defaultdict(lambda: math.nan)
-        bound = span(self._schedule)
         throughput = next(iter(callbacks_of(self.trainer, Throughput)), None)
         seconds = time.monotonic() - self._started
         metrics = {
             **held_out,
-            "bound": {**bound._asdict(), "whole": bound.whole},
             "steps": self.trainer.global_step,
             "images_per_second": throughput.rate if throughput else None,
             "seconds": seconds,
-            "terminal_snr": self._schedule.terminal_snr(),
+            **self._facts,
         }
         scores = next((callback.summary() for callback in callbacks_of(self.trainer, SampleScores)), {})
         metrics |= scores
@@ -128,8 +124,7 @@ class Results:
         folder = relative(self.run_dir)
         rows = {
             "training": f"{self.trainer.global_step:,} steps in {clock(seconds)}",
-            LOSS: f"{held_out[LOSS]:.4f}",
-            BITS: f"{held_out[BITS]:.4f} ± {held_out[BITS_ERROR]:.4f}",
+            **_figures(held_out),
             **_first_score(scores),
             "samples": "samples/final.png, trajectory.gif",
             "metrics": f"{RESULT}, {CURVE}",
@@ -217,5 +212,13 @@ def _first_score(summary: dict[str, Any]) -> dict[str, str]:
     return {}
 
 
-def _short_target(node: dict[str, Any]) -> str:
-    return str(node["_target_"]).rsplit(".", 1)[-1]
+def _figures(held_out: dict[str, float]) -> dict[str, str]:
+    """Rows for what validation measured."""
+    rows = {LOSS: f"{held_out[LOSS]:.4f}"}
+    return rows | ({BITS: f"{held_out[BITS]:.4f} ± {held_out[BITS_ERROR]:.4f}"} if BITS in held_out else {})
+
+
+def _options(config: dict[str, Any]) -> dict[str, str]:
+    """What is called under each key, by the last part of its name."""
+    targets = {key: node["_target_"] for key, node in config.items() if isinstance(node, dict) and "_target_" in node}
+    return {key: str(target).rsplit(".", 1)[-1] for key, target in targets.items()}

@@ -1,5 +1,6 @@
 """Weights that are shared out over devices, each holding a part of every one."""
 
+from collections.abc import Iterable
 from functools import partial
 
 from torch import Tensor, nn
@@ -22,13 +23,13 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
     fully_shard(network, mesh=mesh)
 
 
-def align_gradients(network: nn.Module) -> None:
+def align_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Gives each gradient the strides of its parameter, in the same memory.
 
     A 1×1 convolution's gradient may come with others along its sides of length 1, which mean nothing; DDP compares all
     of them, warns, and copies the gradient on a slower way.
     """
-    for parameter in network.parameters():
+    for parameter in parameters:
         if parameter.requires_grad and 1 in parameter.shape:
             parameter.register_hook(partial(_aligned, parameter))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_diffusion.runs.pictures import grid, square_columns, write_png
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -19,7 +20,6 @@ from lightning_diffusion.diffusion.denoiser import Denoiser
 from lightning_diffusion.diffusion.editing.base import Editing, EditInputs
 from lightning_diffusion.diffusion.samplers.base import Sampler, class_labels
 from lightning_diffusion.diffusion.time_grid import TimeGrid
-from lightning_diffusion.runs.pictures import grid, square_columns, write_png
 from lightning_diffusion.system.console import console
 from lightning_diffusion.system.files import make_folder, writable, write
 from lightning_diffusion.system.memory import check_fits

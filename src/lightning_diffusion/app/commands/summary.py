@@ -5,7 +5,7 @@ from rich.table import Table
 
 from lightning_diffusion.app.classes import count_classes
 from lightning_diffusion.app.cli import mistakes
-from lightning_diffusion.app.commands.train import SLOTS
+from lightning_diffusion.app.commands.train import SLOTS, groups
 from lightning_diffusion.configuration.build import build, check
 from lightning_diffusion.networks.summary import Summary, summarize
 from lightning_diffusion.system.console import console
@@ -15,7 +15,7 @@ def main(config: DictConfig) -> None:
     """Prints parameters, FLOPs and activation memory of one image, and what lies at which resolution."""
     with mistakes():
         count_classes(config)
-        plain = check(config, SLOTS)
+        plain = check(config, SLOTS, groups())
         network = build(plain, "backbone")
         data = plain["data"]
         shape = (data["channels"], data["image_size"], data["image_size"])

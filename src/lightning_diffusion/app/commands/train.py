@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
+from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO, Precision
 from omegaconf import DictConfig
-from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -26,14 +26,7 @@ from lightning_diffusion.configuration.trusted_targets import require_plain
 from lightning_diffusion.data.dataset import WrongLabel
 from lightning_diffusion.data.decoding import UnreadableImage
 from lightning_diffusion.data.module import ImageDataModule
-from lightning_diffusion.diffusion.denoiser import GRAPHS, Compile, Denoiser, NetworkDenoiser
-from lightning_diffusion.diffusion.objective import Objective
-from lightning_diffusion.diffusion.parameterization import Parameterization
-from lightning_diffusion.diffusion.samplers.base import Sampler
-from lightning_diffusion.diffusion.schedule import NoiseSchedule
-from lightning_diffusion.diffusion.time_grid import TimeGrid
-from lightning_diffusion.diffusion.time_sampler import TimeSampler
-from lightning_diffusion.diffusion.weighting import Weighting
+from lightning_diffusion.models.contracts import GRAPHS, Compile, Likelihood, Model, Objective
 from lightning_diffusion.runs.comparable import BITS, LOSS
 from lightning_diffusion.runs.environment import record
 from lightning_diffusion.system.files import NotWritten, Unreadable
@@ -44,20 +37,17 @@ from lightning_diffusion.training.callbacks.scores import SampleScores
 from lightning_diffusion.training.devices import check_trainer
 from lightning_diffusion.training.durable import DurableCheckpointIO
 from lightning_diffusion.training.guard import Diverged
-from lightning_diffusion.training.module import DiffusionModule
+from lightning_diffusion.training.module import TrainingModule
 from lightning_diffusion.training.ownership import goes_on, own, ownership
 from lightning_diffusion.training.precision import TrueBFloat16
 from lightning_diffusion.training.results import Results, quiet
 
-SLOTS: dict[str, Any] = {  # what the keys of conf/train.yaml hold
+SLOTS: dict[str, Any] = {  # what the keys of conf/train.yaml hold; a family brings its own
     "name": Text, "seed": int, "metric": str, "group": Text | None, "tags": list[Text], "trust": list[str],
     "resume": Any, "ckpt_path": Text | None, "pretrained": Text | None, "compile": Compile, "run_dir": Text,
-    "print_config": bool, "data": ImageDataModule, "backbone": nn.Module, "schedule": NoiseSchedule,
-    "parameterization": Parameterization, "time_sampler": TimeSampler, "weighting": Weighting, "objective": Objective,
-    "denoiser": NetworkDenoiser, "module": DiffusionModule, "time_grid": TimeGrid, "sampler": Sampler,
-    "guidance": Callable[..., Denoiser], "metrics": Any, "optimizer": Callable[..., Optimizer],
-    "lr_scheduler": Callable[..., LRScheduler], "trainer": L.Trainer, "callbacks": dict[str, L.Callback | None],
-    "logger": dict[str, Logger | None],
+    "print_config": bool, "data": ImageDataModule, "model": Model, "objective": Objective, "module": TrainingModule,
+    "metrics": Any, "optimizer": Callable[..., Optimizer], "lr_scheduler": Callable[..., LRScheduler],
+    "trainer": L.Trainer, "callbacks": dict[str, L.Callback | None], "logger": dict[str, Logger | None],
 }  # fmt: skip
 
 
@@ -98,7 +88,7 @@ class Parts(NamedTuple):
 
     plain: dict[str, Any]
     trainer: L.Trainer
-    module: DiffusionModule
+    module: TrainingModule
     datamodule: ImageDataModule
 
 
@@ -106,7 +96,7 @@ def assemble(config: DictConfig) -> Parts:
     """Everything that a configuration names, built and checked; nothing is read but a checkpoint, nothing written."""
     count_classes(config)
     weights = adopt(config) if config.get("pretrained") is not None else None
-    plain = check(config, SLOTS)
+    plain = check(config, SLOTS, groups())
     try:
         require_plain(plain)
     except ConfigError as error:
@@ -116,13 +106,19 @@ def assemble(config: DictConfig) -> Parts:
     source = f"pretrained={plain['pretrained']}"
     too_large = f"{source}: its configuration {TOO_LARGE}"
     with no_larger_than_memory() if weights is None else no_larger_than(weights, too_large):
-        module: DiffusionModule = build(plain, "module")
+        module: TrainingModule = build(plain, "module")
     if weights is not None:
-        for denoiser in (module.denoiser, module.ema.model):
-            load_weights(denoiser, weights, source)
+        for model in (module.model, module.ema.model):
+            load_weights(model, weights, source)
     parts = Parts(plain, build_trainer(plain), module, datamodule)
     check_together(parts)
     return parts
+
+
+def groups() -> list[str]:
+    """The groups of the configuration, of which a choice may stand there though no part of this run takes it."""
+    loader = GlobalHydra.instance().config_loader()
+    return [str(group) for group in loader.list_groups("")]
 
 
 def build_trainer(plain: dict[str, Any]) -> L.Trainer:
@@ -158,19 +154,14 @@ def check_together(parts: Parts) -> None:
             f"compile={GRAPHS} and trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: a graph writes "
             "every batch's gradients to the same place; choose compile=true"
         )
-    for theirs, ours in (("in_channels", "channels"), ("image_size", "image_size"), ("num_classes", "num_classes")):
-        if plain["backbone"].get(theirs, plain["data"][ours]) != plain["data"][ours]:
-            raise ValueError(
-                f"backbone.{theirs}={plain['backbone'][theirs]} and data.{ours}={plain['data'][ours]}: the network is "
-                f"for other images; leave backbone.{theirs} out"
-            )
-    build(plain, "sampler").check(module.denoiser)  # a walk that can be walked
-    build(plain, "guidance")(module.denoiser)
+    check_parts_for_data(plain)
+    module.model.check()
     try:
         optimizer: Optimizer = module.configure_optimizers()["optimizer"]
     except Exception as error:  # anybody's constructor may raise anything
         raise ConfigError(one_line(f"optimizer: {error}")) from error
-    measured = [BITS, LOSS, *(name for scores in callbacks_of(trainer, SampleScores) for name in scores.names)]
+    measured = [*([BITS] if isinstance(module.model, Likelihood) else []), LOSS]
+    measured += [name for scores in callbacks_of(trainer, SampleScores) for name in scores.names]
     if plain["metric"] not in measured:
         raise ValueError(f"metric={plain['metric']}: choose {', '.join(measured)}")
     for keeper in callbacks_of(trainer, LastCheckpoint):
@@ -180,6 +171,18 @@ def check_together(parts: Parts) -> None:
         content, source = read_checkpoint(plain["ckpt_path"]), f"ckpt_path={plain['ckpt_path']}"
         of_checkpoint(content, source, plain["trust"])
         check_resumable(content, module, optimizer, source)
+
+
+def check_parts_for_data(plain: dict[str, Any]) -> None:
+    """Raises ValueError where a part is made for other images than those of the data."""
+    data = plain["data"]
+    for key, node in plain.items():
+        for theirs, ours in (("in_channels", "channels"), ("image_size", "image_size"), ("num_classes", "num_classes")):
+            if key != "data" and isinstance(node, dict) and node.get(theirs, data[ours]) != data[ours]:
+                raise ValueError(
+                    f"{key}.{theirs}={node[theirs]} and data.{ours}={data[ours]}: the network is for other images; "
+                    f"leave {key}.{theirs} out"
+                )
 
 
 def prepare_data(trainer: L.Trainer, datamodule: ImageDataModule) -> None:

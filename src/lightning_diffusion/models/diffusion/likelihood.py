@@ -5,7 +5,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lightning_diffusion.codecs.pixels import to_model
 from lightning_diffusion.diffusion.denoiser import Denoiser
 from lightning_diffusion.diffusion.likelihood import bits_per_dim, flow_log_likelihood, variational_bound
 from lightning_diffusion.diffusion.noise import IndexedNoise
@@ -14,7 +13,7 @@ from lightning_diffusion.diffusion.reverse import Variance
 PIXEL = 2 / 255  # the distance of two levels in [−1, 1]
 
 
-class Likelihood:
+class FlowAndBound:
     """The variational bound with its parts, where the schedule is a chain, and the probability flow's likelihood.
 
     The bound is that of the discrete pixels; the flow's is of pixels made continuous by uniform noise, a bound too.
@@ -47,20 +46,18 @@ class Likelihood:
     def __call__(
         self,
         denoiser: Denoiser,
-        images: Tensor,
+        x_0: Tensor,
         labels: Tensor | None,
-        start: int,
+        indices: range,
         seed: int,
         on_step: Callable[[], None] = lambda: None,
     ) -> dict[str, Tensor]:
         """Bits per dimension of each image, by name.
 
         Args:
-            images: uint8 (B, C, H, W), numbers start … start + B − 1 of the data; labels (B,) or None.
+            x_0: (B, C, H, W) in [−1, 1], numbers `indices` of the data; labels (B,) or None.
             on_step: called `steps` times.
         """
-        x_0 = to_model(images)
-        indices = range(start, start + len(x_0))
 
         def noise(stream: str) -> IndexedNoise:
             return IndexedNoise(seed, indices, x_0.shape[1:], x_0.device, stream=stream)

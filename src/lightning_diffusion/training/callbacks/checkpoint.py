@@ -17,7 +17,7 @@ from lightning_diffusion.training.callbacks.lookup import is_over
 from lightning_diffusion.training.callbacks.restart import always_end, restart, run_owed_validation
 from lightning_diffusion.training.callbacks.stop import Stopped, dismiss
 from lightning_diffusion.training.loggers.csv import CSVLogger
-from lightning_diffusion.training.module import DiffusionModule
+from lightning_diffusion.training.module import TrainingModule
 
 FIRST = 30.0  # seconds from the start of the program after which a run without a checkpoint saves one
 
@@ -133,7 +133,7 @@ class LastCheckpoint(Checkpoint):
     def _is_first_due(self, trainer: L.Trainer, module: L.LightningModule) -> bool:
         """Whether it is time for a checkpoint of a run that has none; where all ranks save it, all decide together."""
         due = self._lacks_first and time.monotonic() - self._started > FIRST
-        if self._lacks_first and isinstance(module, DiffusionModule) and module.device_mesh is not None:
+        if self._lacks_first and isinstance(module, TrainingModule) and module.device_mesh is not None:
             due = trainer.strategy.reduce_boolean_decision(due, all=False)
         return due
 

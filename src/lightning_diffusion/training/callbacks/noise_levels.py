@@ -2,20 +2,54 @@
 
 import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
-from lightning_diffusion.models.diffusion.noise_levels import Level, NoiseLevels
+from lightning_diffusion.models.contracts import HeldOut
 from lightning_diffusion.system.files import write_text
-from lightning_diffusion.training.module import DiffusionModule
+from lightning_diffusion.training.module import TrainingModule
 from lightning_diffusion.training.ownership import make_run_folder
+
+BINS = 20  # equal parts of the clock
+
+
+class NoiseLevels:
+    """Sums over held-out images, part by part of the clock: part i is t/T in (i/BINS, (i + 1)/BINS]."""
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.sums = torch.zeros(BINS, 3, device=device)  # images, loss, error
+
+    def add(self, time: Tensor, loss: Tensor, error: Tensor) -> None:
+        part = ((time * BINS).ceil().long() - 1).clamp(0, BINS - 1)
+        values = torch.stack([torch.ones_like(loss), loss, error], dim=1)  # (B, 3)
+        self.sums += F.one_hot(part, BINS).to(values).T @ values.to(self.sums)
+
+    def quartiles(self) -> dict[str, float]:
+        """The mean loss by quarter of the clock, q1 next to data; a quarter that no image met is left out."""
+        images, losses, _ = self.sums.unflatten(0, (4, -1)).sum(1).T.tolist()
+        return {f"q{i + 1}": losses[i] / images[i] for i in range(4) if images[i]}
+
+    def levels(self, also: Callable[[Tensor], dict[str, list[float]]]) -> list[dict[str, float]]:
+        """The parts that any image met: the middle t/T, what else there is to say of it, and means over the images."""
+        middles = (torch.arange(BINS, dtype=torch.float64) + 0.5) / BINS
+        columns = {"time": middles.tolist(), **also(middles)}
+        return [
+            {name: column[i] for name, column in columns.items()}
+            | {"images": int(n), "loss": loss / n, "error": error / n}
+            for i, (n, loss, error) in enumerate(self.sums.tolist())
+            if n
+        ]
 
 
 class LossByNoiseLevel(L.Callback):
     """Logs each validation's loss by quarter of the clock, val/loss_q1 (next to data) … val/loss_q4, and keeps the
-    last one's by twentieths, with their log-SNR and the error of x̂_0, in a file.
+    last one's by twentieths, with their log-SNR and the error of x̂_0, in a file. A model without a clock leaves none.
 
     Args:
         path: of the file, .csv.
@@ -33,21 +67,24 @@ class LossByNoiseLevel(L.Callback):
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
-        self._levels.add(outputs)
+        assert isinstance(outputs, HeldOut)
+        if outputs.time is not None and outputs.error is not None:
+            self._levels.add(outputs.time, outputs.figures["loss"], outputs.error)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, DiffusionModule)
+        assert isinstance(pl_module, TrainingModule)
         self._levels.sums = trainer.strategy.reduce(self._levels.sums, reduce_op="sum")
         for quarter, loss in self._levels.quartiles().items():
             pl_module.log(f"val/loss_{quarter}", loss, sync_dist=True)
-        if trainer.is_global_zero and not trainer.sanity_checking:
-            _write(self.path, self._levels.levels(pl_module.denoiser.schedule))
+        levels = self._levels.levels(lambda times: pl_module.objective.at_times(pl_module.model, times))
+        if levels and trainer.is_global_zero and not trainer.sanity_checking:
+            _write(self.path, levels)
 
 
-def _write(path: Path, levels: list[Level]) -> None:
+def _write(path: Path, levels: list[dict[str, float]]) -> None:
     make_run_folder(path.parent)
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(Level.__annotations__))
+    writer = csv.DictWriter(text, list(levels[0]))
     writer.writeheader()
     writer.writerows(levels)
     write_text(path, text.getvalue())

@@ -1,22 +1,20 @@
 """Pictures of what the model makes, always from the same noise."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-
-from lightning_diffusion.diffusion.denoiser import Denoiser
-from lightning_diffusion.diffusion.samplers.base import Sampler
-from lightning_diffusion.models.diffusion.generator import DiffusionGenerator, shard_batches
 from lightning_diffusion.runs.pictures import grid, square_columns, write_gif, write_png
+
+from lightning_diffusion.metrics.batches import shard_batches
+from lightning_diffusion.models.contracts import Generator
 from lightning_diffusion.system.progress import Phase
 from lightning_diffusion.training.callbacks.budget import Budget
 from lightning_diffusion.training.callbacks.throughput import left_out
 from lightning_diffusion.training.loggers.wandb import WandbLogger
-from lightning_diffusion.training.module import DiffusionModule
+from lightning_diffusion.training.module import TrainingModule
 from lightning_diffusion.training.ownership import make_run_folder
 from lightning_diffusion.training.ranks import RankBarrier
 
@@ -32,9 +30,6 @@ class SampleGrid(L.Callback):
 
     Args:
         directory: where the pictures go.
-        sampler, guidance: how samples are made.
-        shape: (C, H, W) of an image.
-        num_classes: None for an unconditional model.
         every_n_steps: optimizer steps between grids; 0 for the final one alone.
         num_samples: in a grid, ≥ 1.
         share: of the time since the start that grids may take, in (0, 1]. A grid that would take more is left out;
@@ -45,10 +40,6 @@ class SampleGrid(L.Callback):
     def __init__(
         self,
         directory: str,
-        sampler: Sampler,
-        guidance: Callable[[Denoiser], Denoiser],
-        shape: list[int],
-        num_classes: int | None,
         every_n_steps: int,
         num_samples: int = 80,
         share: float = 0.1,
@@ -59,7 +50,7 @@ class SampleGrid(L.Callback):
                 f"callbacks.samples.every_n_steps={every_n_steps}, num_samples={num_samples}, share={share}: "
                 "choose every_n_steps >= 0, num_samples >= 1 and 0 < share <= 1"
             )
-        self.directory, self.recipe = Path(directory), DiffusionGenerator(sampler, guidance, shape, num_classes, seed)
+        self.directory, self.seed = Path(directory), seed
         self.every_n_steps, self.num_samples = every_n_steps, num_samples
         self._meeting = RankBarrier("samples")
         self._pictured_step, self._budget = 0, Budget(share)
@@ -80,40 +71,49 @@ class SampleGrid(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._picture(trainer, pl_module, "final")
-        self._film(trainer, pl_module)
+        self._animation(trainer, pl_module)
         self._meeting(trainer)
 
     @rank_zero_only
     def _picture(self, trainer: L.Trainer, module: L.LightningModule, name: str) -> None:
-        assert isinstance(module, DiffusionModule)
+        if (model := _generator(module)) is None:
+            return
         batches = shard_batches(self.num_samples, BATCH)
-        steps = len(self.recipe.sampler.times(module.ema.model.schedule)) * len(batches)
-        with Phase(f"drawing samples/{name}.png", steps) as phase, trainer.precision_plugin.forward_context():
-            made = [self.recipe.make(module.ema.model, batch, module.device, phase.advance) for batch in batches]
-        images = torch.cat([batch for batch, _ in made])
-        columns = square_columns(len(images), self.recipe.num_classes)
+        drawing = Phase(f"drawing samples/{name}.png", model.num_steps * len(batches))
+        with drawing as phase, trainer.precision_plugin.forward_context():
+            drawn = [model.draw(batch, model.labels_in_turn(batch), self.seed, phase.advance) for batch in batches]
+        images = torch.cat([batch.images for batch in drawn])
+        columns = square_columns(len(images), model.num_classes)
         make_run_folder(self.directory)
         write_png(self.directory / f"{name}.png", grid(images, columns))
         self._log(trainer, "samples", self.directory / f"{name}.png")
 
     @rank_zero_only
     @torch.inference_mode()
-    def _film(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        assert isinstance(module, DiffusionModule)
-        K = self.recipe.num_classes
-        count = min(self.num_samples, 2 * (K or 8))
-        steps = len(self.recipe.sampler.times(module.ema.model.schedule))
-        with Phase("drawing samples/trajectory.gif", steps) as phase, trainer.precision_plugin.forward_context():
+    def _animation(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if (model := _generator(module)) is None:
+            return
+        K = model.num_classes
+        indices = range(min(self.num_samples, 2 * (K or 8)))
+        drawing = Phase("drawing samples/trajectory.gif", model.num_steps)
+        with drawing as phase, trainer.precision_plugin.forward_context():
             states = []
-            for state in self.recipe.animation(module.ema.model, range(count), module.device):
+            for state in model.trajectory(indices, model.labels_in_turn(indices), self.seed):
                 states.append(state)
                 phase.advance()
         frames = [states[i] for i in torch.linspace(0, len(states) - 1, min(NUM_FRAMES, len(states))).long()]
+        columns = square_columns(len(indices), K)
         make_run_folder(self.directory)
-        write_gif(self.directory / "trajectory.gif", [grid(images, square_columns(count, K)) for images in frames])
+        write_gif(self.directory / "trajectory.gif", [grid(images, columns) for images in frames])
         self._log(trainer, "trajectory", self.directory / "trajectory.gif")
 
     def _log(self, trainer: L.Trainer, key: str, path: Path) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_picture(key, path, trainer.global_step)
+
+
+def _generator(module: L.LightningModule) -> Generator | None:
+    """The model with its averaged weights, if it draws."""
+    assert isinstance(module, TrainingModule)
+    return module.ema.model if isinstance(module.ema.model, Generator) else None

@@ -2,28 +2,26 @@
 
 import math
 import time
-from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_diffusion.diffusion.denoiser import Denoiser
-from lightning_diffusion.diffusion.samplers.base import Sampler
+from lightning_diffusion.metrics.batches import shard_batches
 from lightning_diffusion.metrics.comparison import Comparison
 from lightning_diffusion.metrics.extractors.base import Extractor, Features, ImageSet, concatenate
 from lightning_diffusion.metrics.scores import MIN_SAMPLES, Score, names
-from lightning_diffusion.models.diffusion.generator import DiffusionGenerator, shard_batches
+from lightning_diffusion.models.contracts import Generator
 from lightning_diffusion.system.progress import Phase, say
 from lightning_diffusion.training.callbacks.budget import Budget
 from lightning_diffusion.training.callbacks.lookup import callbacks_of, is_over
 from lightning_diffusion.training.callbacks.stop import ends_anywhere
 from lightning_diffusion.training.callbacks.throughput import left_out
-from lightning_diffusion.training.module import DiffusionModule
+from lightning_diffusion.training.module import TrainingModule
 from lightning_diffusion.training.ranks import RankBarrier
 
-Part = tuple[int, Features, int]  # number of its first sample, features, evaluations of the denoiser
+Part = tuple[int, Features, int]  # number of its first sample, features, evaluations of the network
 
 
 class SampleScores(L.Callback):
@@ -42,9 +40,6 @@ class SampleScores(L.Callback):
 
     Args:
         extractor: of features, any option of conf/metrics but the likelihood.
-        sampler, guidance: how samples are made.
-        shape: (C, H, W) of an image.
-        num_classes: None for an unconditional model.
         every_n_steps: optimizer steps between measurements, which wait for the next validation; 0 for the last only.
         num_samples: None takes as many as there are held-out images, 1,000 at most.
         share: of the time since the start that measurements may take, in (0, 1]; one that would take more is left out.
@@ -56,10 +51,6 @@ class SampleScores(L.Callback):
     def __init__(
         self,
         extractor: Extractor,
-        sampler: Sampler,
-        guidance: Callable[[Denoiser], Denoiser],
-        shape: list[int],
-        num_classes: int | None,
         every_n_steps: int,
         num_samples: int | None = None,
         share: float | None = 0.1,
@@ -77,13 +68,14 @@ class SampleScores(L.Callback):
                 f"batch_size={batch_size}: choose every_n_steps >= 0, num_samples >= {MIN_SAMPLES} or null, "
                 "0 < share <= 1 or null, batch_size >= 1"
             )
-        self.extractor, self.recipe = extractor, DiffusionGenerator(sampler, guidance, shape, num_classes, seed)
+        self.extractor, self.seed = extractor, seed
         self.every_n_steps, self.num_samples, self.batch_size = every_n_steps, num_samples, batch_size
         self.scores: dict[str, Score] = {}
         self._comparison: Comparison | None = None
         self._floor: dict[str, Score] = {}
         self._meeting, self._budget, self._is_monitored = RankBarrier("scores"), Budget(share), False
         self._measured_step, self._fresh = 0, False
+        self._how: dict[str, Any] = {}
         self._nfe, self._seconds_taken = 0.0, 0.0
 
     @property
@@ -146,8 +138,7 @@ class SampleScores(L.Callback):
         if self._comparison is None or not self.scores:
             return {}
         found = self._comparison.beside_floor(self.scores, self.num_samples or MIN_SAMPLES)
-        sampler = type(self.recipe.sampler).__name__
-        how = {"sampler": sampler, "nfe": self._nfe, "seed": self.recipe.seed, "seconds": self._seconds_taken}
+        how = {**self._how, "nfe": self._nfe, "seed": self.seed, "seconds": self._seconds_taken}
         return {"scores": found, "how": how | {"step": self._measured_step, **self._comparison.how()}}
 
     def _log(self, trainer: L.Trainer) -> None:
@@ -169,14 +160,14 @@ class SampleScores(L.Callback):
         return self._is_monitored or bool(self._meeting(trainer, self._budget.allows_another())[0])
 
     def _measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, Score]:
-        assert isinstance(module, DiffusionModule)
+        assert isinstance(module, TrainingModule)
+        assert isinstance(module.ema.model, Generator)
         assert self._comparison is not None
-        started, denoiser = time.monotonic(), module.ema.model
-        batches = self._deal(trainer)
-        steps = len(self.recipe.sampler.times(denoiser.schedule)) * len(batches)
-        drawing = Phase(f"scores: drawing {self.num_samples:,} samples", steps)
+        started, model = time.monotonic(), module.ema.model
+        self._how, batches = model.how(), self._deal(trainer)
+        drawing = Phase(f"scores: drawing {self.num_samples:,} samples", model.num_steps * len(batches))
         with drawing, trainer.precision_plugin.forward_context():
-            parts = [self._part(denoiser, batch, trainer, drawing) for batch in batches]
+            parts = [self._part(model, batch, trainer, drawing) for batch in batches]
         everybodys = sorted(
             (part for ranks in self._meeting(trainer, parts) for part in ranks), key=lambda part: part[0]
         )
@@ -191,10 +182,9 @@ class SampleScores(L.Callback):
         assert self.num_samples is not None
         return shard_batches(self.num_samples, self.batch_size, trainer.global_rank, trainer.world_size)
 
-    def _part(self, denoiser: Denoiser, batch: range, trainer: L.Trainer, drawing: Phase) -> Part:
-        device = trainer.strategy.root_device
-        images, evaluations = self.recipe.make(denoiser, batch, device, drawing.advance)
-        return batch.start, self.extractor(images, device), evaluations
+    def _part(self, model: Generator, batch: range, trainer: L.Trainer, drawing: Phase) -> Part:
+        drawn = model.draw(batch, model.labels_in_turn(batch), self.seed, drawing.advance)
+        return batch.start, self.extractor(drawn.images, trainer.strategy.root_device), drawn.cost
 
     def _disown(self, module: L.LightningModule) -> None:
         """What is in the metrics is not this step's."""

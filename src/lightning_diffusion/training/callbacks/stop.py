@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch.utils.hooks import RemovableHandle
 
 from lightning_diffusion.training.callbacks.lookup import callbacks_of
-from lightning_diffusion.training.module import DiffusionModule
+from lightning_diffusion.training.module import TrainingModule
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 POLL, GRACE = 0.2, 3.0  # seconds
@@ -43,11 +43,11 @@ class StopOnSignal(L.Callback):
         self._watch: _Watch | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        assert isinstance(pl_module, DiffusionModule)
+        assert isinstance(pl_module, TrainingModule)
         self._leads, self._alone = trainer.is_global_zero, pl_module.device_mesh is None
         if not self._installed:
             self._previous = {signum: signal.getsignal(signum) for signum in SIGNALS}  # before Lightning's own
-        self._hook = pl_module.ema.model.backbone.register_forward_pre_hook(lambda *_: self.look())
+        self._hook = pl_module.ema.model.network.register_forward_pre_hook(lambda *_: self.look())
         if trainer.world_size > 1:
             self._watch = _Watch(self)
 

@@ -1,0 +1,8 @@
+"""Batches of samples."""
+
+
+def shard_batches(count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[range]:
+    """The batches of samples 0 … count − 1 that a rank makes: whole ones, dealt in turn, so that a batch is the same
+    whoever makes it."""
+    batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    return batches[rank::world_size]

@@ -1,0 +1,50 @@
+"""How probable a model finds images, in bits per dimension."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_diffusion.models.contracts import Likelihood as Measurable
+from lightning_diffusion.models.contracts import OnStep, no_report
+
+
+class Likelihood:
+    """What a model's own likelihood says of images; its options are those of the model's family.
+
+    Args:
+        options: None leaves one out.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.options = {name: value for name, value in options.items() if value is not None}
+
+    def check(self, model: object) -> Measurable:
+        """The model, if it has a likelihood with these options; raises ValueError otherwise."""
+        if not isinstance(model, Measurable):
+            raise ValueError("metrics=likelihood: this model has no likelihood; choose other metrics")
+        model.check_likelihood(**self.options)
+        return model
+
+    def steps(self, model: Measurable) -> int:
+        """Calls of `on_step` for a batch."""
+        return model.likelihood_steps(**self.options)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: Measurable,
+        images: Tensor,
+        labels: Tensor | None,
+        start: int,
+        seed: int,
+        on_step: OnStep = no_report,
+    ) -> dict[str, Tensor]:
+        """Bits per dimension of each image, by name.
+
+        Args:
+            images: uint8 (B, C, H, W), numbers start … start + B − 1 of the data; labels (B,) or None.
+            on_step: called `steps` times.
+        """
+        indices = range(start, start + len(images))
+        return model.likelihoods(images, labels, indices, seed, on_step, **self.options)

@@ -1,0 +1,121 @@
+"""Diffusion models as a family: a denoiser that a sampler walks, under a guidance."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_diffusion.codecs.pixels import Codec, Pixels
+from lightning_diffusion.diffusion.continuous_bound import continuous_bound, span
+from lightning_diffusion.diffusion.denoiser import Counted, Denoiser, NetworkDenoiser
+from lightning_diffusion.diffusion.guidance import Clip
+from lightning_diffusion.diffusion.noise import IndexedNoise, spread
+from lightning_diffusion.diffusion.samplers.base import Sampler
+from lightning_diffusion.diffusion.samplers.ddim import DDIM
+from lightning_diffusion.diffusion.time_grid import Trailing
+from lightning_diffusion.models.contracts import Drawn, Generator, Likelihood, Model, OnStep, no_report
+from lightning_diffusion.models.diffusion.likelihood import FlowAndBound
+
+Guidance = Callable[[Denoiser], Denoiser]
+
+
+class DiffusionModel(Model, Generator, Likelihood):
+    """A denoiser, and how samples are drawn from it.
+
+    Args:
+        denoiser: with the weights.
+        channels, image_size, num_classes: of the pictures.
+        sampler: of the reverse process; DDIM at 50 steps if None.
+        guidance: denoiser -> denoiser; x̂_0 is clipped to [−1, 1] if None.
+        codec: between pictures and what the denoiser works on; the pixels if None.
+    """
+
+    def __init__(
+        self,
+        denoiser: NetworkDenoiser,
+        channels: int,
+        image_size: int,
+        num_classes: int | None = None,
+        sampler: Sampler | None = None,
+        guidance: Callable[..., Denoiser] | None = None,
+        codec: Codec | None = None,
+    ) -> None:
+        super().__init__()
+        self.denoiser, self.shape, self.num_classes = denoiser, (channels, image_size, image_size), num_classes
+        self.sampler: Sampler = DDIM(Trailing(), 50) if sampler is None else sampler
+        self.guidance: Guidance = Clip if guidance is None else guidance
+        self.codec = codec or Pixels()
+
+    @property
+    def network(self) -> nn.Module:
+        return self.denoiser.backbone
+
+    @property
+    def shared(self) -> Sequence[object]:
+        return self.sampler, self.guidance, self.codec
+
+    def check(self) -> None:
+        """Raises ValueError where this denoiser cannot be guided or walked so."""
+        self.sampler.check(self.guidance(self.denoiser))
+
+    def describe(self, options: Mapping[str, str]) -> dict[str, str]:
+        schedule = self.denoiser.schedule
+        name = options.get("schedule", type(schedule).__name__)
+        predicts = type(self.denoiser.parameterization).__name__.lower()
+        process = (
+            f"{name} schedule, T = {schedule.T:g}, terminal SNR {schedule.terminal_snr():.1e}, predicts {predicts}"
+        )
+        return {"process": process}
+
+    def facts(self) -> dict[str, Any]:
+        bound = span(self.denoiser.schedule)
+        return {
+            "bound": {**bound._asdict(), "whole": bound.whole},
+            "terminal_snr": self.denoiser.schedule.terminal_snr(),
+        }
+
+    def how(self) -> dict[str, Any]:
+        return {"sampler": type(self.sampler).__name__}
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.sampler.times(self.denoiser.schedule))
+
+    def draw(self, indices: Sequence[int], labels: Tensor | None, seed: int, on_step: OnStep = no_report) -> Drawn:
+        counted, device = Counted(self.denoiser), self.device
+        guided = self.guidance(counted).to(device)  # a guidance may bring a network of its own
+        shape = self.codec.shape(self.shape)
+        code = self.sampler.sample(guided, indices, shape, seed, labels, len(indices), device, on_step)
+        return Drawn(self.codec.decode(code), counted.items)
+
+    @torch.inference_mode()
+    def trajectory(self, indices: Sequence[int], labels: Tensor | None, seed: int) -> Iterator[Tensor]:
+        device = self.device
+        noise = IndexedNoise(seed, indices, self.codec.shape(self.shape), device)
+        cond = None if labels is None else labels.to(device)
+        for x in self.sampler.walk(self.guidance(self.denoiser).to(device), noise, cond):
+            yield self.codec.decode(x).cpu()
+
+    def bits_per_dim(self, images: Tensor, labels: Tensor | None, indices: range, seed: int) -> Tensor:
+        """The continuous-time bound: it does not depend on the schedule or on what the network predicts."""
+        x_0 = self.codec.encode(images)
+        noise = IndexedNoise(seed, indices, x_0.shape[1:], x_0.device, stream="bound")
+        return continuous_bound(Clip(self.denoiser), x_0, noise, spread(indices), labels).total
+
+    def check_likelihood(self, **options: Any) -> None:
+        FlowAndBound(**options).check(self.denoiser)
+
+    def likelihood_steps(self, **options: Any) -> int:
+        return FlowAndBound(**options).steps(self.denoiser)
+
+    def likelihoods(
+        self,
+        images: Tensor,
+        labels: Tensor | None,
+        indices: range,
+        seed: int,
+        on_step: OnStep = no_report,
+        **options: Any,
+    ) -> dict[str, Tensor]:
+        return FlowAndBound(**options)(self.denoiser, self.codec.encode(images), labels, indices, seed, on_step)

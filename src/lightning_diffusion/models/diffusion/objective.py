@@ -1,0 +1,33 @@
+"""Denoising as an objective of the trainer."""
+
+from typing import Any
+
+from torch import Tensor
+
+from lightning_diffusion.data.batch import Batch
+from lightning_diffusion.diffusion import objective
+from lightning_diffusion.diffusion.noise import BatchRNG
+from lightning_diffusion.models import contracts
+from lightning_diffusion.models.contracts import HeldOut, Losses, Training
+from lightning_diffusion.models.diffusion.model import DiffusionModel
+
+
+class Denoising(objective.Objective, contracts.Objective):
+    """The denoising loss of a `DiffusionModel`; its arguments and equation are those of `diffusion.objective`."""
+
+    def check(self, model: DiffusionModel) -> None:
+        self.check_denoiser(model.denoiser)
+
+    def loss(self, model: DiffusionModel, batch: Batch, rng: BatchRNG, training: Training) -> Losses:
+        times, losses = self.draw(model.denoiser, model.codec.encode(batch.images), batch.labels, rng)
+        return Losses(self.weighted(times, losses), {"t": times.t})
+
+    def held_out(self, model: DiffusionModel, batch: Batch, indices: range, seed: int) -> HeldOut:
+        x_0 = model.codec.encode(batch.images)
+        found = self.on_fixed_noise(model.denoiser, x_0, indices, seed, batch.labels)
+        return HeldOut({"loss": found.loss}, found.time, found.error)
+
+    def at_times(self, model: DiffusionModel, times: Tensor) -> dict[str, list[float]]:
+        schedule = model.denoiser.schedule
+        logsnr: Any = schedule.logsnr(times.double() * schedule.T).tolist()
+        return {"logsnr": logsnr}
