@@ -133,6 +133,41 @@ def values():
         yield f"{depth} deep", at(["backbone", "extra"], node)
 
 
+def hostile_drawings(own):
+    """(name, nodes) of how samples are drawn: calls and values that no file may give; own are those of a real run."""
+    guidance = "lightning_diffusion.diffusion.guidance"
+    places = {
+        "sampler": lambda call: {"sampler": call},
+        "the sampler's time grid": lambda call: {"sampler": {**own["sampler"], "time_grid": call}},
+        "time_grid": lambda call: {"time_grid": call},
+        "guidance": lambda call: {"guidance": {**call, "_partial_": True}},
+        "the classifier": lambda call: {
+            "guidance": {"_target_": f"{guidance}.Classifier", "_partial_": True, "classifier": call}
+        },
+        "a part of a chain": lambda call: {"guidance": {"_target_": f"{guidance}.chain", "_partial_": True, "x": call}},
+        "the weaker model": lambda call: {
+            "guidance": {"_target_": f"{guidance}.Autoguidance", "_partial_": True, "weak": call}
+        },
+    }
+    ours = (
+        "lightning_diffusion.networks.unet.UNet",
+        DENOISER,
+        "lightning_diffusion.diffusion.editing.inpaint.Inpaint",
+        "lightning_diffusion.data.digits.Digits",
+    )
+    for place, nodes in places.items():
+        for target in (*TARGETS, *ALIKE, *ours, 1, None, ["os.system"], {"_target_": "os.system"}):
+            call = {"_target_": target, "path": "CANARY", "args": "CANARY", "command": "touch CANARY"}
+            yield f"{target!r} as {place}", own | nodes(call)
+    for key in ("sampler", "time_grid", "guidance"):
+        for value in (None, [], {}, 1, "x", CREATE, {CREATE: 1}, [{"_target_": "os.system"}]):
+            yield f"{key}={value!r}", own | {key: value}
+        for name, value in {"_args_": ["CANARY"], "_recursive_": False, "__class__": 1, "denoiser": CREATE}.items():
+            yield f"{key}.{name}", own | {key: {**own[key], name: value}}
+    for value in (10**12, -1, 0, "x", True, math.nan, [], CREATE):
+        yield f"num_steps={value!r}", own | {"sampler": {**own["sampler"], "num_steps": value}}
+
+
 def hostile_nodes(base):
     """(name, node) for each; the base is a denoiser's node of a real run."""
     for make in (interpolations, calls, words, values):

@@ -30,7 +30,7 @@ from src.sample import main as sample
 from src.train import main as train
 from tests.audit import WATCH
 from tests.command import in_process
-from tests.hostile_nodes import CREATE, hostile_nodes
+from tests.hostile_nodes import CREATE, hostile_drawings, hostile_nodes
 from tests.runs import TINY
 
 SAYING_TOO_MUCH = (
@@ -247,6 +247,36 @@ def test_every_program_refuses_all_of_them(carriers, server, tmp_path, program, 
         pytest.skip("it takes checkpoints")
     for _, node in nodes_of(carriers, 0, 1):
         check_refused(carriers, tmp_path, program, WRITERS[kind](carriers, node, tmp_path))
+
+
+def check_not_drawn(carriers, folder, every):
+    """Whoever draws with the nodes of a checkpoint refuses these."""
+    known = carriers.content["hyper_parameters"]
+    for i, (name, drawing) in enumerate(every):
+        content = {**carriers.content, "hyper_parameters": {**known, **drawing}}
+        DurableCheckpointIO().save_checkpoint(content, folder / "model.ckpt")
+        main, *words = PROGRAMS["evaluate" if i % 4 == 3 else "sample"]
+        words = [word.format(folder / "model.ckpt") for word in words if not word.startswith("sampler")]
+        with WATCH.nothing_happens(folder):
+            status, out, err = in_process(main, *words, cwd=folder)
+        assert (status, len(err.splitlines())) == (2, 1), (name, out, err)
+        assert len(err) < 2000, name
+        assert not list(folder.rglob("*CANARY*"))
+        assert not (folder / "out").exists()
+
+
+def drawings_of(carriers):
+    known = carriers.content["hyper_parameters"]
+    return list(hostile_drawings({key: known[key] for key in ("sampler", "time_grid", "guidance")}))
+
+
+def test_a_share_of_hostile_samplers_and_guidances_is_refused(carriers, server, tmp_path):
+    check_not_drawn(carriers, tmp_path, drawings_of(carriers)[::37])
+
+
+@pytest.mark.slow
+def test_every_hostile_sampler_and_guidance_is_refused(carriers, server, tmp_path):
+    check_not_drawn(carriers, tmp_path, drawings_of(carriers))
 
 
 def words_of(node, path=""):

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,7 +21,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from lightning_diffusion.app.help import asks_for_help, help_text
 from lightning_diffusion.app.sweep import folder_to_go_on_with, forget
-from lightning_diffusion.app.words import VERSION, check_flags, check_form, keys, no_such_key
+from lightning_diffusion.app.words import VERSION, check_flags, check_form, keys, no_such_key, opened
 from lightning_diffusion.configuration.build import ConfigError, did_you_mean
 from lightning_diffusion.configuration.trusted_targets import CONF
 from lightning_diffusion.system.console import console, printable
@@ -52,6 +52,7 @@ class Program:
         usage: the head of --help.
         config_name: None for the program's own name.
         job: what a job of a sweep does with (module, configuration) in place of the program.
+        left_open: groups of which a model's file chooses the option where the command line does not.
     """
 
     def __init__(
@@ -60,8 +61,10 @@ class Program:
         usage: str | None,
         config_name: str | None = None,
         job: Callable[[str, DictConfig], Any] | None = None,
+        left_open: Sequence[str] = (),
     ) -> None:
         self.name, self.usage, self.config_name, self.job = name, usage or "", config_name or name, job
+        self.left_open = left_open
 
     def __call__(self) -> None:
         self._started, self._composed, self._with_traceback = time.time(), False, os.environ.get(FULL_ERROR) == "1"
@@ -76,6 +79,7 @@ class Program:
         try:
             with interruptible():
                 sys.argv += folder_to_go_on_with(sys.argv[1:])
+                sys.argv[1:] = opened(sys.argv[1:], self.config_name, self.left_open)
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=self.config_name)(self._run)()
         except Exception as error:
             if self._composed:

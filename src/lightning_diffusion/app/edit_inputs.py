@@ -1,23 +1,28 @@
 """Pictures that a person gives, and the strip that shows what came of them."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning_diffusion.runs.pictures import grid
 from torch import Tensor
 
-from lightning_diffusion.checkpoints.loading import TrainedModel
-from lightning_diffusion.codecs.pixels import to_model, to_uint8
 from lightning_diffusion.configuration.build import ConfigError
 from lightning_diffusion.data.decoding import read_image
-from lightning_diffusion.diffusion.editing.base import Editing, EditInputs
-from lightning_diffusion.diffusion.noise import IndexedNoise
+from lightning_diffusion.diffusion.editing.base import Editing
 
 HALVES = ("left", "right", "top", "bottom", "middle")
 
 
-def read_given(plain: dict[str, Any], editing: Editing, model: TrainedModel, device: torch.device) -> EditInputs:
+class GivenPictures(NamedTuple):
+    """Pictures, uint8 (B, C, H, W), their labels (B,) or None, and where to fill in, (H, W), or None."""
+
+    pictures: Tensor
+    labels: Tensor | None
+    mask: Tensor | None
+
+
+def read_given(plain: dict[str, Any], editing: Editing, model: Any) -> GivenPictures:
     """What an edit works on, repeated for each of its variants.
 
     Raises:
@@ -26,28 +31,22 @@ def read_given(plain: dict[str, Any], editing: Editing, model: TrainedModel, dev
     files = plain["images"]
     if not isinstance(files, list) or not files:
         raise ConfigError("images: missing; give picture files, images=[a.png,b.png]")
-    x_0 = torch.stack([to_model(_read("images", file, model.shape)) for file in files]).repeat(
-        editing.num_variants, 1, 1, 1
-    )
+    pictures = torch.stack([_read("images", file, model.shape) for file in files])
+    pictures = pictures.repeat(editing.num_variants, 1, 1, 1)
     if plain["label"] is not None:
-        cond = one_class(plain["label"], len(x_0), model.num_classes)
-    elif model.num_classes is None or model.denoiser.label_dropout > 0:
-        cond = None
+        labels = one_class(plain["label"], len(pictures), model.num_classes)
+    elif not model.needs_labels:
+        labels = None
     else:
         raise ConfigError(
             f"label: this model knows images by their class alone; give label=0 … {model.num_classes - 1}"
         )
     mask = None
     if editing.needs_mask:
-        mask = _mask(plain["mask"], model.shape).to(device)
+        mask = _mask(plain["mask"], model.shape)
     elif plain["mask"] is not None:
         raise ConfigError("mask: only edit=inpaint takes one; leave it out")
-    return EditInputs(
-        x_0.to(device),
-        None if cond is None else cond.to(device),
-        mask,
-        IndexedNoise(plain["seed"], range(len(x_0)), model.shape, device),
-    )
+    return GivenPictures(pictures, labels, mask)
 
 
 def one_class(label: Any, count: int, num_classes: int | None) -> Tensor:
@@ -67,7 +66,7 @@ def strip(columns: dict[str, Tensor], editing: Editing) -> Tensor:
         variants = column.chunk(V)
         cells.extend(variants[:1] if name in editing.inputs else variants)
     images = torch.stack(cells, dim=1)  # (rows, columns, C, H, W)
-    return grid(to_uint8(images.flatten(0, 1)).cpu(), columns=len(cells))
+    return grid(images.flatten(0, 1), columns=len(cells))
 
 
 def _read(key: str, file: Any, shape: tuple[int, int, int]) -> Tensor:

@@ -7,21 +7,21 @@ from typing import Any, NamedTuple
 import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from lightning_diffusion.models.diffusion.generator import DiffusionGenerator
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
+from lightning_diffusion.app.drawing import SLOTS, option_of
 from lightning_diffusion.checkpoints.loading import TrainedModel, load_data
 from lightning_diffusion.configuration.build import ConfigError, at_least, build, check, did_you_mean
 from lightning_diffusion.configuration.trusted_targets import CONF
 from lightning_diffusion.data.dataset import ImageDataset
 from lightning_diffusion.data.external_images import read_images
-from lightning_diffusion.diffusion.samplers.base import Sampler
 from lightning_diffusion.metrics.extractors.base import Extractor
 from lightning_diffusion.metrics.scores import MIN_SAMPLES
+from lightning_diffusion.models.contracts import Generator, Model
 from lightning_diffusion.system.memory import check_fits
 
 DEFAULT_COUNT = 1000  # samples
-CHOSEN = {"sampler": Sampler, "trust": list[str]}
+CHOSEN = {"sampler": SLOTS["sampler"], "trust": list[str]}
 
 
 class ReferenceData(NamedTuple):
@@ -32,12 +32,12 @@ class ReferenceData(NamedTuple):
 
 
 class SamplingRun(NamedTuple):
-    """A way from noise to image: the sampler's option, its number of steps, its node, and how samples are made."""
+    """A way to draw: its name, its number of steps, the sampler's node, and the model that draws so."""
 
     name: str
     num_steps: int | None
-    node: dict[str, Any]
-    recipe: DiffusionGenerator
+    node: dict[str, Any] | None
+    model: Generator
 
 
 def read_real(plain: dict[str, Any], model: TrainedModel | None) -> ReferenceData:
@@ -82,15 +82,25 @@ def read_count(plain: dict[str, Any], real: ReferenceData) -> int:
     return int(plain["num_samples"])
 
 
-def read_walks(plain: dict[str, Any], model: TrainedModel) -> list[SamplingRun]:
-    """Every pair of `samplers` and `num_steps`; without them, the one sampler of the configuration."""
-    guidance = build(plain, "guidance")
-    chosen = HydraConfig.get().runtime.choices["sampler"]
-    nodes = {chosen: plain["sampler"]}
+def read_walks(plain: dict[str, Any], model: Model) -> list[SamplingRun]:
+    """Every pair of `samplers` and `num_steps`; without them, the one sampler of the configuration.
+
+    Args:
+        model: that draws by the configuration's sampler and guidance.
+    """
+    if not isinstance(model, Generator):
+        raise ConfigError(f"ckpt_path: a {type(model).__name__} draws no samples; choose metrics=likelihood")
+    if "sampler" not in model.parts:
+        if one := [key for key in ("samplers", "num_steps") if plain[key] is not None]:
+            raise ConfigError(f"{one[0]}: a {type(model).__name__} has no sampler; leave it out")
+        return [SamplingRun(type(model).__name__, None, None, model)]
+    nodes = {option_of("sampler", plain["sampler"]): plain["sampler"]}
     if plain["samplers"] is not None:
         if one := [word for word in HydraConfig.get().overrides.task if re.match(r"\+*sampler[=.]", word)]:
-            raise ConfigError(f"samplers: each has its own options; leave out {' '.join(one)}, or give sampler=… alone")
-        nodes = {name: _sampler_node(name) for name in _as_list(plain["samplers"])}
+            raise ConfigError(
+                f"samplers: each has its own options; leave out {' '.join(one).replace('++', '')}, or samplers=…"
+            )
+        nodes = {name: _sampler_node(name, plain["time_grid"]) for name in _as_list(plain["samplers"])}
     for key in ("samplers", "num_steps"):
         if plain[key] == []:
             raise ConfigError(f"{key}=[]: nothing to measure; give one, or leave it out")
@@ -99,25 +109,26 @@ def read_walks(plain: dict[str, Any], model: TrainedModel) -> list[SamplingRun]:
         for num_steps in _as_list(plain["num_steps"]):
             whole = node if num_steps is None else node | {"num_steps": num_steps}
             chosen_so = check(OmegaConf.create({"sampler": whole, "trust": plain["trust"]}), CHOSEN)
-            sampler: Sampler = build(chosen_so, "sampler")
-            recipe = DiffusionGenerator(sampler, guidance, model.shape, model.num_classes, plain["seed"])
-            recipe.check(model.denoiser)
-            walks.append(SamplingRun(name, sampler.num_steps, whole, recipe))
+            drawn = model.with_parts(sampler=build(chosen_so, "sampler"))
+            drawn.check()
+            walks.append(SamplingRun(name, whole.get("num_steps"), whole, drawn))
     return walks
 
 
-def _sampler_node(name: str) -> dict[str, Any]:
-    """The node of conf/sampler/<name>.yaml under the rest of the command line."""
+def _sampler_node(name: str, time_grid: dict[str, Any]) -> dict[str, Any]:
+    """The node of conf/sampler/<name>.yaml under the rest of the command line, on that time grid."""
     names = sorted(path.stem for path in (CONF / "sampler").glob("*.yaml"))
     if name not in names:
         raise ConfigError(f"samplers={name}: no such sampler{did_you_mean(str(name), names)}")
-    node: dict[str, Any] = _composed([f"sampler={name}"])["sampler"]
+    node: dict[str, Any] = _composed([f"sampler={name}"], time_grid=time_grid)["sampler"]
     return node
 
 
-def _composed(overrides: list[str]) -> dict[str, Any]:
-    """src.evaluate's configuration as the command line says it, and with more overrides."""
+def _composed(overrides: list[str], **nodes: dict[str, Any]) -> dict[str, Any]:
+    """src.evaluate's configuration as the command line gives it, with more overrides and other nodes."""
     config = compose("evaluate", [*HydraConfig.get().overrides.task, *overrides])
+    with open_dict(config):
+        config.update(nodes)
     return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 

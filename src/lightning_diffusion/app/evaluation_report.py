@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning_diffusion.models.diffusion.generator import shard_batches
 from lightning_diffusion.runs.pictures import grid, write_png
 from rich.table import Table
 from torch.nn import functional as F
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 from lightning_diffusion.app.cli import mistakes
 from lightning_diffusion.app.evaluation_inputs import SamplingRun
 from lightning_diffusion.data.dataset import ImageDataset, InMemory
-from lightning_diffusion.diffusion.denoiser import Denoiser
+from lightning_diffusion.metrics.batches import shard_batches
 from lightning_diffusion.metrics.comparison import Comparison, Neighbours
 from lightning_diffusion.metrics.extractors.base import Features, as_colour, concatenate
 from lightning_diffusion.metrics.scores import Score
@@ -29,7 +28,7 @@ ROWS, COLUMNS = 10, 6  # of the picture of neighbours
 
 
 class Measured(NamedTuple):
-    """Scores of samples and what they cost: evaluations of the denoiser for one (None for given images), seconds."""
+    """Scores of samples and what they cost: evaluations of the network for one (None for given images), seconds."""
 
     scores: dict[str, Score]
     features: Features
@@ -40,8 +39,8 @@ class Measured(NamedTuple):
 
 def measure_walk(
     comparison: Comparison,
-    denoiser: Denoiser,
     walk: SamplingRun,
+    seed: int,
     count: int,
     batch_size: int,
     on_step: Callable[[], None],
@@ -50,10 +49,10 @@ def measure_walk(
     started, evaluations = time.monotonic(), 0
     images, features = [], []
     for indices in shard_batches(count, batch_size):
-        batch, cost = walk.recipe.make(denoiser, indices, comparison.device, on_step)
-        evaluations += cost
-        images.append(batch)
-        features.append(comparison.extractor(batch, comparison.device))
+        drawn = walk.model.draw(indices, walk.model.labels_in_turn(indices), seed, on_step)
+        evaluations += drawn.cost
+        images.append(drawn.images)
+        features.append(comparison.extractor(drawn.images, comparison.device))
     found = concatenate(features)
     return Measured(
         comparison(found), found, InMemory(torch.cat(images)), evaluations / count, time.monotonic() - started
@@ -67,8 +66,19 @@ def measure_images(comparison: Comparison, samples: ImageDataset) -> Measured:
     return Measured(comparison(found), found, samples, None, time.monotonic() - started)
 
 
-def tell(comparison: Comparison, measured: Measured, real: ImageDataset, how: dict[str, Any], output_dir: Path) -> None:
-    """A table, metrics.json with all that a score must be read with, and neighbours.png."""
+def tell(
+    comparison: Comparison,
+    measured: Measured,
+    real: ImageDataset,
+    how: dict[str, Any],
+    output_dir: Path,
+    by: str | None = None,
+) -> None:
+    """A table, metrics.json with all that a score must be read with, and neighbours.png.
+
+    Args:
+        by: sampler and guidance that drew the samples, in words; None for given images.
+    """
     N = len(measured.samples)
     floor, near = comparison.floor(N), comparison.neighbours(measured.features, COLUMNS - 1)
     held_out = next(iter(floor.values())).num_samples if floor else 0
@@ -87,7 +97,8 @@ def tell(comparison: Comparison, measured: Measured, real: ImageDataset, how: di
     with mistakes("output_dir"):
         write_png(output_dir / "neighbours.png", picture)
         write_text(output_dir / "metrics.json", json.dumps(results | {"how": how}, indent=2) + "\n")
-    _print(table, comparison.bias(measured.features), f"{output_dir}/metrics.json, neighbours.png")
+    files = f"{output_dir}/metrics.json, neighbours.png"
+    _print(table, comparison.bias(measured.features), f"{N:,} samples by {by}: {files}" if by else files)
 
 
 def tell_curve(

@@ -1,5 +1,6 @@
 """A run that is resumed where it stopped: python -m src.train resume=RUN_DIR"""
 
+import re
 from pathlib import Path
 
 import yaml
@@ -70,7 +71,7 @@ def resumed(config: DictConfig) -> DictConfig:
 
 def typed_keys() -> list[str]:
     """The keys that words of the command line, not of a file, give."""
-    return [Word(text).key.lstrip("+") for text in HydraConfig.get().overrides.task]
+    return [re.split("[=@:]", text.lstrip("~+"))[0] for text in HydraConfig.get().overrides.task]
 
 
 def _saved(folder: Path, source: str) -> tuple[str, list[Word], bool]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 import hydra
+import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -54,6 +55,26 @@ def check_form(argv: Sequence[str], config_name: str) -> None:
         near = nearest(word, [option.partition("=")[2] for option in options])
         meant = exact or [option for option in options if option.endswith(f"={near}")]
         raise ConfigError(f"{word}: {FORM}" + (f"; did you mean {meant[0]}?" if meant else "; --help shows the keys"))
+
+
+def opened(argv: Sequence[str], config_name: str, left_open: Sequence[str]) -> list[str]:
+    """The words, with ++ before one whose key the default option of a group lacks and another option has.
+
+    Args:
+        left_open: groups of which a model's file chooses the option where no word does; it is read later.
+    """
+    defaults = groups(CONF / f"{config_name}.yaml")
+
+    def is_open(key: str) -> bool:
+        group, _, rest = key.partition(".")
+        if group not in left_open or any(re.match(rf"[+]*{group}=", word) for word in argv):
+            return False
+        options = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / group).glob("*.yaml")}
+        return rest not in dotted(options[str(defaults[group])]) and any(
+            rest in dotted(node) for node in options.values()
+        )
+
+    return [f"++{word}" if "=" in word and is_open(word.partition("=")[0]) else word for word in argv]
 
 
 def keys(config_name: str, argv: Sequence[str] = ()) -> list[str]:

@@ -9,7 +9,7 @@ AVERAGED = "ema.model."
 
 
 def averaged_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """The denoiser's state dict, as the moving average has it."""
+    """The model's state dict, as the moving average has it."""
     state = checkpoint["state_dict"]
     return {name.removeprefix(AVERAGED): value for name, value in state.items() if name.startswith(AVERAGED)}
 

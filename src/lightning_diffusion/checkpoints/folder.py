@@ -7,7 +7,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from lightning_diffusion.checkpoints.format import KEY, check_version, upgrade
+from lightning_diffusion.checkpoints.format import KEY, check_version, upgrade_checkpoint
 from lightning_diffusion.checkpoints.seal import SAVED, is_intact, read_seal, saved
 from lightning_diffusion.system.files import Unreadable, open_regular
 
@@ -32,7 +32,7 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
     source = f"{key}={path}"
     checkpoint = load(locate(path, key), source)
     try:
-        upgrade(checkpoint["hyper_parameters"], checkpoint.get(KEY, 1))["denoiser"]
+        checkpoint["hyper_parameters"]["model"]
         if not all(isinstance(key, str) and isinstance(w, Tensor) for key, w in checkpoint["state_dict"].items()):
             raise TypeError
     except Exception as error:
@@ -49,7 +49,9 @@ def load(path: Path, source: str, map_location: Any = "cpu") -> Any:
             content = torch.load(file, map_location=map_location, weights_only=True)
         except Exception as error:
             raise _foreign(source, error) from error
-    check_version(content.get(KEY, 1) if isinstance(content, dict) else 1, source)
+    if isinstance(content, dict):
+        check_version(content.get(KEY, 1), source)
+        upgrade_checkpoint(content)
     return content
 
 

@@ -10,6 +10,9 @@ FORMER = {  # version 1 named classes by these
     "src.diffusion.": "lightning_diffusion.diffusion.",
     "src.model_file.weaker": "lightning_diffusion.checkpoints.loading.load_weak_model",
 }
+STATE = {"denoiser.": "model.denoiser.", "ema.model.": "ema.model.denoiser."}  # of its state dicts
+IMAGES = {"channels": "in_channels", "image_size": "image_size", "num_classes": "num_classes"}  # a model's, a network's
+MODEL = "lightning_diffusion.models.diffusion.model.DiffusionModel"  # the only kind that there was
 TARGET = "_target_"
 
 
@@ -35,6 +38,35 @@ def upgrade(node: Any, version: int) -> Any:
                 node_at[TARGET] = _today(node_at[TARGET])
             waiting.extend(node_at.values() if isinstance(node_at, dict) else node_at)
     return node
+
+
+def upgrade_checkpoint(content: dict[str, Any]) -> None:
+    """A checkpoint's content as this version has it, in place. What is not as it should be stays as it is."""
+    if content.get(KEY, 1) != 1:
+        return
+    known, state = content.get("hyper_parameters"), content.get("state_dict")
+    if isinstance(known, dict) and "denoiser" in known:
+        upgrade(known, 1)
+        data = known.get("data")
+        images = {key: data.get(key) for key in IMAGES} if isinstance(data, dict) else {}
+        known["model"] = {TARGET: MODEL, "denoiser": known["denoiser"], **images}
+    if isinstance(state, dict):
+        renamed = {_renamed(name): value for name, value in state.items()}
+        state.clear()
+        state.update(renamed)
+
+
+def of_denoiser(node: Any, weights: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The diffusion model with this denoiser: its node, and its state dict."""
+    backbone = node.get("backbone") if isinstance(node, dict) else None
+    images = {ours: backbone.get(theirs) for ours, theirs in IMAGES.items()} if isinstance(backbone, dict) else {}
+    model = {TARGET: MODEL, "denoiser": node, **images}
+    return model, {f"denoiser.{name}": value for name, value in weights.items()}
+
+
+def _renamed(name: Any) -> Any:
+    former = next((prefix for prefix in STATE if isinstance(name, str) and name.startswith(prefix)), None)
+    return name if former is None else STATE[former] + name.removeprefix(former)
 
 
 def _today(name: str) -> str:

@@ -5,11 +5,12 @@ What the file says is data. It is read, held against the signatures of this proj
 
 import contextlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -17,53 +18,65 @@ from torch import Tensor
 from lightning_diffusion.checkpoints.content import averaged_weights
 from lightning_diffusion.checkpoints.diffusers import folder
 from lightning_diffusion.checkpoints.folder import read_checkpoint
-from lightning_diffusion.checkpoints.format import KEY, VERSION, check_version, upgrade
+from lightning_diffusion.checkpoints.format import KEY, VERSION, check_version, of_denoiser, upgrade
 from lightning_diffusion.checkpoints.network_size import no_larger_than
 from lightning_diffusion.configuration.calls import check_node, make
 from lightning_diffusion.configuration.errors import ConfigError
-from lightning_diffusion.configuration.trusted_targets import DATA, MODEL, TARGET, Targets, require_plain
+from lightning_diffusion.configuration.trusted_targets import (
+    DATA,
+    DRAWING,
+    TARGET,
+    Targets,
+    family_groups,
+    require_plain,
+    targets_in,
+)
 from lightning_diffusion.data.dataset import ImageDataset
 from lightning_diffusion.data.module import AUTO, ImageDataModule, Split
 from lightning_diffusion.diffusion.denoiser import Denoiser, NetworkDenoiser
 from lightning_diffusion.diffusion.guidance import Autoguidance
+from lightning_diffusion.models.contracts import Model
+from lightning_diffusion.models.diffusion.model import DiffusionModel
 from lightning_diffusion.system.files import write_bytes
 
+OPENS_FILES = (f"{__name__}.load_weak_model", f"{__name__}.autoguidance")
+MOST = 100_000  # steps, or any other whole number that a file may ask a sampler for
 OF_IMAGES = {"channels": "in_channels", "image_size": "image_size", "num_classes": "num_classes"}  # data's, backbone's
 LARGEST = 4096  # pixels, the side of an image that a file may ask for
 LOCAL = ("cache_dir",)  # where something is written, which no file decides
 
 
 class ModelFile(NamedTuple):
-    """What a file holds: the denoiser's configuration, its averaged weights, the configuration of the data that it was
-    trained on, as far as it is known, and where it was read from, key=path."""
+    """What a file holds: the model's configuration without how it draws, its averaged weights, the configuration of the
+    data that it was trained on, as far as it is known, how its run draws (nodes of DRAWING, as far as they are known,
+    which are checked where they are used), and where it was read from, key=path."""
 
-    denoiser: dict[str, Any]
+    node: dict[str, Any]
     weights: dict[str, Tensor]
     data: dict[str, Any]
+    drawing: dict[str, Any]
     source: str
 
 
 class TrainedModel(NamedTuple):
-    """A denoiser with its averaged weights, in evaluation mode, and the file that it came from."""
+    """A model with its averaged weights, in evaluation mode, and the file that it came from."""
 
-    denoiser: NetworkDenoiser
+    model: Model
     file: ModelFile
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""
-        data = self.file.data
-        return data["channels"], data["image_size"], data["image_size"]
+        return self.model.shape
 
     @property
     def num_classes(self) -> int | None:
         """None of a model without classes."""
-        classes: int | None = self.file.data["num_classes"]
-        return classes
+        return self.model.num_classes
 
 
 def load(path: str | Path, key: str = "ckpt_path", trust: Any = ()) -> TrainedModel:
-    """The model in a file.
+    """The model in a file, which draws as its run did.
 
     Args:
         key: of the configuration, for messages.
@@ -75,24 +88,63 @@ def load(path: str | Path, key: str = "ckpt_path", trust: Any = ()) -> TrainedMo
             calls anything but this project's options and classes of the trusted packages.
     """
     file = read(path, key, trust)
-    with _named(file.source), no_larger_than(file.weights):
-        denoiser: NetworkDenoiser = make(file.denoiser, Targets(MODEL, trust, strict=True), "denoiser")
-    load_weights(denoiser, file.weights, file.source)
-    return TrainedModel(denoiser.eval().requires_grad_(False), file)
+    trained = assembled(file, trust)
+    with named(file.source):
+        parts = {key: _own_part(file, key, trust) for key in trained.model.parts if key in file.drawing}
+    return TrainedModel(trained.model.with_parts(**parts), file)
 
 
-def load_either(plain: dict[str, Any]) -> TrainedModel:
-    """The model of ckpt_path or of pretrained, whichever is given."""
+def _own_part(file: ModelFile, key: str, trust: Any) -> Any:
+    """The sampler or guidance that the file holds."""
+    check_drawing(key, file.drawing[key], trust)
+    return make(file.drawing[key], Targets(DRAWING, trust, strict=True), key)
+
+
+def check_drawing(key: str, node: Any, trust: Any = ()) -> None:
+    """Raises ConfigError for a file's node under a key of DRAWING that could do more than draw."""
+    if any(str(target) in OPENS_FILES for target in targets_in(node)):
+        raise ConfigError(
+            "guidance needs another checkpoint, which only the command line may name; give guidance=autoguidance "
+            "guidance.weak.ckpt_path=…, or choose guidance=clip"
+        )
+    try:
+        check_node(node, Any, key, Targets((key, "time_grid"), trust, strict=True))
+        _check_numbers(node, key)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; or choose another {key}=…") from error
+
+
+def _check_numbers(node: Any, path: str) -> None:
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, child in children:
+        _check_numbers(child, f"{path}.{key}")
+    if isinstance(node, int) and abs(node) > MOST:
+        raise ConfigError(f"{path}={node}: more than {MOST:,}")
+
+
+def assembled(file: ModelFile, trust: Any = ()) -> TrainedModel:
+    """The model that a file holds; it draws by its family's defaults. Raises ValueError as `load` does."""
+    with named(file.source), no_larger_than(file.weights):
+        model: Model = make(file.node, Targets(family_groups(), trust, strict=True), "model")
+    load_weights(model, file.weights, file.source)
+    return TrainedModel(model.eval().requires_grad_(False), file)
+
+
+def read_either(plain: dict[str, Any]) -> ModelFile:
+    """The content of ckpt_path or of pretrained, whichever is given; nothing is made of it yet."""
     given = [key for key in ("ckpt_path", "pretrained") if plain[key] is not None]
     if len(given) != 1:
         told = "give one of the two" if given else "missing; give ckpt_path=… or pretrained=…"
         raise ValueError(f"ckpt_path: {told}")
-    return load(plain[given[0]], given[0], plain["trust"])
+    return read(plain[given[0]], given[0], plain["trust"])
 
 
 def load_weak_model(ckpt_path: str, trust: list[str] | None = None) -> NetworkDenoiser:
     """The denoiser that autoguidance leads away from: an earlier checkpoint of the run, or one of a smaller network."""
-    return load(ckpt_path, "guidance.weak.ckpt_path", trust or ()).denoiser
+    model = load(ckpt_path, "guidance.weak.ckpt_path", trust or ()).model
+    if not isinstance(model, DiffusionModel):
+        raise ValueError(f"guidance.weak.ckpt_path={ckpt_path}: not a diffusion model; give an earlier checkpoint")
+    return model.denoiser
 
 
 def autoguidance(denoiser: Denoiser, weak: Denoiser, scale: float = 2.0) -> Denoiser:
@@ -104,46 +156,68 @@ def read(path: str | Path, key: str, trust: Any = ()) -> ModelFile:
     """A file's content, checked; nothing is made of it yet. Raises as `load` does."""
     source = f"{key}={path}"
     if Path(path).is_dir():
-        return _checked(*folder.read(Path(path)), None, source, trust)
+        return _checked(*of_denoiser(*folder.read(Path(path))), None, {}, source, trust)
     if str(path).endswith(".safetensors"):
-        return _checked(*_read_safetensors(Path(path), source), None, source, trust)
+        node, weights, drawing = _read_safetensors(Path(path), source)
+        return _checked(node, weights, None, drawing, source, trust)
     return of_checkpoint(read_checkpoint(path, key), source, trust)
 
 
 def of_checkpoint(content: dict[str, Any], source: str, trust: Any = ()) -> ModelFile:
     """What a checkpoint's content says of its model, checked. Raises ValueError as `load` does."""
     known = content["hyper_parameters"]
-    with _named(source):
+    with named(source):
         require_plain(known)
-    return _checked(known["denoiser"], averaged_weights(content), known.get("data"), source, trust)
+    drawing = {key: known[key] for key in DRAWING if key in known}
+    node = known["model"]
+    if isinstance(node, dict):
+        node = {key: child for key, child in node.items() if key not in DRAWING}
+    return _checked(node, averaged_weights(content), known.get("data"), drawing, source, trust)
 
 
-def _checked(node: Any, weights: dict[str, Tensor], data: Any, source: str, trust: Any) -> ModelFile:
-    with _named(source):
-        require_plain(node)
-        require_plain(data)
-        check_node(node, NetworkDenoiser, "denoiser", Targets(MODEL, trust, strict=True))
-        backbone = node.get("backbone", {})
-        data = _data_of(backbone) if data is None else data
+def _checked(node: Any, weights: dict[str, Tensor], data: Any, drawing: Any, source: str, trust: Any) -> ModelFile:
+    with named(source):
+        for part in (node, data, drawing):
+            require_plain(part)
+        check_node(node, Model, "model", Targets(family_groups(), trust, strict=True))
+        data = {key: node.get(key) for key in OF_IMAGES} if data is None else data
         if not isinstance(data, dict):
             raise ConfigError(f"data={data!r}: expected what the images are like")
         check_node(data, ImageDataModule if TARGET in data else dict, "data", Targets(DATA, trust, strict=True))
-        _check_images(data, backbone)
-    return ModelFile(node, weights, data, source)
+        _check_images(data, node)
+        if not isinstance(drawing, dict) or not set(drawing) <= set(DRAWING):
+            raise ConfigError(f"holds other keys than {', '.join(DRAWING)} of how samples are drawn")
+    return ModelFile(node, weights, data, drawing, source)
 
 
-def adopt(config: DictConfig) -> dict[str, Tensor]:
-    """Puts the network, schedule and prediction of config.pretrained into a training configuration -> its weights.
+def adopt(config: DictConfig, groups: Collection[str]) -> dict[str, Tensor]:
+    """Puts the parts of config.pretrained's model into a training configuration -> its weights.
+
+    Args:
+        groups: of the configuration: what the model takes of them, but for how it draws, is the pretrained one's.
 
     Raises:
-        ValueError: data of another shape or with other classes.
+        ValueError: a model of another kind, or data of another shape or with other classes.
     """
     file = read(str(config.pretrained), "pretrained", config.get("trust") or ())
     check_data(config.data, file.data)
+    if config.model[TARGET] != file.node[TARGET]:
+        theirs, ours = (str(node[TARGET]).rpartition(".")[2] for node in (file.node, config.model))
+        raise ValueError(f"{file.source}: its model is a {theirs}, and model=… a {ours}; choose the same kind")
     with open_dict(config):
-        for key in ("backbone", "schedule", "parameterization"):
-            config[key] = file.denoiser[key]
+        _adopt(config, config.model, file.node, set(groups) - set(DRAWING))
     return file.weights
+
+
+def _adopt(config: DictConfig, ours: DictConfig, theirs: dict[str, Any], groups: set[str]) -> None:
+    for name, written in OmegaConf.to_container(ours, resolve=False).items():  # type: ignore[union-attr]
+        match = re.fullmatch(r"\$\{(\w+)\}", written) if isinstance(written, str) else None
+        if match is None or name not in theirs:
+            continue
+        if match[1] in groups:
+            config[match[1]] = theirs[name]
+        elif isinstance(theirs[name], dict):
+            _adopt(config, config[match[1]], theirs[name], groups)
 
 
 def load_data(model: TrainedModel | None, other: dict[str, Any] | None, trust: Any = ()) -> dict[Split, ImageDataset]:
@@ -180,25 +254,27 @@ def check_data(data: Any, made_for: dict[str, Any]) -> None:
             raise ValueError(f"data.{key}={data[key]}: this model was made for {wanted}; set data.{key}={wanted}")
 
 
-def load_weights(denoiser: NetworkDenoiser, weights: dict[str, Tensor], source: str) -> None:
+def load_weights(model: Model, weights: dict[str, Tensor], source: str) -> None:
     """Raises ValueError where they do not fit."""
     try:
-        denoiser.load_state_dict(weights, strict=True)
+        model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise ValueError(
             f"{source}: its weights do not fit the network of its own configuration; take another file"
         ) from error
 
 
-def write_safetensors(path: Path, denoiser: NetworkDenoiser, node: dict[str, Any]) -> None:
-    """The weights, and the denoiser's node as JSON in the file's header."""
-    weights = {name: value.detach().cpu().contiguous() for name, value in denoiser.state_dict().items()}
+def write_safetensors(path: Path, model: TrainedModel) -> None:
+    """The weights, and in the file's header, as JSON, the model's node and those of how its run draws."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.model.state_dict().items()}
+    nodes = {"model": json.dumps(model.file.node), "drawing": json.dumps(model.file.drawing)}
+    header = {**nodes, KEY: str(VERSION)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, save(weights, metadata={"denoiser": json.dumps(node), KEY: str(VERSION)}))
+    write_bytes(path, save(weights, metadata=header))
 
 
 @contextlib.contextmanager
-def _named(source: str) -> Iterator[None]:
+def named(source: str) -> Iterator[None]:
     """What is wrong with a file's configuration is a ValueError that names the file."""
     try:
         yield
@@ -208,33 +284,41 @@ def _named(source: str) -> Iterator[None]:
         raise ValueError(f"{source}: its configuration {told}") from error
 
 
-def _check_images(data: dict[str, Any], backbone: dict[str, Any]) -> None:
-    """The shape and classes that every user of a model asks for, which the network must agree with."""
+def _check_images(data: dict[str, Any], model: dict[str, Any]) -> None:
+    """The shape and classes that every user of a model asks for, which the model and its parts must agree with."""
     for key in OF_IMAGES:
         value = data.get(key, "missing")
         if not (key == "num_classes" and value is None) and (type(value) is not int or not 1 <= value <= 10**6):
             raise ConfigError(f"data.{key}={value!r}: expected a whole number of at least 1")
     if data["channels"] > LARGEST or data["image_size"] > LARGEST:
         raise ConfigError(f"data.image_size={data['image_size']}: more than {LARGEST}")
-    for key, theirs in OF_IMAGES.items():
-        if backbone.get(theirs, data[key]) != data[key]:
-            raise ConfigError(f"data.{key}={data[key]} and backbone.{theirs}={backbone[theirs]} differ")
+    for name, part in parts_of("model", model):
+        for key, theirs in OF_IMAGES.items():
+            other = key if part is model else theirs
+            if part.get(other, data[key]) != data[key]:
+                raise ConfigError(f"data.{key}={data[key]} and {name}.{other}={part[other]} differ")
 
 
-def _data_of(backbone: dict[str, Any]) -> dict[str, Any]:
-    """What the data must be like for a network."""
-    return {key: backbone.get(name) for key, name in OF_IMAGES.items()}
+def parts_of(name: str, node: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(last part of the key, node) of a node and of all in it."""
+    yield name, node
+    for key, child in node.items():
+        if isinstance(child, dict):
+            yield from parts_of(key, child)
 
 
-def _read_safetensors(path: Path, source: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read_safetensors(path: Path, source: str) -> tuple[Any, dict[str, Tensor], Any]:
+    """The model's node, the weights, and the nodes of how its run draws."""
     if not path.is_file():
         raise FileNotFoundError(f"{source}: no such file")
     try:
         with safe_open(path, "pt") as file:
-            about = file.metadata()
-            node, version = json.loads(about["denoiser"]), int(about.get(KEY, 1))
+            header = file.metadata()
+            version, drawing = int(header.get(KEY, 1)), json.loads(header.get("drawing", "{}"))
+            node = json.loads(header["denoiser" if version == 1 else "model"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{source}: not a file of src.export ({type(error).__name__})") from error
     check_version(version, source)
-    return upgrade(node, version), weights
+    node, drawing = upgrade(node, version), upgrade(drawing, version)
+    return (node, weights, drawing) if version > 1 else (*of_denoiser(node, weights), drawing)

@@ -21,8 +21,8 @@ _INSTALLED, _CHECKOUT = _PACKAGE / "conf", _PACKAGE.parents[1] / "conf"
 CONF = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT  # a wheel carries it inside
 TARGET = "_target_"
 MISSING = "???"
-MODEL = ("denoiser", "backbone", "schedule", "parameterization")  # groups that a model's file may draw on
-DATA = ("data",)
+DATA = ("data",)  # groups that a model's file may draw on for its data, and …
+DRAWING = ("sampler", "time_grid", "guidance")  # … for how samples are drawn; for the model itself `family_groups`
 
 
 class Targets:
@@ -125,6 +125,16 @@ def _shown(value: Any) -> str:
     text = value if isinstance(value, str) else f"a {type(value).__name__}"
     text = text if text.isascii() and text.isprintable() else ascii(text)
     return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+@functools.cache
+def family_groups() -> frozenset[str]:
+    """The groups that a model consists of: conf/model, and those that its options choose from, but for DRAWING."""
+    found = {"model"}
+    for path in (CONF / "model").glob("*.yaml"):
+        entries = (yaml.safe_load(path.read_text()) or {}).get("defaults", [])
+        found |= {group.lstrip("/") for entry in entries if isinstance(entry, dict) for group in entry}
+    return frozenset(found - set(DRAWING))
 
 
 @functools.cache

@@ -16,7 +16,7 @@ class TimeGrid(ABC):
         """N + 1 falling times, the first at most T and the last exactly 0, float64.
 
         Args:
-            num_steps: N ≥ 1; None walks every step of a discrete chain.
+            num_steps: N ≥ 1; None walks every step of a discrete chain, T, T − 1, …, 0, on any grid.
 
         Raises:
             ValueError: more steps than a discrete schedule has times, or None where there is no chain.
@@ -25,14 +25,15 @@ class TimeGrid(ABC):
             raise ValueError(
                 "sampler.num_steps=null and schedule: a continuous schedule has no chain; give a number of steps"
             )
-        steps = int(schedule.T) if num_steps is None else num_steps
-        if steps < 1:
-            raise ValueError(f"sampler.num_steps={steps}: a sampler takes at least one step")
-        times = self.times(schedule, steps)
+        if num_steps is None:
+            return torch.arange(int(schedule.T), -1, -1, dtype=torch.float64)
+        if num_steps < 1:
+            raise ValueError(f"sampler.num_steps={num_steps}: a sampler takes at least one step")
+        times = self.times(schedule, num_steps)
         if not bool((times.diff() < 0).all()):
             raise ValueError(
-                f"sampler.num_steps={steps} and schedule.T={schedule.T:g}: the schedule has too few times for so many "
-                f"steps; choose sampler.num_steps <= {schedule.T:g}"
+                f"sampler.num_steps={num_steps} and schedule.T={schedule.T:g}: the schedule has too few times for so "
+                f"many steps; choose sampler.num_steps <= {schedule.T:g}"
             )
         return times
 

@@ -6,7 +6,7 @@ A family is a `Model`, which draws (`Generator`), measures how probable images a
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,18 @@ class Model(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    parts: Sequence[str] = ()  # the names of what `with_parts` replaces
+
+    def with_parts(self, **parts: Any) -> Self:
+        """The same weights, drawn from in another way: by another sampler, say.
+
+        Raises:
+            ValueError: parts that do not fit this model.
+        """
+        if parts:
+            raise ValueError(f"{next(iter(parts))}: this model has none; leave it out")
+        return self
 
     def check(self) -> None:
         """Raises ValueError where parts that are each in order do not fit each other."""
@@ -102,6 +114,11 @@ class Generator(ABC):
         """How it draws, for metrics.json."""
         return {}
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it cannot draw an image without a class."""
+        return self.num_classes is not None
+
     def labels_in_turn(self, indices: Sequence[int]) -> Tensor | None:
         """Sample i is of class i mod K, (B,); None without classes."""
         return None if self.num_classes is None else torch.tensor(list(indices), dtype=torch.long) % self.num_classes
@@ -143,6 +160,25 @@ class Likelihood(ABC):
         found = {"exact" if self.exact else "bound": self.bits_per_dim(images, labels, indices, seed)}
         on_step()
         return found
+
+
+class Editor(ABC):
+    """Changes pictures that a person gives."""
+
+    @abstractmethod
+    def check_edit(self, editing: Any, num_pictures: int) -> None:
+        """Raises ValueError where this model cannot edit so."""
+
+    @abstractmethod
+    def edit(
+        self, editing: Any, pictures: Tensor, labels: Tensor | None, mask: Tensor | None, seed: int, on_step: OnStep
+    ) -> dict[str, Tensor]:
+        """Columns of a strip, from what was given to what came of it, each uint8 (B, C, H, W) on the CPU.
+
+        Args:
+            editing: an option of conf/edit.
+            pictures: uint8 (B, C, H, W). labels: (B,) or None. mask: (H, W), 1 where to fill in, or None.
+        """
 
 
 class Predictor(ABC):

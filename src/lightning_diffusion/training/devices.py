@@ -56,7 +56,7 @@ def prepare_for_inference(model: M, device: torch.device, precision: str, compil
     if precision == "bf16-mixed":
         network.forward = torch.autocast(device.type, torch.bfloat16)(network.forward)
     elif device.type == "cpu":
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)
     model.compile_network(compiled)
     return model
 

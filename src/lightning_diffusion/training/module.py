@@ -66,7 +66,7 @@ class TrainingModule(L.LightningModule):
         super().__init__()
         objective.check(model)
         if channels_last:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model.to(memory_format=torch.channels_last)
         self.model, self.objective = model, objective
         self.ema = ExponentialMovingAverage(model, ema_decay, model.shared)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler

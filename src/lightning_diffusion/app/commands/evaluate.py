@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,18 @@ from omegaconf import DictConfig
 from rich.table import Table
 from torch import Tensor
 
+from lightning_diffusion.app import drawing
 from lightning_diffusion.app.cli import mistakes
+from lightning_diffusion.app.drawing import as_trained, check_rest, drawn_so, told
 from lightning_diffusion.app.evaluation_inputs import ReferenceData, read_count, read_real, read_samples, read_walks
 from lightning_diffusion.app.evaluation_report import measure_images, measure_walk, tell, tell_curve
 from lightning_diffusion.app.resume import typed_keys
-from lightning_diffusion.checkpoints.loading import TrainedModel, load_data, load_either
+from lightning_diffusion.checkpoints.loading import TrainedModel, assembled, load_data, read_either
 from lightning_diffusion.configuration.build import ConfigError, Text, at_least, build, check
 from lightning_diffusion.data.module import ImageDataModule
-from lightning_diffusion.diffusion.denoiser import Denoiser
-from lightning_diffusion.diffusion.samplers.base import Sampler
-from lightning_diffusion.diffusion.time_grid import TimeGrid
 from lightning_diffusion.metrics.comparison import Comparison
 from lightning_diffusion.metrics.extractors.base import Extractor
-from lightning_diffusion.models.diffusion.likelihood import Likelihood
+from lightning_diffusion.metrics.likelihood import Likelihood
 from lightning_diffusion.runs.run import CONFIG
 from lightning_diffusion.system.console import console
 from lightning_diffusion.system.files import make_folder, writable, write_text
@@ -35,8 +33,8 @@ SLOTS: dict[str, Any] = {  # what the keys of conf/evaluate.yaml hold
     "ckpt_path": Text | None, "pretrained": Text | None, "trust": list[str], "images": Text | None,
     "reference": Text | None, "split": str, "num_images": int, "num_samples": int | None, "batch_size": int,
     "seed": int, "device": str, "precision": Any, "compile": Any, "output_dir": Text | None,
-    "data": ImageDataModule | None, "extrapolate": bool, "metrics": Extractor | Likelihood, "sampler": Sampler,
-    "samplers": list[str] | str | None, "num_steps": Any, "time_grid": TimeGrid, "guidance": Callable[..., Denoiser],
+    "data": ImageDataModule | None, "extrapolate": bool, "metrics": Extractor | Likelihood,
+    "samplers": list[str] | str | None, "num_steps": Any, **drawing.SLOTS,
 }  # fmt: skip
 
 DISTANCE = "distance"
@@ -50,7 +48,7 @@ UNREAD = {  # keys by what is measured
 def main(config: DictConfig) -> None:
     """Prints a table and writes output_dir/metrics.json; with samples, pictures too."""
     with mistakes():
-        plain = check(config, SLOTS)
+        plain = check_rest(config, SLOTS)
         at_least(plain, 1, "num_images", "batch_size")
         metric: Likelihood | Extractor = build(plain, "metrics")
         refuse_unread(plain, isinstance(metric, Likelihood))
@@ -63,7 +61,7 @@ def main(config: DictConfig) -> None:
     elif plain["images"] is not None:
         evaluate_images(plain, metric)
     else:
-        evaluate_samples(plain, metric)
+        evaluate_samples(config, plain, metric)
 
 
 def refuse_unread(plain: dict[str, Any], is_likelihood: bool) -> None:
@@ -96,34 +94,36 @@ def evaluate_images(plain: dict[str, Any], extractor: Extractor) -> None:
         comparison = _compare(extractor, real, device, plain["extrapolate"])
         comparison.check(len(samples))
     measured = measure_images(comparison, samples)
-    told: dict[str, Any] = {key: plain[key] for key in ("images", "reference", "data") if key in plain}
-    tell(comparison, measured, real.images, told, _made(plain))
+    given: dict[str, Any] = {key: plain[key] for key in ("images", "reference", "data") if key in plain}
+    tell(comparison, measured, real.images, given, _made(plain))
 
 
-def evaluate_samples(plain: dict[str, Any], extractor: Extractor) -> None:
+def evaluate_samples(config: DictConfig, plain: dict[str, Any], extractor: Extractor) -> None:
     """Scores what a model draws, by one sampler or by several."""
     with mistakes():
         device = usable(plain["device"])
-        model = load_either(plain)
-        real = read_real(plain, model)
+        file = read_either(plain)
+        plain = check(as_trained(config, file), SLOTS) | {"output_dir": plain["output_dir"]}
+        trained = assembled(file, plain["trust"])
+        model = drawn_so(trained.model, plain)
+        real = read_real(plain, trained)
         N, batch_size = read_count(plain, real), plain["batch_size"]
         walks = read_walks(plain, model)
-        denoiser = prepare_for_inference(model.denoiser, device, plain["precision"], plain["compile"])
+        prepare_for_inference(model, device, plain["precision"], plain["compile"])
         comparison = _compare(extractor, real, device, plain["extrapolate"])
         comparison.check(N)
     measured = []
     for walk in walks:
-        steps = len(walk.recipe.sampler.times(denoiser.schedule)) * -(-N // batch_size)
-        named = f"{walk.name}, {walk.num_steps} steps" if walk.num_steps else walk.name
-        with Phase(f"drawing {N:,} samples by {named}", steps) as phase:
-            measured.append(measure_walk(comparison, denoiser, walk, N, batch_size, phase.advance))
+        how = told(model, plain | ({"sampler": walk.node} if walk.node else {}))
+        with Phase(f"drawing {N:,} samples by {how}", walk.model.num_steps * -(-N // batch_size)) as phase:
+            measured.append(measure_walk(comparison, walk, plain["seed"], N, batch_size, phase.advance))
     keys = ("ckpt_path", "pretrained", "seed", "precision", "guidance", "reference", "data")
-    told = {key: plain[key] for key in keys if key in plain}
+    made_with = {key: plain[key] for key in keys if key in plain}
     if len(walks) == 1:
-        told |= {"sampler": walks[0].node}
-        tell(comparison, measured[0], real.images, told, _made(plain))
+        made_with |= {"sampler": walks[0].node}
+        tell(comparison, measured[0], real.images, made_with, _made(plain), by=how)
     else:
-        tell_curve(comparison, walks, measured, told, _made(plain))
+        tell_curve(comparison, walks, measured, made_with, _made(plain))
 
 
 def _compare(extractor: Extractor, real: ReferenceData, device: torch.device, extrapolate: bool) -> Comparison:
@@ -144,22 +144,22 @@ def evaluate_likelihood(plain: dict[str, Any], metric: Likelihood) -> None:
         if plain["split"] not in ("train", "val"):
             raise ConfigError(f"split={plain['split']}: choose train or val")
         device = usable(plain["device"])
-        model = load_either(plain)
-        metric.check(model.denoiser)
+        model = assembled(read_either(plain), plain["trust"])
+        measurable = metric.check(model.model)
         dataset = load_data(model, plain.get("data"), plain["trust"])[plain["split"]]
         if plain["num_images"] > len(dataset):
             raise ConfigError(f"num_images={plain['num_images']}: the {plain['split']} split has {len(dataset)}")
-        denoiser = prepare_for_inference(model.denoiser, device, plain["precision"], plain["compile"])
+        prepare_for_inference(model.model, device, plain["precision"], plain["compile"])
 
     started, parts = time.monotonic(), []
     batches = torch.arange(plain["num_images"]).split(plain["batch_size"])
-    with Phase("likelihood", len(batches) * metric.steps(denoiser)) as phase:
+    with Phase("likelihood", len(batches) * metric.steps(measurable)) as phase:
         for batch in batches:
             images, labels = dataset[batch]
             cond = labels.to(device) if labels is not None and model.num_classes is not None else None
             parts.append(
                 metric(
-                    denoiser, images.to(device), cond, int(batch[0]), plain["seed"],
+                    measurable, images.to(device), cond, int(batch[0]), plain["seed"],
                     on_step=phase.advance,
                 )
             )  # fmt: skip
@@ -178,8 +178,8 @@ def _report(scores: dict[str, Tensor], plain: dict[str, Any], model: TrainedMode
         results[name] = {"mean": mean, "standard_error": error}
         table.add_row(name, f"{mean:.4f}", "–" if error is None else f"{error:.4f}")
     keys = ("ckpt_path", "pretrained", "split", "num_images", "seed", "precision", "metrics")
-    told = {key: plain[key] for key in keys}
-    told |= {"schedule": model.file.denoiser["schedule"], "seconds": seconds, "unit": "bits/dim"}
-    write_text(output_dir / "metrics.json", json.dumps(results | {"how": told}, indent=2) + "\n")
+    how = {key: plain[key] for key in keys}
+    how |= {"model": model.file.node, "seconds": seconds, "unit": "bits/dim"}
+    write_text(output_dir / "metrics.json", json.dumps(results | {"how": how}, indent=2) + "\n")
     console().print(table)
     console().print(f"{output_dir}/metrics.json", soft_wrap=True)

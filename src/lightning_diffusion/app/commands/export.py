@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from lightning_diffusion.app.cli import mistakes
 from lightning_diffusion.checkpoints.diffusers import folder
-from lightning_diffusion.checkpoints.loading import load, write_safetensors
+from lightning_diffusion.checkpoints.loading import assembled, read, write_safetensors
 from lightning_diffusion.configuration.build import ConfigError, Text, check
 from lightning_diffusion.system.console import console
 from lightning_diffusion.system.files import writable
@@ -18,8 +18,8 @@ def main(config: DictConfig) -> None:
     """Writes the averaged weights: a folder for diffusers' pipelines, or denoiser.safetensors."""
     with mistakes():
         plain = check(config, SLOTS)
-        model = load(plain["ckpt_path"], trust=plain["trust"])
-        denoiser, output_dir, label = model.denoiser, Path(str(plain["output_dir"])), plain["label"]
+        model = assembled(read(plain["ckpt_path"], "ckpt_path", plain["trust"]), plain["trust"])
+        output_dir, label = Path(str(plain["output_dir"])), plain["label"]
         if plain["format"] not in ("diffusers", "safetensors"):
             raise ConfigError(f"format={plain['format']}: choose diffusers or safetensors")
         if output_dir.exists() and any(output_dir.iterdir()):
@@ -32,10 +32,10 @@ def main(config: DictConfig) -> None:
                 )
         writable(output_dir, "output_dir")
         if plain["format"] == "safetensors":
-            write_safetensors(output_dir / "denoiser.safetensors", denoiser, model.file.denoiser)
+            write_safetensors(output_dir / "denoiser.safetensors", model)
             told = [f"{output_dir}/denoiser.safetensors"]
         else:
-            pipeline = folder.write(output_dir, denoiser, model.shape[1], model.shape[0], label)
+            pipeline = folder.write(output_dir, model.model, label)
             told = [f"{output_dir}: {pipeline}.from_pretrained loads it"]
             if pipeline == "DDPMPipeline" and model.num_classes is not None and label is None:
                 told += ["its UNet2DModel takes class_labels, which DDPMPipeline does not pass; label=0 … bakes one in"]

@@ -95,7 +95,7 @@ class Parts(NamedTuple):
 def assemble(config: DictConfig) -> Parts:
     """Everything that a configuration names, built and checked; nothing is read but a checkpoint, nothing written."""
     count_classes(config)
-    weights = adopt(config) if config.get("pretrained") is not None else None
+    weights = adopt(config, groups()) if config.get("pretrained") is not None else None
     plain = check(config, SLOTS, groups())
     try:
         require_plain(plain)

@@ -22,6 +22,8 @@ from lightning_diffusion.checkpoints.diffusers.process import PIPELINES, read_pr
 from lightning_diffusion.checkpoints.diffusers.settings import Part, Settings
 from lightning_diffusion.checkpoints.diffusers.weights import CLASSES, from_diffusers, to_diffusers
 from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
+from lightning_diffusion.models.contracts import Model
+from lightning_diffusion.models.diffusion.model import DiffusionModel
 from lightning_diffusion.networks.unet import UNet
 from lightning_diffusion.system.files import write as write_file
 from lightning_diffusion.system.files import write_text
@@ -59,7 +61,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return node, {f"backbone.{name}": value for name, value in weights.items()}
 
 
-def write(folder: Path, denoiser: NetworkDenoiser, image_size: int, channels: int, label: int | None = None) -> str:
+def write(folder: Path, model: Model, label: int | None = None) -> str:
     """Writes a folder that DiffusionPipeline.from_pretrained loads.
 
     Args:
@@ -71,6 +73,9 @@ def write(folder: Path, denoiser: NetworkDenoiser, image_size: int, channels: in
     Raises:
         ValueError: what diffusers cannot express; nothing is written.
     """
+    if not isinstance(model, DiffusionModel):
+        raise ValueError(f"format=diffusers: it is for diffusion models, and this is a {type(model).__name__}")
+    denoiser, (channels, image_size, _) = model.denoiser, model.shape
     network: UNet = denoiser.backbone  # type: ignore[assignment]
     config, scheduler = unet_config(network, image_size, channels), scheduler_config(denoiser)
     weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}

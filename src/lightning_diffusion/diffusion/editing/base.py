@@ -28,6 +28,7 @@ class Editing(ABC):
     inputs: tuple[str, ...] = ("picture",)  # the columns that show what was given
     needs_mask: bool = False
     needs_latents: bool = False
+    takes_sampler: bool = True  # or walks in a way of its own
 
     def check(self, sampler: Sampler, num_pictures: int) -> None:
         """Raises ValueError where these cannot serve the purpose."""

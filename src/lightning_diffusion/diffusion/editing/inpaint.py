@@ -27,6 +27,7 @@ class Inpaint(Editing):
 
     inputs = ("picture", "given")
     needs_mask = True
+    takes_sampler = False
 
     def __init__(
         self,

@@ -1,7 +1,8 @@
 """Diffusion models as a family: a denoiser that a sampler walks, under a guidance."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -9,18 +10,19 @@ from torch import Tensor, nn
 from lightning_diffusion.codecs.pixels import Codec, Pixels
 from lightning_diffusion.diffusion.continuous_bound import continuous_bound, span
 from lightning_diffusion.diffusion.denoiser import Counted, Denoiser, NetworkDenoiser
+from lightning_diffusion.diffusion.editing.base import Editing, EditInputs
 from lightning_diffusion.diffusion.guidance import Clip
 from lightning_diffusion.diffusion.noise import IndexedNoise, spread
 from lightning_diffusion.diffusion.samplers.base import Sampler
 from lightning_diffusion.diffusion.samplers.ddim import DDIM
 from lightning_diffusion.diffusion.time_grid import Trailing
-from lightning_diffusion.models.contracts import Drawn, Generator, Likelihood, Model, OnStep, no_report
+from lightning_diffusion.models.contracts import Drawn, Editor, Generator, Likelihood, Model, OnStep, no_report
 from lightning_diffusion.models.diffusion.likelihood import FlowAndBound
 
 Guidance = Callable[[Denoiser], Denoiser]
 
 
-class DiffusionModel(Model, Generator, Likelihood):
+class DiffusionModel(Model, Generator, Likelihood, Editor):
     """A denoiser, and how samples are drawn from it.
 
     Args:
@@ -55,6 +57,17 @@ class DiffusionModel(Model, Generator, Likelihood):
     def shared(self) -> Sequence[object]:
         return self.sampler, self.guidance, self.codec
 
+    parts = ("sampler", "guidance")
+
+    def with_parts(self, **parts: Any) -> Self:
+        other = copy.copy(self)
+        other.sampler, other.guidance = parts.get("sampler", self.sampler), parts.get("guidance", self.guidance)
+        return other
+
+    @property
+    def needs_labels(self) -> bool:
+        return self.num_classes is not None and self.denoiser.label_dropout == 0
+
     def check(self) -> None:
         """Raises ValueError where this denoiser cannot be guided or walked so."""
         self.sampler.check(self.guidance(self.denoiser))
@@ -63,10 +76,8 @@ class DiffusionModel(Model, Generator, Likelihood):
         schedule = self.denoiser.schedule
         name = options.get("schedule", type(schedule).__name__)
         predicts = type(self.denoiser.parameterization).__name__.lower()
-        process = (
-            f"{name} schedule, T = {schedule.T:g}, terminal SNR {schedule.terminal_snr():.1e}, predicts {predicts}"
-        )
-        return {"process": process}
+        ends = f"T = {schedule.T:g}, terminal SNR {schedule.terminal_snr():.1e}"
+        return {"process": f"{name} schedule, {ends}, predicts {predicts}"}
 
     def facts(self) -> dict[str, Any]:
         bound = span(self.denoiser.schedule)
@@ -96,6 +107,20 @@ class DiffusionModel(Model, Generator, Likelihood):
         cond = None if labels is None else labels.to(device)
         for x in self.sampler.walk(self.guidance(self.denoiser).to(device), noise, cond):
             yield self.codec.decode(x).cpu()
+
+    def check_edit(self, editing: Editing, num_pictures: int) -> None:
+        editing.check(self.sampler, num_pictures)
+
+    @torch.inference_mode()
+    def edit(
+        self, editing: Editing, pictures: Tensor, labels: Tensor | None, mask: Tensor | None, seed: int, on_step: OnStep
+    ) -> dict[str, Tensor]:
+        x_0 = self.codec.encode(pictures.to(self.device))
+        cond, mask = (None if tensor is None else tensor.to(self.device) for tensor in (labels, mask))
+        noise = IndexedNoise(seed, range(len(x_0)), x_0.shape[1:], self.device)
+        guided = self.guidance(self.denoiser).to(self.device)
+        columns = editing(guided, self.sampler, EditInputs(x_0, cond, mask, noise), on_step)
+        return {name: self.codec.decode(x).cpu() for name, x in columns.items()}
 
     def bits_per_dim(self, images: Tensor, labels: Tensor | None, indices: range, seed: int) -> Tensor:
         """The continuous-time bound: it does not depend on the schedule or on what the network predicts."""

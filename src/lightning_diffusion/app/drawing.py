@@ -1,0 +1,113 @@
+"""How a model draws: by its run's own sampler, time grid and guidance, where the command line chooses none.
+
+What the model's file holds of them is data: it is checked against this project's own options before any is made.
+"""
+
+import copy
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from lightning_diffusion.app.resume import typed_keys
+from lightning_diffusion.checkpoints.loading import ModelFile, check_drawing, named
+from lightning_diffusion.configuration.build import build, check
+from lightning_diffusion.configuration.errors import ConfigError
+from lightning_diffusion.configuration.trusted_targets import CONF, DRAWING, TARGET
+from lightning_diffusion.diffusion.denoiser import Denoiser
+from lightning_diffusion.diffusion.samplers.base import Sampler
+from lightning_diffusion.diffusion.time_grid import TimeGrid
+from lightning_diffusion.models.contracts import Model
+
+SLOTS: dict[str, Any] = {"sampler": Sampler, "time_grid": TimeGrid, "guidance": Callable[..., Denoiser]}
+
+
+def check_rest(config: DictConfig, slots: Mapping[str, Any]) -> dict[str, Any]:
+    """`config.check` of all that can be checked before the model's file is read."""
+    late = (*DRAWING, "edit")  # an edit takes the time grid
+    rest = OmegaConf.masked_copy(config, [str(key) for key in config if key not in late])
+    return check(rest, {key: wanted for key, wanted in slots.items() if key not in late})
+
+
+def as_trained(config: DictConfig, file: ModelFile, without: Collection[str] = ()) -> DictConfig:
+    """The configuration with the run's own sampler, time grid and guidance where the command line chooses none.
+
+    Words such as sampler.num_steps=10 change the run's own option. The sampler takes the time grid of time_grid=…
+
+    Args:
+        without: groups that keep the program's defaults.
+
+    Raises:
+        ValueError: the file holds another call than an option of the group, a wrong value, or needs another file.
+    """
+    typed, trust = typed_keys(), config.get("trust", ())
+    own = {key: node for key, node in file.drawing.items() if key not in typed and key not in without}
+    with named(file.source):
+        for key, node in own.items():
+            check_drawing(key, node, trust)
+    config = copy.deepcopy(config)
+    for key, node in own.items():
+        node = copy.deepcopy(node)
+        for word in typed:
+            if word.startswith(f"{key}."):
+                _put(node, word.split(".")[1:], OmegaConf.select(config, word, default=_GONE))
+        if key == "sampler" and _follows(node, file.drawing, typed):
+            node["time_grid"] = "${time_grid}"
+        with open_dict(config):
+            config[key] = node
+    return config
+
+
+def drawn_so(model: Model, plain: dict[str, Any]) -> Model:
+    """The model with the configuration's sampler and guidance, if its kind has such parts.
+
+    Raises:
+        ValueError: the command line chooses a part that it does not have, or one that does not fit.
+    """
+    for key in typed_keys():
+        group = key.split(".")[0]
+        if group in DRAWING and group not in model.parts and not (group == "time_grid" and "sampler" in model.parts):
+            raise ConfigError(f"{group}: a {type(model).__name__} has none; leave it out")
+    drawn: Model = model.with_parts(**{key: build(plain, key) for key in model.parts})
+    drawn.check()
+    return drawn
+
+
+def option_of(group: str, node: Any) -> str:
+    """The name of the option in conf/ that makes the same call; else the last part of the call's own name."""
+    target = str(node[TARGET])
+    for path in sorted((CONF / group).glob("*.yaml")):
+        if (yaml.safe_load(path.read_text()) or {}).get(TARGET) == target:
+            return path.stem
+    return target.rpartition(".")[2]
+
+
+def told(model: Model, plain: dict[str, Any]) -> str:
+    """How it draws, in a line of output: ddim, 50 steps, guidance clip."""
+    if "sampler" not in model.parts:
+        return type(model).__name__
+    num_steps = plain["sampler"].get("num_steps")
+    steps = "every step" if num_steps is None else f"{num_steps} step{'s' * (num_steps != 1)}"
+    return f"{option_of('sampler', plain['sampler'])}, {steps}, guidance {option_of('guidance', plain['guidance'])}"
+
+
+_GONE = object()  # the value of a key that ~key has removed
+
+
+def _put(node: dict[str, Any], path: list[str], value: Any) -> None:
+    *parents, last = path
+    for key in parents:
+        if not isinstance(node.get(key), dict):
+            node[key] = {}
+        node = node[key]
+    if value is _GONE:
+        node.pop(last, None)
+    else:
+        node[last] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _follows(sampler: dict[str, Any], drawing: dict[str, Any], typed: Collection[str]) -> bool:
+    """Whether the sampler takes the configuration's time grid: the run's own did, or the command line gives one."""
+    given = any(word.split(".")[0] == "time_grid" for word in typed)
+    return given or ("time_grid" in drawing and sampler.get("time_grid") == drawing["time_grid"])
