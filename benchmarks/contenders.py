@@ -23,7 +23,7 @@ def ours(size: Size, *words: str) -> Contender:
     plain = configuration([*size.words, *words])
     module = module_of(plain).to(size.device)
     loop = BareLoop(module, random_batches(plain["data"]), plain["trainer"])
-    return Contender(module.denoiser.backbone, loop.step)
+    return Contender(module.model.network, loop.step)
 
 
 def theirs(peer: type[Peer], size: Size) -> Contender:

@@ -15,7 +15,7 @@ from benchmarks import sampling
 from benchmarks.contenders import Contender, ours, peers
 from benchmarks.sizes import Size, forward_flops
 from benchmarks.turns import Table, in_turns, speed_up
-from lightning_diffusion.diffusion.denoiser import GRAPHS
+from lightning_diffusion.models.contracts import GRAPHS
 
 CIFAR = {"image_size": 32, "image_channels": 3, "channels": 128, "num_blocks": 2, "bf16": True, "device": "cuda"}
 DDPM = Size(**CIFAR, mults=(1, 2, 2, 2), attends_at=(16,))  # type: ignore[arg-type]  # 35.7 M parameters

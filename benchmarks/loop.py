@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from lightning_diffusion.app.classes import count_classes
 from lightning_diffusion.app.cli import CONF
-from lightning_diffusion.app.commands.train import SLOTS
-from lightning_diffusion.codecs.pixels import to_model
+from lightning_diffusion.app.commands.train import SLOTS, groups
 from lightning_diffusion.configuration.build import build, check
 from lightning_diffusion.data.batch import Batch
 from lightning_diffusion.diffusion.noise import BatchRNG, stream_seed
-from lightning_diffusion.training.guard import BatchRecord, Diverged, Step
-from lightning_diffusion.training.module import DiffusionModule
+from lightning_diffusion.models.contracts import Training
+from lightning_diffusion.training.guard import BatchRecord, Guard
+from lightning_diffusion.training.module import TrainingModule
 
 
 def configuration(words: list[str]) -> dict[str, Any]:
@@ -25,12 +25,12 @@ def configuration(words: list[str]) -> dict[str, Any]:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("train", overrides=["name=x", "run_dir=x", *words])
         count_classes(config)
-        return check(config, SLOTS)
+        return check(config, SLOTS, groups())
 
 
-def module_of(plain: dict[str, Any]) -> DiffusionModule:
+def module_of(plain: dict[str, Any]) -> TrainingModule:
     L.seed_everything(plain["seed"], verbose=False)
-    module: DiffusionModule = build(plain, "module")
+    module: TrainingModule = build(plain, "module")
     return module
 
 
@@ -44,34 +44,34 @@ def random_batches(data: dict[str, Any]) -> Iterator[Batch]:
 
 
 class BareLoop:
-    """The training of a DiffusionModule on the CPU, or on the device that it is on, step by step."""
+    """The training of a TrainingModule on the CPU, or on the device that it is on, step by step."""
 
-    def __init__(self, module: DiffusionModule, batches: Iterator[Batch], options: dict[str, Any]) -> None:
+    def __init__(self, module: TrainingModule, batches: Iterator[Batch], options: dict[str, Any]) -> None:
         """options: those of the trainer; precision and clipping are heeded."""
         self.module, self.batches, self.number = module.train(), batches, 0
         module.configure_model()
-        self.optimizer = module.optimizer(module.denoiser.parameters())
+        self.optimizer = module.optimizer(module.trained)
         self.lr_scheduler = module.lr_scheduler(self.optimizer)
         self.clip, self.bf16 = options["gradient_clip_val"] or float("inf"), options["precision"] == "bf16-mixed"
-        self.device = next(module.denoiser.parameters()).device
-        self.last: Step | None = None
+        self.device = module.model.device
+        self.guard = Guard("stop")
 
     def step(self) -> Tensor:
-        module, denoiser, batch = self.module, self.module.denoiser, next(self.batches)
-        x_0 = to_model(batch.images.to(self.device, non_blocking=True))
+        module, batch = self.module, next(self.batches)
+        images = batch.images.to(self.device, non_blocking=True)
         labels = None if batch.labels is None else batch.labels.to(self.device, non_blocking=True)
-        draws = BatchRNG(stream_seed("train", module.seed, batch.start), self.device)
+        rng = BatchRNG(stream_seed("train", module.seed, batch.start), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            times, losses = module.objective.draw(denoiser, x_0, labels, draws)
-            loss = module.objective.mean(times, losses)
+            batch, training = Batch(images, labels, batch.start), Training(0.0, module.ema.model)
+            losses = module.objective.loss(module.model, batch, rng, training)
+            loss = losses.values.mean()
         self.optimizer.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(denoiser.parameters(), self.clip)
-        if self.last is not None and not self.last.gradient_is_finite:
-            raise Diverged(str(self.last))
-        self.last = Step(self.number + 1, [BatchRecord(batch.start, loss.detach(), times.t, losses.detach())], norm)
+        norm = nn.utils.clip_grad_norm_(module.trained, self.clip)
+        self.guard.add(BatchRecord(batch.start, loss.detach(), losses.values.detach(), losses.drawn))
+        self.guard.admits(self.number + 1, norm, False, self.device.type == "cuda", bool)
         self.optimizer.step()
-        module.ema.update(denoiser, self.number)
+        module.ema.update(module.model, self.number)
         self.lr_scheduler.step()
         self.number += 1
         return loss.detach()

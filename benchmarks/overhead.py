@@ -20,7 +20,7 @@ from lightning_diffusion.configuration.build import build
 from lightning_diffusion.data.dataset import Batches, InMemory
 from lightning_diffusion.data.module import ImageDataModule, Split
 from lightning_diffusion.data.order import EndlessShuffle
-from lightning_diffusion.training.module import DiffusionModule
+from lightning_diffusion.training.module import TrainingModule
 from lightning_diffusion.training.results import quiet
 
 BLOCK, BLOCKS, WARM_UP = 20, 12, 2  # steps in a block (one of them logs), blocks that count, and before them
@@ -67,7 +67,7 @@ class Turns(L.Callback):
         ]
 
 
-def train(run_dir: str, overrides: list[str]) -> tuple[DiffusionModule, Turns]:
+def train(run_dir: str, overrides: list[str]) -> tuple[TrainingModule, Turns]:
     """As src.train does it, with the bare loop in between."""
     plain = configuration([*OPTIONS, f"run_dir={run_dir}", *overrides])
     data = Noise(**{key: plain["data"][key] for key in ("channels", "image_size", "num_classes", "batch_size", "seed")})

@@ -9,16 +9,17 @@ from collections.abc import Callable
 
 import diffusers
 import torch
-from lightning_diffusion.models.diffusion.generator import DiffusionGenerator
 from torch import Tensor
 
 from benchmarks.peers import diffusers_network
 from benchmarks.sizes import Size
 from benchmarks.turns import Table, in_turns, options, speed_up
 from lightning_diffusion.checkpoints.loading import load
-from lightning_diffusion.diffusion.denoiser import Compile
+from lightning_diffusion.diffusion.guidance import Unguided
 from lightning_diffusion.diffusion.samplers.ddim import DDIM
 from lightning_diffusion.diffusion.time_grid import Trailing
+from lightning_diffusion.models.contracts import Compile
+from lightning_diffusion.models.diffusion.model import DiffusionModel
 from lightning_diffusion.training.devices import prepare_for_inference
 
 STEPS, SMALL, LARGE = 20, 64, 256
@@ -45,9 +46,11 @@ def pair(
     shape = (size.image_channels, size.image_size, size.image_size)
     with tempfile.TemporaryDirectory() as folder:
         pipeline = theirs(size, folder)
-        denoiser = load(folder, "pretrained").denoiser
-    denoiser = prepare_for_inference(denoiser, torch.device(size.device), size.precision, compiled)
-    recipe = DiffusionGenerator(DDIM(Trailing(), STEPS), lambda inner: inner, shape, None, seed=0)
+        loaded = load(folder, "pretrained").model
+    assert isinstance(loaded, DiffusionModel)
+    sampler = DDIM(Trailing(), STEPS)
+    model = loaded.with_parts(sampler=sampler, guidance=Unguided)
+    prepare_for_inference(model, torch.device(size.device), size.precision, compiled)
 
     def diffusers_step() -> Tensor:
         generator = torch.Generator().manual_seed(0)
@@ -56,10 +59,10 @@ def pair(
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 
     def our_step() -> Tensor:
-        return recipe.make(denoiser, range(batch_size), size.device)[0]
+        return model.draw(range(batch_size), None, seed=0).images
 
     noise = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(0))
-    *_, x = recipe.sampler.walk(denoiser, lambda: noise.to(size.device))
+    *_, x = sampler.walk(model.denoiser, lambda: noise.to(size.device))
     apart = (x.clamp(-1, 1).cpu() / 2 + 0.5 - diffusers_step()).abs().max()
     return our_step, diffusers_step, float(apart)
 

@@ -9,12 +9,13 @@ import torch
 from lightning_diffusion.data.digits import Digits
 from lightning_diffusion.diffusion import beta as schedule
 from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
-from lightning_diffusion.diffusion.objective import Objective
 from lightning_diffusion.diffusion.parameterization import V
 from lightning_diffusion.diffusion.time_sampler import Uniform
 from lightning_diffusion.diffusion.weighting import Simple
+from lightning_diffusion.models.diffusion.model import DiffusionModel
+from lightning_diffusion.models.diffusion.objective import Denoising
 from lightning_diffusion.networks.unet import UNet
-from lightning_diffusion.training.module import DiffusionModule
+from lightning_diffusion.training.module import TrainingModule
 from lightning_diffusion.training.optimizers.warmup import warmup_cosine
 
 # what a command line needs to train as small a network
@@ -35,7 +36,7 @@ def digits(**options: Any) -> Digits:
     return Digits(**({"channels": 1, "image_size": 8, "num_classes": 10, "batch_size": 16} | options))
 
 
-def module(dropout: float = 0.1, max_steps: int = 100, **options: Any) -> DiffusionModule:
+def module(dropout: float = 0.1, max_steps: int = 100, **options: Any) -> TrainingModule:
     torch.manual_seed(0)
     network = UNet(
         8,
@@ -47,9 +48,9 @@ def module(dropout: float = 0.1, max_steps: int = 100, **options: Any) -> Diffus
         dropout=dropout,
         num_classes=10,
     )
-    return DiffusionModule(
-        NetworkDenoiser(network, schedule.cosine(), V()),
-        Objective(Uniform(), Simple()),
+    return TrainingModule(
+        DiffusionModel(NetworkDenoiser(network, schedule.cosine(), V()), 1, 8, 10),
+        Denoising(Uniform(), Simple()),
         optimizer=functools.partial(torch.optim.AdamW, lr=1e-3),
         lr_scheduler=functools.partial(warmup_cosine, warmup_steps=5, max_steps=max_steps),
         **options,

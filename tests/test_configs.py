@@ -15,6 +15,7 @@ from lightning_diffusion.configuration.build import check
 from lightning_diffusion.configuration.calls import make
 from lightning_diffusion.configuration.trusted_targets import Targets
 
+GROUPS = [path.name for path in CONF.iterdir() if path.is_dir()]
 OPTIONS = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.glob("*/*.yaml"))]
 OTHER_PROGRAMS = {"edit": sample, "metrics": evaluate, "sweep/samplers": evaluate}  # that training has no use for
 REQUIRED = {
@@ -62,7 +63,7 @@ def test_option_composes_and_builds(option, finished):
         plain = check(compose(*overrides, program=program.__name__.split(".")[-1]), program.SLOTS)
         assert group not in plain or build(plain[group]) is not None
         return
-    plain = check(compose(f"{group}={name}", *required), SLOTS)
+    plain = check(compose(f"{group}={name}", *required), SLOTS, GROUPS)
     for key in ("data", "module", "sampler", "callbacks", "logger"):
         assert build(plain[key]) is not None
     build(plain["trainer"] | {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False})
@@ -75,16 +76,16 @@ BACKBONES = ["adm", "dit", "uvit", "unet_lecture"]
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_takes_a_training_and_a_sampling_step(name):
     """With its own network, on noise of its own shape: sizes, classes, schedule and prediction fit together."""
-    plain = check(compose(f"experiment={name}", *REQUIRED.get(name, [])), SLOTS)
+    plain = check(compose(f"experiment={name}", *REQUIRED.get(name, [])), SLOTS, GROUPS)
     data, module, sampler = build(plain["data"]), build(plain["module"]), build(plain["sampler"])
     K = data.num_classes
     labels = None if K is None else torch.arange(2) % K
     x_0 = torch.rand(2, *data.shape) * 2 - 1
-    loss = module.objective(module.denoiser, x_0, labels)
+    loss = module.objective(module.model.denoiser, x_0, labels)
     loss.backward()
     assert torch.isfinite(loss)
     sampler.num_steps = 2
-    x = sampler.sample(build(plain["guidance"])(module.denoiser), range(2), data.shape, seed=0, labels=labels)
+    x = sampler.sample(build(plain["guidance"])(module.model.denoiser), range(2), data.shape, seed=0, labels=labels)
     assert torch.isfinite(x).all()
 
 

@@ -5,6 +5,7 @@ import torch
 from lightning_diffusion.diffusion import beta
 from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
 from lightning_diffusion.diffusion.parameterization import V
+from lightning_diffusion.models.diffusion.model import DiffusionModel
 from lightning_diffusion.networks.unet import UNet
 from lightning_diffusion.training.devices import prepare_for_inference
 
@@ -15,9 +16,9 @@ def kernels(precision):
     torch.manual_seed(0)
     denoiser = NetworkDenoiser(UNet(8, 1, 16, (1, 2), 1, ()), beta.linear(10), V()).eval()
     torch.nn.init.normal_(denoiser.backbone.head.weight)
-    return prepare_for_inference(denoiser, CPU, precision, compiled=False), denoiser.backbone.down[0][
-        0
-    ].block.conv_1.weight
+    return prepare_for_inference(
+        DiffusionModel(denoiser, 1, 8), CPU, precision, compiled=False
+    ), denoiser.backbone.down[0][0].block.conv_1.weight
 
 
 def test_a_cpu_draws_in_nhwc_in_float32_alone():

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from lightning_diffusion.models.diffusion.generator import DiffusionGenerator
 from PIL import Image
 
 from lightning_diffusion.app.drawing import option_of
@@ -41,7 +40,7 @@ def run(tmp_path_factory):
     path = folder / "run" / "checkpoints" / "last.ckpt"
     content = torch.load(path, weights_only=True)
     parts = {key: content[key] for key in ("state_dict", "hyper_parameters", "global_step")}
-    return SimpleNamespace(folder=folder / "run", path=path, content=parts, denoiser=load(path).denoiser)
+    return SimpleNamespace(folder=folder / "run", path=path, content=parts, model=load(path).model)
 
 
 def rewritten(run, folder, change):
@@ -61,7 +60,8 @@ def drawn(folder, *words):
 
 def made(run, sampler, guidance):
     """The same by hand."""
-    images, _ = DiffusionGenerator(sampler, guidance, (1, 8, 8), 10, seed=0).make(run.denoiser, range(10))
+    model = run.model.with_parts(sampler=sampler, guidance=guidance)
+    images = model.draw(range(10), model.labels_in_turn(range(10)), seed=0).images
     return images.permute(0, 2, 3, 1).numpy()
 
 

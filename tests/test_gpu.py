@@ -6,13 +6,15 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning_diffusion.models.diffusion.generator import DiffusionGenerator
 
 from lightning_diffusion.diffusion import beta
-from lightning_diffusion.diffusion.denoiser import GRAPHS, NetworkDenoiser
+from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
+from lightning_diffusion.diffusion.guidance import Unguided
 from lightning_diffusion.diffusion.parameterization import V
 from lightning_diffusion.diffusion.samplers.ddim import DDIM
 from lightning_diffusion.diffusion.time_grid import Trailing
+from lightning_diffusion.models.contracts import GRAPHS
+from lightning_diffusion.models.diffusion.model import DiffusionModel
 from lightning_diffusion.networks.unet import UNet
 from lightning_diffusion.training.callbacks.checkpoint import LastCheckpoint
 from lightning_diffusion.training.devices import prepare_for_inference
@@ -82,12 +84,12 @@ def test_network_and_gradient_are_those_of_the_cpu(options):
 
 @pytest.mark.parametrize("how", [False, GRAPHS])
 def test_samples_are_those_of_the_cpu(how):
-    recipe = DiffusionGenerator(DDIM(Trailing(), 5), lambda inner: inner, (1, 8, 8), 10, seed=3)
     images = []
     for device, compiled in ((torch.device("cpu"), False), (GPU, how)):
         denoiser = NetworkDenoiser(network(), beta.linear(1000), V()).eval()
-        denoiser = prepare_for_inference(denoiser, device, "32-true", compiled)
-        batches = [recipe.make(denoiser, range(start, start + 8), device)[0] for start in (0, 8)]
+        model = DiffusionModel(denoiser, 1, 8, 10, DDIM(Trailing(), 5), Unguided)
+        model = prepare_for_inference(model, device, "32-true", compiled)
+        batches = [model.draw(batch, model.labels_in_turn(batch), 3).images for batch in (range(8), range(8, 16))]
         images.append(torch.cat(batches).cpu().numpy().astype(int))
     assert images[0].std() > 30
     assert np.abs(images[0] - images[1]).max() <= 1

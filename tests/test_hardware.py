@@ -235,7 +235,7 @@ class TestGradientScaler:
 
     def fit(self, scale, clip, max_steps=3, gain=1.0):
         module = runs.module(dropout=0.0)
-        for parameter in module.denoiser.parameters():
+        for parameter in module.model.denoiser.parameters():
             parameter.register_hook(lambda gradient: gradient * gain)
         module.optimizer = lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, fused=True)
         scaler = None if scale is None else torch.amp.GradScaler("cpu", init_scale=scale)

@@ -106,7 +106,7 @@ TRAIN = [
     ("sweep=samplers", "sweep=samplers: it takes a trained model; python -m src.evaluate ckpt_path=… sweep=samplers"),
     (
         "metrics=likelihood",
-        "models.diffusion.likelihood.Likelihood: not of type Extractor; choose another metrics",
+        "metrics.likelihood.Likelihood: not of type Extractor; choose another metrics",
     ),
     ("metrics=inception metrics.weights=nowhere.pth", "metrics.weights=nowhere.pth: no such file"),
     ("~trainer.gradient_clip_val", "trainer.gradient_clip_val: missing; leave it in, or give another value"),

@@ -83,12 +83,12 @@ def check_trains_or_is_refused(overrides):
     x_0 = torch.rand(2, *data.shape) * 2 - 1
     labels = None if data.num_classes is None else torch.zeros(2, dtype=torch.long)
     optimizer = module.configure_optimizers()["optimizer"]
-    loss = module.objective(module.denoiser, x_0, labels)
+    loss = module.objective(module.model.denoiser, x_0, labels)
     loss.backward()
     optimizer.step()
-    module.ema.update(module.denoiser, 0)
+    module.ema.update(module.model, 0)
     assert loss.isfinite()
-    assert all(p.grad.isfinite().all() for p in module.denoiser.parameters() if p.grad is not None)
+    assert all(p.grad.isfinite().all() for p in module.model.denoiser.parameters() if p.grad is not None)
     return "trained"
 
 

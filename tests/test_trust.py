@@ -36,7 +36,7 @@ def users(tmp_path_factory):
 def test_a_users_own_network_is_named_at_the_command_line(users, tmp_path):
     """For training, sampling, evaluating, exporting and resuming alike."""
     model = f"ckpt_path={users}/run/checkpoints/last.ckpt"
-    network = load(users / "run/checkpoints/last.ckpt", trust=["tests.user_package"]).denoiser.backbone
+    network = load(users / "run/checkpoints/last.ckpt", trust=["tests.user_package"]).model.network
     assert isinstance(network, Doubled)
     assert "trust" not in (users / "run" / "overrides.yaml").read_text()
     for main, *words in (

@@ -41,7 +41,8 @@ SMALL = {
 def load_pretrained(path):
     """The denoiser, and what its file tells."""
     model = load(path, "pretrained")
-    return model.denoiser, {"data": model.file.data, "denoiser": model.file.denoiser, **model.file.denoiser}
+    node = model.file.node["denoiser"]
+    return model.model.denoiser, {"data": model.file.data, "denoiser": node, **node}
 
 
 def pipeline(path, config, scheduler=None, **save):

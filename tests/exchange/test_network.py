@@ -12,6 +12,7 @@ from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
 from lightning_diffusion.diffusion.parameterization import EDM, Eps, V
 from lightning_diffusion.diffusion.samplers.ddim import DDIM
 from lightning_diffusion.diffusion.time_grid import Trailing
+from lightning_diffusion.models.diffusion.model import DiffusionModel
 from lightning_diffusion.networks.unet import UNet
 from tests.exchange.pipelines import ADM, CIFAR10, CONDITIONAL, SMALL, edit, load_pretrained, ours, pipeline
 
@@ -217,5 +218,5 @@ def test_what_diffusers_cannot_express_is_refused(tmp_path):
         (ours(patch_size=2), 8, "does not fold pixels"),
     ):
         with pytest.raises(ValueError, match=says):
-            folder.write(tmp_path / "out", denoiser, size, 1)
+            folder.write(tmp_path / "out", DiffusionModel(denoiser, 1, size))
     assert not (tmp_path / "out").exists()

@@ -4,7 +4,6 @@ import functools
 
 import pytest
 import torch
-from lightning_diffusion.models.diffusion.generator import DiffusionGenerator, shard_batches
 
 from lightning_diffusion.diffusion import beta
 from lightning_diffusion.diffusion.denoiser import Denoiser
@@ -12,6 +11,8 @@ from lightning_diffusion.diffusion.guidance import ClassifierFree, Clip
 from lightning_diffusion.diffusion.samplers.ddim import DDIM
 from lightning_diffusion.diffusion.samplers.euler import Heun
 from lightning_diffusion.diffusion.time_grid import LogSNR, Trailing
+from lightning_diffusion.metrics.batches import shard_batches
+from lightning_diffusion.models.diffusion.model import DiffusionModel
 
 
 class ByClass(Denoiser):
@@ -22,18 +23,23 @@ class ByClass(Denoiser):
     def __init__(self):
         super().__init__()
         self.schedule = beta.cosine()
+        self.on = torch.nn.Parameter(torch.zeros(()))  # where it is
 
     def forward(self, x_t, t, cond=None):
         level = torch.where(cond == self.no_class, -1.0, cond / 10)
         return level.reshape(-1, 1, 1, 1).expand_as(x_t)
 
 
-def recipe(sampler=None, guidance=Clip):
-    return DiffusionGenerator(sampler or DDIM(Trailing(), 3), guidance, (1, 4, 4), 10, seed=0)
+def by_class(sampler=None, guidance=Clip):
+    return DiffusionModel(ByClass(), 1, 4, 10, sampler or DDIM(Trailing(), 3), guidance)
+
+
+def drawn(model, indices):
+    return model.draw(indices, model.labels_in_turn(indices), seed=0)
 
 
 def test_a_sample_is_of_the_class_of_its_number():
-    images, _ = recipe().make(ByClass(), range(7, 25))
+    images, _ = drawn(by_class(), range(7, 25))
     expected = [round((i % 10 / 10 + 1) * 127.5) for i in range(7, 25)]
     assert images.dtype == torch.uint8
     assert images.flatten(1).float().mean(1).tolist() == pytest.approx(expected, abs=0.5)
@@ -48,14 +54,14 @@ def test_a_sample_is_of_the_class_of_its_number():
     ],
 )
 def test_evaluations_are_counted_for_each_image(sampler, guidance, nfe):
-    _, evaluations = recipe(sampler, guidance).make(ByClass(), range(5))
-    assert evaluations == 5 * nfe
+    assert drawn(by_class(sampler, guidance), range(5)).cost == 5 * nfe
 
 
-def test_a_film_ends_with_the_sample():
-    states = list(recipe().film(ByClass(), range(3, 6)))
+def test_a_trajectory_ends_with_the_sample():
+    model, indices = by_class(), range(3, 6)
+    states = list(model.trajectory(indices, model.labels_in_turn(indices), seed=0))
     assert len(states) == 4
-    assert torch.equal(states[-1], recipe().make(ByClass(), range(3, 6))[0])
+    assert torch.equal(states[-1], drawn(model, indices).images)
 
 
 @pytest.mark.parametrize(("count", "batch_size", "ranks"), [(10, 3, 1), (10, 3, 2), (10, 3, 5), (1, 4, 2), (12, 4, 3)])

@@ -17,7 +17,7 @@ from tests import runs
 
 class Keep(L.Callback):
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        self.gradients = {name: p.grad.clone() for name, p in pl_module.denoiser.named_parameters()}
+        self.gradients = {name: p.grad.clone() for name, p in pl_module.model.denoiser.named_parameters()}
 
 
 def main(folder, dtype):

@@ -31,7 +31,7 @@ def test_buffers_are_copied_not_averaged():
 @pytest.mark.slow
 def test_after_20000_updates_the_average_is_its_closed_form_and_buffers_are_equal_bit_for_bit():
     """With constant weights θ̄_N = θ + Π d_n (θ̄_0 − θ); a schedule's tables must not drift."""
-    denoiser = module().denoiser
+    denoiser = module().model.denoiser
     ema, N = ExponentialMovingAverage(denoiser, decay=0.9999), 20_000
     with torch.no_grad():
         before = [p.clone().double() for p in ema.model.parameters()]
@@ -73,8 +73,8 @@ def test_validation_and_test_on_the_same_trainer_see_the_average(tmp_path):
     averaged = fitter.validate(model, digits(), ckpt_path=tmp_path / "a.ckpt", verbose=False)[0]["val/loss"]
 
     raw = module(ema_decay=0.0)
-    raw.denoiser.load_state_dict(model.denoiser.state_dict())
-    raw.ema.model.load_state_dict(model.denoiser.state_dict())
+    raw.model.load_state_dict(model.model.state_dict())
+    raw.ema.model.load_state_dict(model.model.state_dict())
     unaveraged = trainer(max_steps=1).validate(raw, digits(), verbose=False)[0]["val/loss"]
     assert abs(averaged - unaveraged) > 1e-3
 

@@ -9,7 +9,7 @@ from lightning_diffusion.data.batch import Batch
 from lightning_diffusion.diffusion.time_sampler import Importance
 from lightning_diffusion.training.callbacks.checkpoint import LastCheckpoint
 from lightning_diffusion.training.guard import Diverged
-from lightning_diffusion.training.module import DiffusionModule
+from lightning_diffusion.training.module import TrainingModule
 from tests import runs
 from tests.runs import digits, module, trainer
 
@@ -85,7 +85,7 @@ def test_optimizer_holds_the_trained_weights_and_not_the_average():
     runner = trainer(2)
     runner.fit(model, digits())
     held = {id(p) for group in runner.optimizers[0].param_groups for p in group["params"]}
-    assert held == {id(p) for p in model.denoiser.parameters()}
+    assert held == {id(p) for p in model.model.parameters()}
 
 
 def test_learning_rate_warms_up_and_comes_down():
@@ -111,7 +111,7 @@ def test_gradients_are_clipped_by_their_norm_and_fused_adamw_may_run_in_bf16():
         def on_train_batch_end(
             self, trainer, pl_module, *args
         ):  # the step has been taken, its gradients are still there
-            norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in pl_module.denoiser.parameters()])))
+            norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in pl_module.model.parameters()])))
 
     trainer(3, [Note()], gradient_clip_val=1e-3, precision="bf16-mixed").fit(model, digits())
     assert norms == pytest.approx([1e-3] * 3, rel=1e-2)
@@ -131,8 +131,8 @@ def test_channels_last_changes_the_order_in_memory_alone():
     for channels_last in (False, True):
         model = module(dropout=0.0, channels_last=channels_last)
         model.trainer = trainer(1)
-        for denoiser in (model.denoiser, model.ema.model):
-            weight = denoiser.backbone.down[0][0].block.conv_2.weight
+        for each in (model.model, model.ema.model):
+            weight = each.denoiser.backbone.down[0][0].block.conv_2.weight
             assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
         losses.append(float(model.training_step(Batch(images, labels, 0))))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -141,7 +141,7 @@ def test_channels_last_changes_the_order_in_memory_alone():
 @pytest.fixture(params=[False, True], ids=["at once", "a step later"])
 def ahead(request, monkeypatch):
     """Whether the host runs ahead of the device, as with a GPU."""
-    monkeypatch.setattr(DiffusionModule, "_runs_ahead", request.param)
+    monkeypatch.setattr(TrainingModule, "_runs_ahead", request.param)
     return request.param
 
 

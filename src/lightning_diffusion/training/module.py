@@ -138,8 +138,7 @@ class TrainingModule(L.LightningModule):
         parameters = self.trained
         total = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         norm = unshard(total)
-        ahead = self.device.type == "cuda"
-        if not self._guard.admits(self.global_step + 1, norm, scaler is not None, ahead, self._any_rank):
+        if not self._guard.admits(self.global_step + 1, norm, scaler is not None, self._runs_ahead, self._any_rank):
             optimizer.zero_grad()
         if gradient_clip_val and gradient_clip_algorithm == "value":
             nn.utils.clip_grad_value_(parameters, gradient_clip_val)
@@ -154,6 +153,11 @@ class TrainingModule(L.LightningModule):
         first = batch.start - rank * len(batch.images)  # of the whole batch
         torch.manual_seed(stream_seed("dropout", self.seed, batch.start))
         return BatchRNG(stream_seed("train", self.seed, first), self.device, rank, world_size)
+
+    @property
+    def _runs_ahead(self) -> bool:
+        """Whether the host prepares the next step while this one computes."""
+        return self.device.type == "cuda"
 
     def _any_rank(self, decision: bool) -> bool:
         return self.trainer.strategy.reduce_boolean_decision(decision, all=False)
