@@ -16,9 +16,8 @@ def kernels(precision):
     torch.manual_seed(0)
     denoiser = NetworkDenoiser(UNet(8, 1, 16, (1, 2), 1, ()), beta.linear(10), V()).eval()
     torch.nn.init.normal_(denoiser.backbone.head.weight)
-    return prepare_for_inference(
-        DiffusionModel(denoiser, 1, 8), CPU, precision, compiled=False
-    ), denoiser.backbone.down[0][0].block.conv_1.weight
+    model = prepare_for_inference(DiffusionModel(denoiser, 1, 8), CPU, precision, compiled=False)
+    return model.denoiser, denoiser.backbone.down[0][0].block.conv_1.weight
 
 
 def test_a_cpu_draws_in_nhwc_in_float32_alone():

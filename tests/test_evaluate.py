@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lightning_diffusion.checkpoints.loading import load, load_data
-from lightning_diffusion.models.diffusion.likelihood import Likelihood
+from lightning_diffusion.metrics.likelihood import Likelihood
 from src.evaluate import main as evaluate
 from tests.command import in_process
 from tests.test_mistakes import check_one_line
@@ -36,25 +36,23 @@ def test_likelihood_of_each_image_does_not_depend_on_the_batch(finished, tmp_pat
     assert whole["bound"]["mean"] == pytest.approx(total)
     assert whole["how"]["num_images"] == 6
     assert whole["how"]["precision"] == "32-true"
-    assert whole["how"]["schedule"]["T"] == 100
+    assert whole["how"]["model"]["denoiser"]["schedule"]["T"] == 100
 
     model = load(finished[0] / "checkpoints" / "last.ckpt")
-    denoiser = model.denoiser
     images, labels = load_data(model, None)["val"][torch.arange(6)]
-    again = Likelihood(tolerance=1e-6)(denoiser, images, labels, start=0, seed=0)
+    again = Likelihood(tolerance=1e-6)(model.model, images, labels, start=0, seed=0)
     assert float(again["flow"].mean()) == pytest.approx(whole["flow"]["mean"], rel=2e-5)
 
 
 def test_a_better_model_needs_fewer_bits(finished, tmp_path):
     """Forty steps of training are enough to beat the untrained network, which knows nothing."""
     model = load(finished[0] / "checkpoints" / "last.ckpt")
-    denoiser = model.denoiser
     images, labels = load_data(model, None)["val"][torch.arange(6)]
     metric = Likelihood()
-    after = metric(denoiser, images, labels, start=0, seed=0)
-    for parameter in denoiser.backbone.head.parameters():
+    after = metric(model.model, images, labels, start=0, seed=0)
+    for parameter in model.model.network.head.parameters():
         parameter.zero_()
-    before = metric(denoiser, images, labels, start=0, seed=0)
+    before = metric(model.model, images, labels, start=0, seed=0)
     assert float(after["bound"].mean()) < float(before["bound"].mean())
     assert float(after["flow"].mean()) < float(before["flow"].mean())
 
@@ -236,7 +234,6 @@ class TestImages:
 
 def test_pixels_are_spread_evenly_over_their_own_level(finished, monkeypatch):
     model = load(finished[0] / "checkpoints" / "last.ckpt")
-    denoiser = model.denoiser
     images, labels = load_data(model, None)["val"][torch.arange(20)]
     seen = []
 
@@ -245,7 +242,7 @@ def test_pixels_are_spread_evenly_over_their_own_level(finished, monkeypatch):
         return torch.zeros(len(x_0))
 
     monkeypatch.setattr("lightning_diffusion.models.diffusion.likelihood.flow_log_likelihood", flow)
-    Likelihood()(denoiser, images, labels, start=0, seed=0)
+    Likelihood()(model.model, images, labels, start=0, seed=0)
     offsets = (seen[0] + 1) * 127.5 - images.float()
     assert offsets.abs().max() <= 0.5 + 1e-4
     assert abs(float(offsets.mean())) < 5 / (12 * offsets.numel()) ** 0.5

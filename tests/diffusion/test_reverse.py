@@ -217,9 +217,9 @@ def test_refusals():
     with pytest.raises(ValueError, match="backbone.outputs=2 and schedule"):
         NetworkDenoiser(network, SCHEDULES["vp"], V())
     with pytest.raises(ValueError, match="objective.vlb_weight=0 and backbone.outputs=2"):
-        Objective(Uniform(), Simple()).check(two)
+        Objective(Uniform(), Simple()).check_denoiser(two)
     with pytest.raises(ValueError, match="objective.vlb_weight=0.1 and backbone.outputs=1"):
-        Objective(Uniform(), Simple(), vlb_weight=0.1).check(plain)
+        Objective(Uniform(), Simple(), vlb_weight=0.1).check_denoiser(plain)
     with pytest.raises(ValueError, match="sampler.variance=learned: this model has learned no variance"):
         DDPM(Trailing(), variance="learned").check(plain)
     DDPM(Trailing(), variance="learned").check(two)
