@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import emoji, judge, mnist_subset, stock
+from benchmarks import emoji, exact, fingerprint, judge, mnist_subset, stock
 from benchmarks.contenders import ours, theirs
 from benchmarks.peers import PEERS, Diffusers
 from benchmarks.recipes import steps_within
@@ -18,6 +18,7 @@ from benchmarks.sampling import pair
 from benchmarks.scaling import exponent
 from benchmarks.sizes import Size, forward_flops
 from benchmarks.turns import Table, in_turns, speed_up
+from lightning_diffusion.codecs.pixels import to_uint8
 from lightning_diffusion.data.dataset import InMemory
 from lightning_diffusion.data.mnist import MNIST
 from lightning_diffusion.metrics.distances.frechet import frechet_distance, moments
@@ -99,6 +100,37 @@ def test_recipes_get_the_steps_that_their_speed_allows(monkeypatch):
 
 def test_sizes_compose():
     assert dataclasses.replace(TINY, bf16=True).words[-1] == "trainer.precision=bf16-mixed"
+
+
+def test_a_fingerprint_is_of_values_and_their_order():
+    """Names and memory layout do not count; one ulp of one value does, as do dtype, shape and the sign of 0."""
+    w, b = torch.linspace(0.5, 2, 6).view(2, 3), torch.tensor(0.0)
+    known = fingerprint.weights({"old.w": w, "count": torch.tensor(3), "old.b": b})
+    assert known == fingerprint.weights({"new.w": w.T.contiguous().T, "new.b": b})
+    ulp = w.clone()
+    ulp[1, 2] = torch.nextafter(w[1, 2], torch.tensor(9.0))
+    for changed in ([ulp, b], [w, -b], [w.view(3, 2), b], [w.double(), b], [w.view(torch.int32), b], [b, w], [w]):
+        assert exact.digest(changed) != known
+
+
+def test_an_exact_hash_sees_what_pixels_hide():
+    """A change of 2.4e-7 in one place: in an image that is rounded, and through a layer of a network."""
+    image, changed = torch.full((1, 1, 8, 8), 0.5), torch.full((1, 1, 8, 8), 0.5)
+    changed[0, 0, 3, 3] += 2**-22
+    assert torch.equal(to_uint8(image), to_uint8(changed))
+    for through in (to_uint8, torch.nn.Conv2d(1, 4, 3), torch.nn.Linear(8, 4)):
+        found = []
+        for given in (image, image.clone(), changed):
+            with exact.Recorder() as recorder:
+                through(given)
+            assert len(recorder.found) == 1
+            found += recorder.found
+        assert found[0] == found[1] != found[2]
+
+
+def test_a_fingerprint_ends_with_the_message_of_a_program_that_fails(tmp_path):
+    with pytest.raises(SystemExit, match="No module named not_there"):
+        fingerprint.run("not_there", "", tmp_path)
 
 
 def test_the_judge_learns_what_it_is_shown_and_tells_images_from_noise(monkeypatch):
