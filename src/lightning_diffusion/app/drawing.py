@@ -25,9 +25,7 @@ SLOTS: dict[str, Any] = {"sampler": Sampler, "time_grid": TimeGrid, "guidance": 
 
 def check_rest(config: DictConfig, slots: Mapping[str, Any]) -> dict[str, Any]:
     """`config.check` of all that can be checked before the model's file is read."""
-    late = (*DRAWING, "edit")  # an edit takes the time grid
-    rest = OmegaConf.masked_copy(config, [str(key) for key in config if key not in late])
-    return check(rest, {key: wanted for key, wanted in slots.items() if key not in late})
+    return check(config, slots, later=(*DRAWING, "edit"))  # an edit takes the time grid
 
 
 def as_trained(config: DictConfig, file: ModelFile, without: Collection[str] = ()) -> DictConfig:

@@ -17,13 +17,16 @@ Text = str | int | float  # what Hydra reads of a name or a path may look like a
 __all__ = ["ConfigError", "Text", "at_least", "build", "check", "did_you_mean"]
 
 
-def check(config: DictConfig, slots: Mapping[str, Any], groups: Collection[str] = ()) -> dict[str, Any]:
+def check(
+    config: DictConfig, slots: Mapping[str, Any], groups: Collection[str] = (), later: Collection[str] = ()
+) -> dict[str, Any]:
     """Resolves a configuration and holds every value and every call in it against what is wanted there.
 
     Args:
         slots: the keys that the program reads -> what each holds, a type as in a signature; one that may be None may
             be missing. Other keys are parts that these refer to, and are held against what is wanted there.
         groups: keys that may be there though nothing refers to them.
+        later: keys that are left out here and checked by another call.
 
     Returns:
         The configuration as plain containers.
@@ -35,8 +38,9 @@ def check(config: DictConfig, slots: Mapping[str, Any], groups: Collection[str] 
     plain = typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     written: Any = OmegaConf.to_container(config, resolve=False)
     targets = Targets(trust=plain.get("trust", ()))
+    plain = {key: node for key, node in plain.items() if key not in later}
     for key, wanted in slots.items():
-        if key not in plain and not fits(None, wanted):
+        if key not in later and key not in plain and not fits(None, wanted):
             raise ConfigError(f"{key}: missing; leave it in, or choose another {key}=…")
     parts = {*groups, *_referred_to({key: written[key] for key in plain if key in slots}, written)}
     for key, node in plain.items():

@@ -103,7 +103,8 @@ def evaluate_samples(config: DictConfig, plain: dict[str, Any], extractor: Extra
     with mistakes():
         device = usable(plain["device"])
         file = read_either(plain)
-        plain = check(as_trained(config, file), SLOTS) | {"output_dir": plain["output_dir"]}
+        settled = check(as_trained(config, file), SLOTS)
+        plain = settled | {"output_dir": str(settled["output_dir"] or plain["output_dir"])}
         trained = assembled(file, plain["trust"])
         model = drawn_so(trained.model, plain)
         real = read_real(plain, trained)
