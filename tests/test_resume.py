@@ -126,7 +126,7 @@ def test_a_kill_in_the_last_pictures_loses_nothing_and_resuming_makes_them(tmp_p
     options = [*OPTIONS, "trainer.max_steps=8", "sampler.num_steps=4"]
     status, _, err = in_process(train, *options, "hydra.run.dir=whole", cwd=tmp_path)
     assert status == 0, err
-    process = start("tests.killed_train", "in_animation", 1, *options, "hydra.run.dir=run", cwd=tmp_path)
+    process = start("tests.killed_train", "in_animation", 1, *options, "hydra.run.dir=run", cwd=tmp_path, forked=True)
     _, err = process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL, err
     assert not (tmp_path / "run" / "samples" / "trajectory.gif").exists()

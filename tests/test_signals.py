@@ -92,7 +92,7 @@ def test_the_training_of_the_scores_classifier_ends_at_once_and_the_run_can_be_r
     options = ["callbacks=scores", "metrics.steps=1000000"]
     words = [*TINY, *options, f"trainer.devices={devices}", "hydra.run.dir=run", "callbacks.scores.num_samples=10"]
     cache = {"LIGHTNING_DIFFUSION_CACHE": str(tmp_path / "cache")}
-    process = start("src.train", *words, cwd=tmp_path, OMP_NUM_THREADS="1", **cache)
+    process = start("src.train", *words, cwd=tmp_path, forked=True, OMP_NUM_THREADS="1", **cache)
     deadline = time.monotonic() + 90
     while not list(tmp_path.glob("cache/classifier-*.lock")):
         assert process.poll() is None, process.communicate()

@@ -74,6 +74,15 @@ class TestFrechet:
         expected = float(mean.square().sum() + (root - 1).square().sum())
         assert frechet_distance(moments(x), moments(y)) == pytest.approx(expected, abs=5 * 4 / math.sqrt(n))
 
+    @pytest.mark.parametrize("sizes", [(20, 30), (20, 200), (200, 20)], ids=str)
+    def test_of_fewer_vectors_than_dimensions_is_that_of_their_covariances(self, sizes):
+        """By the vectors' own factor, and by the roots of the covariances: the two ways agree."""
+        a, b = (moments(normal(N, 64, N) * (i + 1) + i) for i, N in enumerate(sizes))
+        assert [m.factor is not None for m in (a, b)] == [N < 64 for N in sizes]
+        whole = frechet_distance(a._replace(factor=None), b._replace(factor=None))
+        assert frechet_distance(a, b) == pytest.approx(whole, rel=1e-8)
+        assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+
     def test_moments_are_unbiased(self):
         x = normal(50, 6, 3)
         m = moments(x)

@@ -10,7 +10,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.system.memory import memory
 
-MOST_TENSORS = 100_000  # parameters of one network, each of any size
+MOST_TENSORS = 20_000  # parameters of one network, each of any size; published ones have at most a few thousand
 TOO_LARGE = "asks for a network that is larger than its weights"
 
 

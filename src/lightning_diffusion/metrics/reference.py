@@ -38,8 +38,10 @@ def reference(
         return {"mean": m.mean, "covariance": m.covariance, "vectors": vectors[kept], "indices": kept}, {}
 
     tensors, _ = cached(extractor.cache_dir, f"reference-{extractor.name}", identity, make)
-    m = Moments(len(images), tensors["mean"], tensors["covariance"])
-    return Reference(m, tensors["vectors"], tensors["indices"], hashlib.sha256(identity.encode()).hexdigest())
+    m, vectors = Moments(len(images), tensors["mean"], tensors["covariance"]), tensors["vectors"]
+    if len(vectors) == len(images) < vectors.shape[1]:
+        m = m._replace(factor=moments(vectors).factor)
+    return Reference(m, vectors, tensors["indices"], hashlib.sha256(identity.encode()).hexdigest())
 
 
 def _evenly(count: int) -> Tensor:

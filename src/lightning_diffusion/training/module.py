@@ -151,7 +151,11 @@ class TrainingModule(L.LightningModule):
         """The chance of a training batch; torch's own generator is left to the network's dropout."""
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         first = batch.start - rank * len(batch.images)  # of the whole batch
-        torch.manual_seed(stream_seed("dropout", self.seed, batch.start))
+        seed = stream_seed("dropout", self.seed, batch.start)
+        if self.device.type == "cpu":  # torch.manual_seed prepares absent GPUs too, which takes milliseconds
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
         return BatchRNG(stream_seed("train", self.seed, first), self.device, rank, world_size)
 
     @property
