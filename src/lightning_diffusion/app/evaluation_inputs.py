@@ -89,7 +89,7 @@ def read_walks(plain: dict[str, Any], model: Model) -> list[SamplingRun]:
         model: that draws by the configuration's sampler and guidance.
     """
     if not isinstance(model, Generator):
-        raise ConfigError(f"ckpt_path: a {type(model).__name__} draws no samples; choose metrics=likelihood")
+        raise ConfigError(f"ckpt_path: a {type(model).__name__} draws no samples that could be scored")
     if "sampler" not in model.parts:
         if one := [key for key in ("samplers", "num_steps") if plain[key] is not None]:
             raise ConfigError(f"{one[0]}: a {type(model).__name__} has no sampler; leave it out")

@@ -95,6 +95,8 @@ def keys(config_name: str, argv: Sequence[str] = ()) -> list[str]:
 
 def no_such_key(key: str, known: Sequence[str]) -> str:
     """The message, with the key that may be meant."""
+    if key in known:  # a group
+        return f"{key}: the chosen model does not read it; leave it out, or choose another model=…"
     close = nearest(key, known)
     return f"{key}: no such key" + (f"; did you mean {close}?" if close else "; --help shows the keys")
 

@@ -18,7 +18,10 @@ __all__ = ["ConfigError", "Text", "at_least", "build", "check", "did_you_mean"]
 
 
 def check(
-    config: DictConfig, slots: Mapping[str, Any], groups: Collection[str] = (), later: Collection[str] = ()
+    config: DictConfig,
+    slots: Mapping[str, Any],
+    groups: Collection[str] = (),
+    later: Collection[str] = (),
 ) -> dict[str, Any]:
     """Resolves a configuration and holds every value and every call in it against what is wanted there.
 

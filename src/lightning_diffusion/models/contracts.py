@@ -215,7 +215,12 @@ class HeldOut(NamedTuple):
 
 class Objective(nn.Module, ABC):
     """How a model learns. Its own parameters, if any, are trained with the model's, but neither averaged nor saved as a
-    part of the model."""
+    part of the model.
+
+    figures: the names of what `held_out` measures, "loss" first.
+    """
+
+    figures: Sequence[str] = ("loss",)
 
     @abstractmethod
     def check(self, model: Any) -> None:

@@ -6,6 +6,11 @@ LOSS, BITS, BITS_ERROR = HELD_OUT = ("val/loss", "val/bits_per_dim", "val/bits_p
 LOSS_KEYS = ("schedule", "parameterization", "objective.distance")  # change what val/loss measures
 
 
+def is_figure(metric: str) -> bool:
+    """Whether it is a figure of a validation as a whole, not of a part of it such as val/loss_q1."""
+    return metric.startswith("val/") and not metric.startswith("val/loss_")
+
+
 def sentence(metric: str) -> str:
     """In one sentence, which runs this figure compares."""
     if metric == LOSS:

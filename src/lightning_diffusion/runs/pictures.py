@@ -51,5 +51,6 @@ def write_gif(path: Path, pictures: Sequence[Tensor], seconds: float = 4.0, hold
     """
     make_folder(path.parent)
     frames = [picture.expand(3, -1, -1).permute(1, 2, 0).numpy() for picture in pictures]
-    duration = [1000 * seconds / len(frames)] * (len(frames) - 1) + [1000 * hold]  # milliseconds
+    durations = [1000 * seconds / len(frames)] * (len(frames) - 1) + [1000 * hold]  # milliseconds
+    duration = durations if len(frames) > 1 else durations[0]  # Pillow takes no list for one
     write_bytes(path, imageio.imwrite("<bytes>", frames, extension=".gif", duration=duration, loop=0))

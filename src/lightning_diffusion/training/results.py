@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 from rich.text import Text
 from rich.tree import Tree
 
-from lightning_diffusion.runs.comparable import BITS, BITS_ERROR, HELD_OUT, LOSS
+from lightning_diffusion.models.contracts import Generator
+from lightning_diffusion.runs.comparable import BITS, BITS_ERROR, is_figure
 from lightning_diffusion.runs.run import CHECKPOINT, CONFIG, CURVE, RESULT, Run, relative
 from lightning_diffusion.system.console import clock, console, printable
 from lightning_diffusion.system.files import write_text
@@ -83,7 +84,7 @@ class Results:
         if self.config["print_config"]:
             self._console.print(_tree("config", self.config))
         model, trainer = module.model, self.trainer
-        self._facts = model.facts()
+        self._facts, self._draws = model.facts(), isinstance(model, Generator)
         parameters = sum(p.numel() for p in model.parameters())
         device = trainer.strategy.root_device.type
         C, H, W = datamodule.shape
@@ -105,7 +106,7 @@ class Results:
     def finish(self) -> dict[str, float]:
         """Writes metrics.json, prints the result, and returns what validation measured."""
         measured = self.trainer.callback_metrics
-        held_out = {name: float(measured[name]) for name in HELD_OUT if name in measured}
+        held_out = {name: float(value) for name, value in measured.items() if is_figure(name)}
         if not self.trainer.is_global_zero:
             return defaultdict(lambda: math.nan)
         throughput = next(iter(callbacks_of(self.trainer, Throughput)), None)
@@ -138,7 +139,7 @@ class Results:
                 if there.get(name, True)
             }
         )
-        if self.has_checkpoint:
+        if self.has_checkpoint and self._draws:
             self._console.print(f"more samples: python -m src.sample ckpt_path={folder}/{CHECKPOINT}", soft_wrap=True)
         return Run(self.run_dir).metrics
 
@@ -214,8 +215,10 @@ def _first_score(summary: dict[str, Any]) -> dict[str, str]:
 
 def _figures(held_out: dict[str, float]) -> dict[str, str]:
     """Rows for what validation measured."""
-    rows = {LOSS: f"{held_out[LOSS]:.4f}"}
-    return rows | ({BITS: f"{held_out[BITS]:.4f} ± {held_out[BITS_ERROR]:.4f}"} if BITS in held_out else {})
+    rows = {name: f"{value:.4f}" for name, value in held_out.items() if name != BITS_ERROR}
+    if BITS in rows:
+        rows[BITS] += f" ± {held_out[BITS_ERROR]:.4f}"
+    return rows
 
 
 def _options(config: dict[str, Any]) -> dict[str, str]:

@@ -25,6 +25,8 @@ class LinearMasks(Model, Predictor):
 
 
 class CrossEntropy(Objective):
+    figures = ("loss", "accuracy")
+
     def check(self, model) -> None:
         if not isinstance(model, Predictor):
             raise ValueError("objective: choose a model that predicts")

@@ -26,8 +26,8 @@ from lightning_diffusion.configuration.trusted_targets import require_plain
 from lightning_diffusion.data.dataset import WrongLabel
 from lightning_diffusion.data.decoding import UnreadableImage
 from lightning_diffusion.data.module import ImageDataModule
-from lightning_diffusion.models.contracts import GRAPHS, Compile, Likelihood, Model, Objective
-from lightning_diffusion.runs.comparable import BITS, LOSS
+from lightning_diffusion.models.contracts import GRAPHS, Compile, Generator, Likelihood, Model, Objective
+from lightning_diffusion.runs.comparable import BITS
 from lightning_diffusion.runs.environment import record
 from lightning_diffusion.system.files import NotWritten, Unreadable
 from lightning_diffusion.system.interrupt import let_sigterm_end_at_once
@@ -160,7 +160,12 @@ def check_together(parts: Parts) -> None:
         optimizer: Optimizer = module.configure_optimizers()["optimizer"]
     except Exception as error:  # anybody's constructor may raise anything
         raise ConfigError(one_line(f"optimizer: {error}")) from error
-    measured = [*([BITS] if isinstance(module.model, Likelihood) else []), LOSS]
+    if callbacks_of(trainer, SampleScores) and not isinstance(module.model, Generator):
+        raise ConfigError(
+            f"callbacks.scores: a {type(module.model).__name__} draws no samples; choose callbacks=default"
+        )
+    measured = [BITS] if isinstance(module.model, Likelihood) else []
+    measured += [f"val/{name}" for name in module.objective.figures]
     measured += [name for scores in callbacks_of(trainer, SampleScores) for name in scores.names]
     if plain["metric"] not in measured:
         raise ValueError(f"metric={plain['metric']}: choose {', '.join(measured)}")
