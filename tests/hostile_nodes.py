@@ -20,7 +20,7 @@ TARGETS = (
     # they begin with the project's own name, or are its own in the wrong place
     *(f"{PACKAGE}.{name}" for name in (
         "app.cli.os.system", "app.cli.sys.exit", "system.files.write_text", "system.files.os.mkdir",
-        "app.commands.export.main", "checkpoints.loading.write_safetensors", "checkpoints.loading.load_weak_model",
+        "app.commands.export.main", "checkpoints.loading.write_safetensors", "checkpoints.weak_model.load_weak_model",
         "runs.pictures.write_png", "app.sweep.Sweep", "training.module.TrainingModule",
         "training.loggers.wandb.WandbLogger", "training.loggers.csv.CSVLogger",
         "training.callbacks.samples.SampleGrid", "metrics.extractors.classifier.Classifier", "data.mnist.MNIST",

@@ -126,6 +126,23 @@ def test_rooms_import_few_libraries(room):
         assert library in {NAME, *sys.stdlib_module_names, *OTHERS[room]}, f"{path} may not import {name}"
 
 
+OF_A_FAMILY = (f"{NAME}.diffusion.", f"{NAME}.models.diffusion.", f"{NAME}.networks.")  # what belongs to one
+ANYBODYS = (f"{NAME}.diffusion.noise.", f"{NAME}.networks.summary.", f"{NAME}.models.contracts.")
+KNOW_ONE = (  # what is about diffusion models by its purpose
+    "checkpoints/diffusers/", "checkpoints/weak_model.py", "app/drawing.py", "app/edit_inputs.py",
+    "app/commands/sample.py",
+)  # fmt: skip
+
+
+def test_no_family_is_known_outside_of_its_rooms():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        place = path.relative_to(PACKAGE).as_posix()
+        if place.split("/")[0] in ("models", "diffusion", "networks") or place.startswith(KNOW_ONE):
+            continue
+        for name in imported(path):
+            assert name.startswith(ANYBODYS) or not name.startswith(OF_A_FAMILY), f"{place} imports {name}"
+
+
 def test_every_name_in_the_configuration_is_found():
     """Those of the package; others are libraries'."""
     for path in CONF.rglob("*.yaml"):

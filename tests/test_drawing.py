@@ -193,7 +193,7 @@ def test_an_edit_that_needs_latents_leaves_a_stochastic_sampler(run, tmp_path):
 @pytest.mark.parametrize("in_a_chain", [False, True])
 def test_another_checkpoint_that_the_runs_guidance_needs_is_not_opened_unasked(run, tmp_path, in_a_chain):
     def guided(config):
-        loading = "lightning_diffusion.checkpoints.loading"
+        loading = "lightning_diffusion.checkpoints.weak_model"
         weak = {"_target_": f"{loading}.load_weak_model", "ckpt_path": str(run.path), "trust": []}
         auto = {"_target_": f"{loading}.autoguidance", "_partial_": True, "scale": 2.0, "weak": weak}
         chain = {"_target_": "lightning_diffusion.diffusion.guidance.chain", "_partial_": True, "auto": auto}

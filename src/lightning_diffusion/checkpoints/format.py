@@ -8,7 +8,7 @@ FORMER = {  # version 1 named classes by these
     "src.backbones.": "lightning_diffusion.networks.",
     "src.data.": "lightning_diffusion.data.",
     "src.diffusion.": "lightning_diffusion.diffusion.",
-    "src.model_file.weaker": "lightning_diffusion.checkpoints.loading.load_weak_model",
+    "src.model_file.weaker": "lightning_diffusion.checkpoints.weak_model.load_weak_model",
 }
 STATE = {"denoiser.": "model.denoiser.", "ema.model.": "ema.model.denoiser."}  # of its state dicts
 IMAGES = {"channels": "in_channels", "image_size": "image_size", "num_classes": "num_classes"}  # a model's, a network's

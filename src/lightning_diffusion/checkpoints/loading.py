@@ -33,13 +33,10 @@ from lightning_diffusion.configuration.trusted_targets import (
 )
 from lightning_diffusion.data.dataset import ImageDataset
 from lightning_diffusion.data.module import AUTO, ImageDataModule, Split
-from lightning_diffusion.diffusion.denoiser import Denoiser, NetworkDenoiser
-from lightning_diffusion.diffusion.guidance import Autoguidance
 from lightning_diffusion.models.contracts import Model
-from lightning_diffusion.models.diffusion.model import DiffusionModel
 from lightning_diffusion.system.files import write_bytes
 
-OPENS_FILES = (f"{__name__}.load_weak_model", f"{__name__}.autoguidance")
+OPENS_FILES = f"{__package__}.weak_model."  # what may stand in a command line only
 MOST = 100_000  # steps, or any other whole number that a file may ask a sampler for
 OF_IMAGES = {"channels": "in_channels", "image_size": "image_size", "num_classes": "num_classes"}  # data's, backbone's
 LARGEST = 4096  # pixels, the side of an image that a file may ask for
@@ -102,7 +99,7 @@ def _own_part(file: ModelFile, key: str, trust: Any) -> Any:
 
 def check_drawing(key: str, node: Any, trust: Any = ()) -> None:
     """Raises ConfigError for a file's node under a key of DRAWING that could do more than draw."""
-    if any(str(target) in OPENS_FILES for target in targets_in(node)):
+    if any(str(target).startswith(OPENS_FILES) for target in targets_in(node)):
         raise ConfigError(
             "guidance needs another checkpoint, which only the command line may name; give guidance=autoguidance "
             "guidance.weak.ckpt_path=…, or choose guidance=clip"
@@ -137,19 +134,6 @@ def read_either(plain: dict[str, Any]) -> ModelFile:
         told = "give one of the two" if given else "missing; give ckpt_path=… or pretrained=…"
         raise ValueError(f"ckpt_path: {told}")
     return read(plain[given[0]], given[0], plain["trust"])
-
-
-def load_weak_model(ckpt_path: str, trust: list[str] | None = None) -> NetworkDenoiser:
-    """The denoiser that autoguidance leads away from: an earlier checkpoint of the run, or one of a smaller network."""
-    model = load(ckpt_path, "guidance.weak.ckpt_path", trust or ()).model
-    if not isinstance(model, DiffusionModel):
-        raise ValueError(f"guidance.weak.ckpt_path={ckpt_path}: not a diffusion model; give an earlier checkpoint")
-    return model.denoiser
-
-
-def autoguidance(denoiser: Denoiser, weak: Denoiser, scale: float = 2.0) -> Denoiser:
-    """`Autoguidance`, away from a denoiser that comes out of a file."""
-    return Autoguidance(denoiser, weak, scale)
 
 
 def read(path: str | Path, key: str, trust: Any = ()) -> ModelFile:
