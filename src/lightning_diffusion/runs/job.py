@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -23,10 +23,11 @@ WORDS = CODE / "train.py"  # what `python -m src.train` runs
 
 
 class Job(NamedTuple):
-    """A job's run, and what the command line says of it."""
+    """A job's run, what the command line says of it, and flags of the command line that each job takes too."""
 
     result: Run
     words: list[str]
+    flags: Sequence[str] = ()
 
     @property
     def folder(self) -> Path:
@@ -71,7 +72,7 @@ class Job(NamedTuple):
                 (self.folder / leftover).unlink(missing_ok=True)
             named = [f"group={quoted(group)}", f"name={quoted(name)}"]
             words = [*self.words, *named, f"hydra.run.dir={quoted(self.folder)}", "hydra.mode=RUN"]
-        command = [sys.executable, "-m", _module(program), *words]
+        command = [sys.executable, "-m", _module(program), *self.flags, *words]
         process = subprocess.Popen(
             command,
             env=_environment(),

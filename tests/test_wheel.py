@@ -1,0 +1,117 @@
+"""The wheel that pip installs: its content, and its commands where no checkout is."""
+
+import configparser
+import email
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+
+import pytest
+
+from lightning_diffusion.system.version import version
+from tests.command import REPOSITORY
+
+PACKAGE = "lightning_diffusion"
+PROGRAMS = ("train", "sample", "evaluate", "export", "summary", "report")
+SOURCES = ("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", ".gitignore", "src", "conf")
+
+
+def hook(name, source, target):
+    """Calls a build hook of the build backend in `source`, as pip does; returns the file that it writes."""
+    code = f"from hatchling.build import {name}; print({name}({str(target)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return target / done.stdout.split()[-1]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """(sdist, wheel): the wheel is built from the unpacked sdist, and the sdist from a copy of the checkout's files."""
+    copy, dist = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("dist")
+    for name in SOURCES:
+        path = REPOSITORY / name
+        if path.is_dir():
+            shutil.copytree(path, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif path.exists():
+            shutil.copy(path, copy)
+    sdist = hook("build_sdist", copy, dist)
+    with tarfile.open(sdist) as archive:
+        archive.extractall(copy / "unpacked", filter="data")
+    (source,) = (copy / "unpacked").iterdir()
+    return sdist, hook("build_wheel", source, dist)
+
+
+@pytest.fixture(scope="module")
+def installed(built, tmp_path_factory):
+    """The bin/ of a virtual environment that holds the wheel. Other libraries are this environment's."""
+    folder = tmp_path_factory.mktemp("installed")
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = folder / "bin" / "python"
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", built[1]],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    site = folder / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
+    (site / "others.pth").write_text(sysconfig.get_path("purelib"))  # a path; its own .pth files are not read
+    return folder / "bin"
+
+
+def command(installed, name, *words, cwd, status=0, **environment):
+    """Runs an installed program; returns (stdout, stderr)."""
+    clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(
+        [installed / name, *map(str, words)],
+        cwd=cwd, env=clean | environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == status, f"{done.stdout}\n{done.stderr}"
+    return done.stdout, done.stderr
+
+
+def files(folder):
+    """Names of the files below a folder of the checkout that the package holds."""
+    return {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix in (".py", ".yaml", ".jinja")
+    }
+
+
+def test_the_wheel_holds_the_package_and_conf_and_nothing_else(built):
+    """It is built from the sdist, so the sdist holds what the wheel needs."""
+    names = zipfile.ZipFile(built[1]).namelist()
+    package = {name for name in names if name.split("/")[0] == PACKAGE}
+    code, conf = files(REPOSITORY / "src" / PACKAGE), files(REPOSITORY / "conf")
+    assert package == {f"{PACKAGE}/{name}" for name in code} | {f"{PACKAGE}/conf/{name}" for name in conf}
+    about = {name.partition(".dist-info/")[2] for name in names if name not in package}
+    assert about - {"licenses/LICENSE"} == {"METADATA", "RECORD", "WHEEL", "entry_points.txt"}
+
+
+def test_the_metadata_names_the_project_and_its_commands(built):
+    with zipfile.ZipFile(built[1]) as wheel:
+        metadata, points = (
+            wheel.read(next(name for name in wheel.namelist() if name.endswith(f"dist-info/{end}")))
+            for end in ("METADATA", "entry_points.txt")
+        )
+    parsed = email.message_from_bytes(metadata)
+    assert f"{parsed['Name']} {parsed['Version']}" == version()
+    assert parsed.get_payload(decode=True).decode().strip() == (REPOSITORY / "README.md").read_text().strip()
+    commands = configparser.ConfigParser()
+    commands.read_string(points.decode())
+    assert dict(commands["console_scripts"]) == {f"diffusion-{name}": f"{PACKAGE}.app.{name}:main" for name in PROGRAMS}
+
+
+def test_an_installed_command_answers_without_a_checkout(installed, tmp_path):
+    code = f"import {PACKAGE}, {PACKAGE}.configuration.trusted_targets as t; print({PACKAGE}.__file__, t.CONF)"
+    out, _ = command(installed, "python", "-c", code, cwd=tmp_path)
+    assert all(path.startswith(str(installed.parent)) for path in out.split())
+    out, _ = command(installed, "diffusion-train", "--version", cwd=tmp_path)
+    assert out == f"{version()}\n"
+    out, _ = command(installed, "diffusion-sample", "--help", cwd=tmp_path)
+    assert "unipc" in out
+    assert list(tmp_path.iterdir()) == []
