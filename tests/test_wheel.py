@@ -2,6 +2,7 @@
 
 import configparser
 import email
+import json
 import os
 import shutil
 import subprocess
@@ -11,10 +12,13 @@ import tarfile
 import venv
 import zipfile
 
+import numpy as np
 import pytest
+import yaml
 
 from lightning_diffusion.system.version import version
 from tests.command import REPOSITORY
+from tests.runs import TINY
 
 PACKAGE = "lightning_diffusion"
 PROGRAMS = ("train", "sample", "evaluate", "export", "summary", "report")
@@ -114,4 +118,41 @@ def test_an_installed_command_answers_without_a_checkout(installed, tmp_path):
     assert out == f"{version()}\n"
     out, _ = command(installed, "diffusion-sample", "--help", cwd=tmp_path)
     assert "unipc" in out
+    assert "diffusion-sample ckpt_path=" in out
+    assert "src.sample" not in out
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_installed_commands_from_another_folder(installed, tmp_path):
+    """Training, resuming, sampling, measuring, exporting, a summary, a sweep whose jobs are processes, and a report."""
+
+    def run(name, *words, **options):
+        return command(installed, f"diffusion-{name}", *words, cwd=tmp_path, **options)
+
+    words = [*TINY, "trainer.max_steps=4", "trainer.val_check_interval=2"]
+    out, _ = run("train", *words, "hydra.run.dir=run")
+    assert "4 steps" in out
+    assert "more samples: diffusion-sample ckpt_path=" in out
+    starts = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert starts[0]["command"].startswith("diffusion-train backbone.channels=8")
+    assert starts[0]["git"] is None
+    run("train", "resume=run", "trainer.max_steps=6")
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["steps"] == 6
+
+    model = f"ckpt_path={tmp_path}/run/checkpoints/last.ckpt"
+    run("sample", model, "num_samples=4", "sampler.num_steps=2", "output_dir=samples")
+    assert np.load(tmp_path / "samples" / "samples.npz")["images"].shape == (4, 8, 8, 1)
+    run("evaluate", model, "num_samples=10", "sampler.num_steps=1", "metrics.steps=10")
+    run("export", model, "format=safetensors", "output_dir=exported")
+    assert (tmp_path / "exported" / "denoiser.safetensors").is_file()
+    assert "parameters" in run("summary", "data=digits")[0]
+
+    out, _ = run("train", *words, "-m", "seed=0,1", "hydra.sweep.dir=sweep")
+    assert "2 of 2 jobs done" in out
+    seeds = [yaml.safe_load((tmp_path / "sweep" / name / "config.yaml").read_text())["seed"] for name in "01"]
+    assert seeds == [0, 1]
+    (job,) = json.loads((tmp_path / "sweep" / "0" / "environment.json").read_text())
+    assert job["command"].startswith(f"python -m {PACKAGE}.app.train ")
+    run("report", "runs=sweep")
+    assert "<html" in (tmp_path / "sweep" / "report" / "report.html").read_text()

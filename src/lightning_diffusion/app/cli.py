@@ -24,6 +24,7 @@ from lightning_diffusion.app.sweep import folder_to_go_on_with, forget
 from lightning_diffusion.app.words import VERSION, check_flags, check_form, config_folders, keys, no_such_key, split
 from lightning_diffusion.configuration.build import ConfigError, did_you_mean
 from lightning_diffusion.configuration.trusted_targets import CONF
+from lightning_diffusion.system.checkout import as_typed
 from lightning_diffusion.system.console import console, printable
 from lightning_diffusion.system.files import NotWritten
 from lightning_diffusion.system.interrupt import importing, interruptible
@@ -92,7 +93,7 @@ class Program:
         if VERSION in argv:
             return version()
         if asks_for_help(argv):
-            return help_text(self.usage, config_folders(argv), self.config_name, split(argv).words)
+            return help_text(as_typed(self.usage), config_folders(argv), self.config_name, split(argv).words)
         check_form(argv, self.config_name)
         return None
 
@@ -124,7 +125,9 @@ class Program:
     def _fail(self, error: Exception) -> NoReturn:
         if self._with_traceback:
             traceback.print_exception(error)
-        console(stderr=True).print(f"error: {printable(explain(error, self.config_name), MOST)}", soft_wrap=True)
+        console(stderr=True).print(
+            f"error: {printable(as_typed(explain(error, self.config_name)), MOST)}", soft_wrap=True
+        )
         raise SystemExit(STATUS)
 
 
