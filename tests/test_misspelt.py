@@ -9,7 +9,10 @@ from lightning_diffusion.app import evaluate, export, report, sample, summary, t
 from lightning_diffusion.system.version import version
 from tests.command import in_process
 
-PROGRAMS = {module.__name__: module.main for module in (train, sample, evaluate, export, summary, report)}
+PROGRAMS = {
+    f"src.{module.__name__.rpartition('.')[2]}": module.main
+    for module in (train, sample, evaluate, export, summary, report)
+}
 LINES = [
     ("src.train lr=0.1", "optimizer.lr?"),
     ("src.train schedule.t=250", "schedule.T?"),
