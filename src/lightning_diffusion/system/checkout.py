@@ -8,5 +8,5 @@ CHECKOUT = None if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1]  # only
 
 
 def as_typed(text: str) -> str:
-    """Text with its commands as they are typed here: `python -m src.train` of a checkout, `diffusion-train` elsewhere."""
+    """Text with its commands as they are typed here: `python -m src.train` in a checkout, else `diffusion-train`."""
     return text if CHECKOUT is not None else re.sub(r"python -m src\.(\w+)", r"diffusion-\1", text)
