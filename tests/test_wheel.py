@@ -130,6 +130,9 @@ def test_the_installed_commands_from_another_folder(installed, tmp_path):
     def run(name, *words, **options):
         return command(installed, f"diffusion-{name}", *words, cwd=tmp_path, **options)
 
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "not this project's"]):
+        author = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", "-C", installed.parent, *author, *words], check=True)
     words = [*TINY, "trainer.max_steps=4", "trainer.val_check_interval=2"]
     out, _ = run("train", *words, "hydra.run.dir=run")
     assert "4 steps" in out
