@@ -159,9 +159,10 @@ def test_flags_may_stand_among_words():
 
 
 @pytest.mark.slow
-def test_the_jobs_of_a_sweep_see_the_folder(project):
-    """Each in a process of its own, also when the sweep is started again."""
-    words = [*WORDS, CONFIG_DIR, TRUST, "-m", "seed=0,1", "hydra.sweep.dir=sweep"]
+@pytest.mark.parametrize("how", [[], ["hydra/launcher=joblib"]], ids=["basic", "joblib"])
+def test_the_jobs_of_a_sweep_see_the_folder(project, how):
+    """Each in a process of its own, also when the sweep is started again, and from a launcher's own processes."""
+    words = [*WORDS, CONFIG_DIR, TRUST, "-m", "seed=0,1", "hydra.sweep.dir=sweep", *how]
     path = f"{project}:{REPOSITORY}:{REPOSITORY}/src"
     for more in ([], ["resume=true"]):
         status, out, err = run("src.train", *words, *more, cwd=project, timeout=300, PYTHONPATH=path)
