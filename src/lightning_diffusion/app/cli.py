@@ -21,9 +21,19 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from lightning_diffusion.app.help import asks_for_help, help_text
 from lightning_diffusion.app.sweep import folder_to_go_on_with, forget
-from lightning_diffusion.app.words import VERSION, check_flags, check_form, keys, no_such_key, opened
+from lightning_diffusion.app.words import (
+    VERSION,
+    check_flags,
+    check_form,
+    config_folders,
+    keys,
+    no_such_key,
+    opened,
+    split,
+)
 from lightning_diffusion.configuration.build import ConfigError, did_you_mean
 from lightning_diffusion.configuration.trusted_targets import CONF
+from lightning_diffusion.system.checkout import as_typed
 from lightning_diffusion.system.console import console, printable
 from lightning_diffusion.system.files import NotWritten
 from lightning_diffusion.system.interrupt import importing, interruptible
@@ -73,8 +83,8 @@ class Program:
                 return _show(answer)
         except ConfigError as error:
             self._fail(error)
-        if _follows():
-            sys.argv.append("hydra.run.dir=.")
+        flags, words = split(sys.argv[1:])
+        sys.argv[1:] = [*flags, *words, *(["hydra.run.dir=."] if _follows() else [])]  # flags among words fail in Hydra
         os.environ[FULL_ERROR] = "1"  # Hydra's own short form of errors exits 1 and prints several lines
         try:
             with interruptible():
@@ -96,7 +106,7 @@ class Program:
         if VERSION in argv:
             return version()
         if asks_for_help(argv):
-            return help_text(self.usage, CONF, self.config_name, argv)
+            return help_text(as_typed(self.usage), config_folders(argv), self.config_name, split(argv).words)
         check_form(argv, self.config_name)
         return None
 
@@ -128,7 +138,9 @@ class Program:
     def _fail(self, error: Exception) -> NoReturn:
         if self._with_traceback:
             traceback.print_exception(error)
-        console(stderr=True).print(f"error: {printable(explain(error, self.config_name), MOST)}", soft_wrap=True)
+        console(stderr=True).print(
+            f"error: {printable(as_typed(explain(error, self.config_name)), MOST)}", soft_wrap=True
+        )
         raise SystemExit(STATUS)
 
 

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 import torch
 from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
 from lightning_diffusion.app.drawing import SLOTS, option_of
 from lightning_diffusion.checkpoints.loading import TrainedModel, load_data
 from lightning_diffusion.configuration.build import ConfigError, at_least, build, check, did_you_mean
-from lightning_diffusion.configuration.trusted_targets import CONF
 from lightning_diffusion.data.dataset import ImageDataset
 from lightning_diffusion.data.external_images import read_images
 from lightning_diffusion.metrics.extractors.base import Extractor
@@ -46,7 +46,7 @@ def read_real(plain: dict[str, Any], model: TrainedModel | None) -> ReferenceDat
     if given is not None and node is not None:
         raise ConfigError("reference: either reference=… or data=NAME; leave one out")
     if given is not None:
-        names = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
+        names = _options("data")
         if given not in names:
             if not Path(given).expanduser().exists():
                 raise ConfigError(f"reference={given}: no such folder or file, nor data{did_you_mean(given, names)}")
@@ -117,11 +117,17 @@ def read_walks(plain: dict[str, Any], model: Model) -> list[SamplingRun]:
 
 def _sampler_node(name: str, time_grid: dict[str, Any]) -> dict[str, Any]:
     """The node of conf/sampler/<name>.yaml under the rest of the command line, on that time grid."""
-    names = sorted(path.stem for path in (CONF / "sampler").glob("*.yaml"))
+    names = _options("sampler")
     if name not in names:
         raise ConfigError(f"samplers={name}: no such sampler{did_you_mean(str(name), names)}")
     node: dict[str, Any] = _composed([f"sampler={name}"], time_grid=time_grid)["sampler"]
     return node
+
+
+def _options(group: str) -> list[str]:
+    """The names of a group's options in conf/ and in the folder of --config-dir."""
+    names: list[str] = GlobalHydra.instance().config_loader().get_group_options(group)
+    return names
 
 
 def _composed(overrides: list[str], **nodes: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import re
 import shutil
 import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import yaml
@@ -11,42 +12,47 @@ from lightning_diffusion.configuration.errors import ConfigError, did_you_mean
 
 FLAGS = ("--help", "-h")
 END = """\
---help GROUP  shows a group's files, with their keys and what they mean: --help sampler schedule
---cfg job     prints the whole configuration as the other words make it
---multirun    or -m, with key=a,b: a sweep
---hydra-help  shows what else Hydra can do
---version     prints the version"""
+--help GROUP         shows a group's files, with their keys and what they mean: --help sampler schedule
+--cfg job            prints the whole configuration as the other words make it
+--multirun           or -m, with key=a,b: a sweep
+--config-dir=FOLDER  adds options of your own, from a folder that is laid out like conf/
+--hydra-help         shows what else Hydra can do
+--version            prints the version"""
 
 
 def asks_for_help(argv: list[str]) -> bool:
     return any(word in FLAGS for word in argv)
 
 
-def help_text(usage: str, conf: Path, config_name: str, argv: list[str]) -> str:
+def help_text(usage: str, folders: Sequence[Path], config_name: str, words: list[str]) -> str:
     """All of it, or only the files of the groups that are named beside --help.
 
     Args:
         usage: what the program does, and examples.
-        conf: the folder of configurations.
+        folders: of configurations, conf/ first.
         config_name: the program's own, whose defaults list names its groups.
+        words: the command line without its flags.
 
     Raises:
         ConfigError: another word beside --help, which is no group.
     """
-    chosen = groups(conf / f"{config_name}.yaml")
-    asked = [word for word in argv if not word.startswith("-") and "=" not in word]
+    own = folders[0] / f"{config_name}.yaml"
+    chosen = groups(own)
+    asked = [word for word in words if not word.startswith("-") and "=" not in word]
     for word in asked:
         if word not in chosen:
             raise ConfigError(f"--help {word}: no such group{did_you_mean(word, chosen) or '; leave it out'}")
     if asked:
-        return "\n".join(_files(conf / group) for group in asked)
+        return "\n".join(_files(group, option_files(folders, group)) for group in asked)
     what, _, examples = usage.strip().partition("\n\n")
     parts = [what, textwrap.indent(examples, "  ")]
     if chosen:
         width = max(map(len, chosen))
-        parts.append("Groups, each a choice among files in conf/ (the default is marked *):")
-        parts.append("\n".join(_options(conf / group, chosen[group], width) for group in sorted(chosen)))
-    parts += ["Keys, with their defaults:", textwrap.indent(_keys(conf / f"{config_name}.yaml"), "  "), END]
+        where = " and ".join(f"{folder.name}/" for folder in folders)
+        parts.append(f"Groups, each a choice among files in {where} (the default is marked *):")
+        options = {group: option_files(folders, group) for group in sorted(chosen)}
+        parts.append("\n".join(_options(group, options[group], chosen[group], width) for group in options))
+    parts += ["Keys, with their defaults:", textwrap.indent(_keys(own), "  "), END]
     return "\n\n".join(parts)
 
 
@@ -62,12 +68,21 @@ def groups(path: Path) -> dict[str, str | None]:
     return found
 
 
-def _options(folder: Path, default: str | None, width: int) -> str:
-    names = [f"{name}*" if name == default else name for name in _names(folder)]
+def option_files(folders: Iterable[Path], group: str) -> dict[str, Path]:
+    """The files of a group's options, by name. Of one name in two folders the first is taken, as Hydra does."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for path in (folder / group).glob("*.yaml"):
+            found.setdefault(path.stem, path)
+    return dict(sorted(found.items()))
+
+
+def _options(group: str, options: Iterable[str], default: str | None, width: int) -> str:
+    names = [f"{name}*" if name == default else name for name in options]
     room = min(shutil.get_terminal_size().columns, 120)
     indent = " " * (width + 4)
     text = textwrap.fill(", ".join(names), room, initial_indent=indent, subsequent_indent=indent)
-    return f"  {folder.name:<{width}}{text[width + 2 :]}"
+    return f"  {group:<{width}}{text[width + 2 :]}"
 
 
 def _keys(path: Path) -> str:
@@ -75,12 +90,7 @@ def _keys(path: Path) -> str:
     return "\n".join(line for line in path.read_text().splitlines() if re.match(r"\w+: +[^#\s]", line))
 
 
-def _files(folder: Path) -> str:
+def _files(group: str, options: dict[str, Path]) -> str:
     return "\n".join(
-        f"{folder.name}={name}\n{textwrap.indent((folder / f'{name}.yaml').read_text().strip(), '    ')}\n"
-        for name in _names(folder)
+        f"{group}={name}\n{textwrap.indent(path.read_text().strip(), '    ')}\n" for name, path in options.items()
     )
-
-
-def _names(folder: Path) -> list[str]:
-    return sorted(path.stem for path in folder.glob("*.yaml"))

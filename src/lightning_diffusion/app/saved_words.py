@@ -56,7 +56,7 @@ class Word:
             and not self._parsed.is_delete()
             and any(option not in (*options, None) for option in chosen)
         ):
-            raise ConfigError(f"chooses {self.key}={chosen[0]}, which is no option of conf/")
+            raise ConfigError(f"chooses {self.key}={chosen[0]}, which is no option of conf/ or --config-dir")
 
     def resolved(self, config: DictConfig) -> str:
         """The word with the value that the configuration has, where its own refers to another key."""

@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from lightning_diffusion.app.words import CONFIG_DIR, split
 from lightning_diffusion.configuration.build import ConfigError
 from lightning_diffusion.runs.comparable import warning
 from lightning_diffusion.runs.job import Job
@@ -47,7 +48,9 @@ def run_job(program: str, config: DictConfig) -> float:
             "leave both at 1"
         )
     sweep = Path(hydra.sweep.dir)
-    job = Job(Run(Path(hydra.runtime.output_dir)), [word for word in hydra.overrides.task if not word.startswith(OWN)])
+    words = [word for word in hydra.overrides.task if not word.startswith(OWN)]
+    added = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    job = Job(Run(Path(hydra.runtime.output_dir)), words, [f"{CONFIG_DIR[0]}={folder}" for folder in added])
     job.check()
     keys = _told(sweep / WORDS, "keys")
     if not job.result.is_done:
@@ -150,4 +153,4 @@ def _told(path: Path, key: str) -> list[str]:
 def _words(argv: list[str]) -> list[str]:
     """Those that say what the sweep is, not that it is started again, nor where."""
     others = ("resume=true", "hydra.sweep.dir=")
-    return [word for word in argv if ("=" in word or word.startswith("~")) and not word.startswith(others)]
+    return [word for word in split(argv).words if not word.startswith(others)]

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import hydra
 import yaml
@@ -10,13 +12,57 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from lightning_diffusion.app.help import groups
+from lightning_diffusion.app.help import groups, option_files
 from lightning_diffusion.configuration.errors import ConfigError, dotted, likeness, nearest
 from lightning_diffusion.configuration.trusted_targets import CONF
+from lightning_diffusion.system.console import printable
+from lightning_diffusion.system.quoting import quoted
 
 FORM = "a word is key=value, without spaces"
 VERSION = "--version"
 FLAGS = {name: action for action in get_args_parser()._actions for name in action.option_strings}  # Hydra's
+
+CONFIG_DIR = ("--config-dir", "-cd")
+
+
+class CommandLine(NamedTuple):
+    """A command line's flags, each with its value, and its other words."""
+
+    flags: list[str]
+    words: list[str]
+
+
+def split(argv: Sequence[str]) -> CommandLine:
+    """Tells flags from words. Hydra takes flags anywhere before or after the words, but not between them."""
+    flags: list[str] = []
+    words: list[str] = []
+    rest = iter(argv)
+    for word in rest:
+        name, _, value = word.partition("=")
+        if name not in FLAGS:
+            words.append(word)
+        elif FLAGS[name].nargs == 0 or value:
+            flags.append(word)
+        elif FLAGS[name].nargs is None:
+            flags.append(f"{name}={next(rest, '')}")
+        else:  # --info, whose value may be left out
+            flags.append(f"{name}={FLAGS[name].const}")
+    return CommandLine(flags, words)
+
+
+def config_folders(argv: Sequence[str]) -> list[Path]:
+    """The folders of options: conf/, and the one of --config-dir. Raises ConfigError where that is none."""
+    folders = [CONF]
+    for flag in split(argv).flags:
+        name, _, value = flag.partition("=")
+        if name in CONFIG_DIR:
+            folders[1:] = [Path(value).absolute()]  # the last one counts, as it does for Hydra
+    for folder in folders[1:]:
+        if not folder.is_dir():
+            raise ConfigError(
+                f"{CONFIG_DIR[0]}={printable(folder)}: no such folder; give one that is laid out like conf/"
+            )
+    return folders
 
 
 def check_flags(argv: Sequence[str], config_name: str) -> None:
@@ -42,11 +88,12 @@ def check_flags(argv: Sequence[str], config_name: str) -> None:
 
 def check_form(argv: Sequence[str], config_name: str) -> None:
     """Raises ConfigError for a word that is neither flag nor key=value, with the option or key that may be meant."""
-    for before, word in zip(["", *argv], argv, strict=False):
-        if "=" in word or word.startswith(("-", "~")) or (before in FLAGS and FLAGS[before].nargs != 0):
+    folders = config_folders(argv)
+    for word in split(argv).words:
+        if "=" in word or word.startswith(("-", "~")):
             continue
         chosen = groups(CONF / f"{config_name}.yaml")
-        options = [f"{group}={path.stem}" for group in chosen for path in sorted((CONF / group).glob("*.yaml"))]
+        options = [f"{group}={name}" for group in chosen for name in option_files(folders, group)]
         known = keys(config_name, argv)
         if word in known:
             raise ConfigError(f"{word}: {FORM}; did you mean {word}=…?")
@@ -80,17 +127,18 @@ def opened(argv: Sequence[str], config_name: str, left_open: Sequence[str]) -> l
 def keys(config_name: str, argv: Sequence[str] = ()) -> list[str]:
     """All dotted keys of a program's configuration, under the options that the command line chooses."""
     GlobalHydra.instance().clear()
-    chosen = [
-        word for word in argv if re.fullmatch(r"\w+=\w+", word) and (CONF / f"{word.replace('=', '/')}.yaml").exists()
-    ]
+    folders = config_folders(argv)
+    pairs = [word.split("=") for word in argv if re.fullmatch(r"\w+=\w+", word)]
+    chosen = [f"{group}={option}" for group, option in pairs if option in option_files(folders, group)]
+    added = [f"hydra.searchpath=[{quoted(f'file://{folder}')}]" for folder in folders[1:]]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            config = hydra.compose(config_name, chosen)
+            config = hydra.compose(config_name, [*added, *chosen])
         except HydraException:  # options that do not go together
             config = hydra.compose(config_name)
     plain = OmegaConf.to_container(config, resolve=False)
-    folders = [path.name for path in CONF.iterdir() if path.is_dir()]  # those without an option too
-    return folders + [key for key in dotted(plain) if key not in folders]
+    names = [path.name for path in CONF.iterdir() if path.is_dir()]  # groups without an option too
+    return names + [key for key in dotted(plain) if key not in names]
 
 
 def no_such_key(key: str, known: Sequence[str]) -> str:

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from lightning_diffusion.runs.run import ENVIRONMENT, relative
+from lightning_diffusion.system.checkout import CHECKOUT
 from lightning_diffusion.system.files import NotWritten, read_text, write_text
 from lightning_diffusion.system.quoting import for_shell
 
-CODE = Path(__file__).resolve().parents[1]  # the package
+PACKAGE = "src/lightning_diffusion"
 LIBRARIES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "torch-fidelity", "wandb", "numpy")
 
 
@@ -70,16 +71,18 @@ def command() -> str:
 
 
 def git() -> dict[str, Any] | None:
-    """The code's commit, and whether it was changed since; None outside of a repository."""
+    """The code's commit, and whether it was changed since; None where it lies in no checkout of its own."""
+    if CHECKOUT is None:
+        return None
     try:
-        commit, changes = (_ask(*words) for words in (("rev-parse", "HEAD"), ("status", "--porcelain", ".")))
+        commit, changes = _ask("rev-parse", "HEAD"), _ask("status", "--porcelain", PACKAGE)
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit, "changed": bool(changes)}
 
 
 def _ask(*words: str) -> str:
-    asked = subprocess.run(["git", "-C", str(CODE), *words], capture_output=True, text=True, timeout=10, check=True)
+    asked = subprocess.run(["git", "-C", str(CHECKOUT), *words], capture_output=True, text=True, timeout=10, check=True)
     return asked.stdout.strip()
 
 

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -13,20 +13,20 @@ from typing import IO, NamedTuple
 
 from lightning_diffusion.configuration.build import ConfigError
 from lightning_diffusion.runs.run import CHECKPOINT, CONFIG, CURVE, FAILURE, LOG, Run, relative
+from lightning_diffusion.system.checkout import CHECKOUT
 from lightning_diffusion.system.console import printable
 from lightning_diffusion.system.files import Unreadable, write_text
 from lightning_diffusion.system.quoting import quoted
 
 TAIL = 2**16  # bytes of a log that are searched for the cause
-CODE = Path(__file__).resolve().parents[2]  # src/ of a checkout
-WORDS = CODE / "train.py"  # what `python -m src.train` runs
 
 
 class Job(NamedTuple):
-    """A job's run, and what the command line says of it."""
+    """A job's run, what the command line says of it, and flags of the command line that each job takes too."""
 
     result: Run
     words: list[str]
+    flags: Sequence[str] = ()
 
     @property
     def folder(self) -> Path:
@@ -71,7 +71,7 @@ class Job(NamedTuple):
                 (self.folder / leftover).unlink(missing_ok=True)
             named = [f"group={quoted(group)}", f"name={quoted(name)}"]
             words = [*self.words, *named, f"hydra.run.dir={quoted(self.folder)}", "hydra.mode=RUN"]
-        command = [sys.executable, "-m", _module(program), *words]
+        command = [sys.executable, "-m", _module(program), *self.flags, *words]
         process = subprocess.Popen(
             command,
             env=_environment(),
@@ -91,13 +91,12 @@ class Job(NamedTuple):
 
 def _module(program: str) -> str:
     """What `python -m` runs: a checkout's own word, or the installed package's."""
-    return f"src.{program}" if WORDS.is_file() else f"lightning_diffusion.app.{program}"
+    return f"src.{program}" if CHECKOUT is not None else f"lightning_diffusion.app.{program}"
 
 
 def _environment() -> dict[str, str]:
     """Of a run of the same code that starts its ranks itself, where Lightning would leave that to SLURM's srun."""
-    here = str(CODE.parent) if WORDS.is_file() else None
-    path = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
+    path = os.pathsep.join(filter(None, (str(CHECKOUT or ""), os.environ.get("PYTHONPATH"))))
     alone = {"SLURM_JOB_NAME": "bash"} if "SLURM_NTASKS" in os.environ else {}
     return os.environ | {"PYTHONPATH": path} | alone
 

@@ -2,14 +2,16 @@
 
 import re
 from importlib import metadata
-from pathlib import Path
+
+from lightning_diffusion.system.checkout import CHECKOUT
 
 NAME = "lightning-diffusion"
-PROJECT = Path(__file__).resolve().parents[3] / "pyproject.toml"
 
 
 def version() -> str:
     """Name and version: of the source tree where the code lies in one, else of the installed package."""
-    if PROJECT.is_file() and (found := re.search(r'^version = "(.+)"$', PROJECT.read_text(), re.MULTILINE)):
-        return f"{NAME} {found[1]}"
+    if CHECKOUT is not None:
+        project = (CHECKOUT / "pyproject.toml").read_text()
+        if found := re.search(r'^version = "(.+)"$', project, re.MULTILINE):
+            return f"{NAME} {found[1]}"
     return f"{NAME} {metadata.version(NAME)}"

@@ -19,6 +19,7 @@ from rich.tree import Tree
 from lightning_diffusion.models.contracts import Generator
 from lightning_diffusion.runs.comparable import BITS, BITS_ERROR, is_figure
 from lightning_diffusion.runs.run import CHECKPOINT, CONFIG, CURVE, RESULT, Run, relative
+from lightning_diffusion.system.checkout import as_typed
 from lightning_diffusion.system.console import clock, console, printable
 from lightning_diffusion.system.files import write_text
 from lightning_diffusion.training.callbacks.lookup import callbacks_of
@@ -140,7 +141,8 @@ class Results:
             }
         )
         if self.has_checkpoint and self._draws:
-            self._console.print(f"more samples: python -m src.sample ckpt_path={folder}/{CHECKPOINT}", soft_wrap=True)
+            command = as_typed(f"python -m src.sample ckpt_path={folder}/{CHECKPOINT}")
+            self._console.print(f"more samples: {command}", soft_wrap=True)
         return Run(self.run_dir).metrics
 
     def remedy(self) -> str:
