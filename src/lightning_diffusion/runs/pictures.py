@@ -1,0 +1,55 @@
+"""Grids and animations of uint8 images, and the files that hold them."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import imageio.v3 as imageio
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lightning_diffusion.system.files import make_folder, write, write_bytes
+
+
+def square_columns(count: int, num_classes: int | None = None) -> int:
+    """About √count columns; with classes a multiple of their number, so that a column shows one class."""
+    K = num_classes or 1
+    return K * max(1, round(math.sqrt(count) / K))
+
+
+def grid(images: Tensor, columns: int | None = None, least_side: int = 512) -> Tensor:
+    """Tiles uint8 images (N, C, H, W) row by row -> (C, H', W'), with a gap of one pixel.
+
+    Args:
+        columns: about √N if None.
+        least_side: small images are enlarged by a whole factor until the picture is at least this wide.
+    """
+    N, C, H, W = images.shape
+    columns = columns or square_columns(N)
+    rows = math.ceil(N / columns)
+    picture = torch.full((C, rows * (H + 1) - 1, columns * (W + 1) - 1), 128, dtype=torch.uint8)
+    for i, image in enumerate(images):
+        y, x = i // columns * (H + 1), i % columns * (W + 1)
+        picture[:, y : y + H, x : x + W] = image
+    factor = math.ceil(least_side / picture.shape[-1])
+    return picture.repeat_interleave(factor, dim=-1).repeat_interleave(factor, dim=-2)
+
+
+def write_png(path: Path, picture: Tensor) -> None:
+    """Writes uint8 (C, H, W), C = 1 or 3. Raises NotWritten."""
+    make_folder(path.parent)
+    array = picture.permute(1, 2, 0).numpy()
+    image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+    write(path, lambda file: image.save(file, "PNG"))
+
+
+def write_gif(path: Path, pictures: Sequence[Tensor], seconds: float = 4.0, hold: float = 1.0) -> None:
+    """Writes uint8 pictures (C, H, W) as an endless animation of `seconds`, the last frame held for `hold`.
+
+    Raises NotWritten.
+    """
+    make_folder(path.parent)
+    frames = [picture.expand(3, -1, -1).permute(1, 2, 0).numpy() for picture in pictures]
+    duration = [1000 * seconds / len(frames)] * (len(frames) - 1) + [1000 * hold]  # milliseconds
+    write_bytes(path, imageio.imwrite("<bytes>", frames, extension=".gif", duration=duration, loop=0))
