@@ -26,6 +26,8 @@ def read_given(plain: dict[str, Any], editing: Editing, model: TrainedModel, dev
     files = plain["images"]
     if not isinstance(files, list) or not files:
         raise ConfigError("images: missing; give picture files, images=[a.png,b.png]")
+    if model.shape[0] not in (1, 3):
+        raise ConfigError(f"images: picture files have 1 or 3 channels, and this model's images have {model.shape[0]}")
     x_0 = torch.stack([to_model(_read("images", file, model.shape)) for file in files]).repeat(
         editing.num_variants, 1, 1, 1
     )

@@ -26,6 +26,7 @@ from lightning_diffusion.data.dataset import ImageDataset
 from lightning_diffusion.data.module import AUTO, ImageDataModule, Split
 from lightning_diffusion.diffusion.denoiser import Denoiser, NetworkDenoiser
 from lightning_diffusion.diffusion.guidance import Autoguidance
+from lightning_diffusion.networks.image_size import height_width, simplest, typed
 from lightning_diffusion.system.files import write_bytes
 
 OF_IMAGES = {"channels": "in_channels", "image_size": "image_size", "num_classes": "num_classes"}  # data's, backbone's
@@ -53,7 +54,7 @@ class TrainedModel(NamedTuple):
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""
         data = self.file.data
-        return data["channels"], data["image_size"], data["image_size"]
+        return data["channels"], *height_width(data["image_size"])
 
     @property
     def num_classes(self) -> int | None:
@@ -175,9 +176,11 @@ def load_data(model: TrainedModel | None, other: dict[str, Any] | None, trust: A
 def check_data(data: Any, made_for: dict[str, Any]) -> None:
     """Raises ValueError where data differ in shape or classes from those that a model was made for."""
     for key in OF_IMAGES:
-        if data[key] != made_for[key]:
-            wanted = "null" if made_for[key] is None else made_for[key]
-            raise ValueError(f"data.{key}={data[key]}: this model was made for {wanted}; set data.{key}={wanted}")
+        if simplest(data[key]) != simplest(made_for[key]):
+            wanted = "null" if made_for[key] is None else typed(made_for[key])
+            raise ValueError(
+                f"data.{key}={typed(data[key])}: this model was made for {wanted}; set data.{key}={wanted}"
+            )
 
 
 def load_weights(denoiser: NetworkDenoiser, weights: dict[str, Tensor], source: str) -> None:
@@ -212,13 +215,24 @@ def _check_images(data: dict[str, Any], backbone: dict[str, Any]) -> None:
     """The shape and classes that every user of a model asks for, which the network must agree with."""
     for key in OF_IMAGES:
         value = data.get(key, "missing")
-        if not (key == "num_classes" and value is None) and (type(value) is not int or not 1 <= value <= 10**6):
+        if key == "image_size":
+            _check_size(value)
+        elif not (key == "num_classes" and value is None) and (type(value) is not int or not 1 <= value <= 10**6):
             raise ConfigError(f"data.{key}={value!r}: expected a whole number of at least 1")
-    if data["channels"] > LARGEST or data["image_size"] > LARGEST:
-        raise ConfigError(f"data.image_size={data['image_size']}: more than {LARGEST}")
+    if data["channels"] > LARGEST:
+        raise ConfigError(f"data.channels={data['channels']}: more than {LARGEST}")
     for key, theirs in OF_IMAGES.items():
-        if backbone.get(theirs, data[key]) != data[key]:
+        if simplest(backbone.get(theirs, data[key])) != simplest(data[key]):
             raise ConfigError(f"data.{key}={data[key]} and backbone.{theirs}={backbone[theirs]} differ")
+
+
+def _check_size(image_size: Any) -> None:
+    try:
+        sides = height_width(image_size)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if max(sides) > LARGEST:
+        raise ConfigError(f"data.image_size={typed(image_size)}: more than {LARGEST}")
 
 
 def _data_of(backbone: dict[str, Any]) -> dict[str, Any]:

@@ -115,10 +115,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def _check_size(file: Image.Image) -> None:
     """Raises ValueError for an image without pixels, and for one that decoding would need more than MEMORY for."""
     if min(file.size) < 1:
-        raise ValueError(f"{file.width}×{file.height} pixels")
+        raise ValueError(f"{file.height}×{file.width} pixels")
     # bytes a pixel, measured: two copies of four bytes and what the decoder holds. A progressive JPEG holds all of its
     # coefficients, a WebP two canvases, a TIFF a strip that may be all of it.
     coefficients = 2 * len(file.getbands())
     cost = {"JPEG": 4 + coefficients, "MPO": 4 + coefficients, "WEBP": 16, "TIFF": 12}.get(file.format or "", 10)
     if file.width * file.height > MEMORY // cost:
-        raise ValueError(f"{file.width}×{file.height} pixels, of which {MEMORY // cost:,} are the most that are read")
+        raise ValueError(f"{file.height}×{file.width} pixels, of which {MEMORY // cost:,} are the most that are read")

@@ -45,7 +45,7 @@ def _read_folder(folder: Path, key: str) -> ImageDataset:
     for path, (_, h, w) in rest:
         if (h, w) != (height, width):
             raise ValueError(
-                f"{key}={folder}: {first.name} is {width}×{height} and {path.name} is {w}×{h}; images that are "
+                f"{key}={folder}: {first.name} is {height}×{width} and {path.name} is {h}×{w} (H×W); images that are "
                 "compared must be of one size, resize them first"
             )
     return Files(paths, _labels(paths, folder), (max(c for c, _, _ in shapes.values()), height, width))
@@ -73,8 +73,6 @@ def _read_npz(path: Path, key: str) -> ImageDataset:
         ) from error
     if images.ndim == 3:
         images = images[..., None]
-    if images.shape[-1] not in (1, 3):
-        raise ValueError(f"{key}={path}: its images have {images.shape[-1]} channels in place of 1 or 3 (N×H×W×C)")
     if labels is not None and labels.shape != (len(images),):
         raise ValueError(f"{key}={path}: {len(images)} images but {'×'.join(map(str, labels.shape))} labels")
     if labels is not None and not np.all((labels >= 0) & (labels < CLASSES) & (labels == np.floor(labels))):

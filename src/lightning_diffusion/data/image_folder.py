@@ -22,7 +22,7 @@ LINE = 2000  # characters of it
 
 
 class ImageFolder(ImageDataModule):
-    """Images resized on their shorter side and centre-cropped to image_size, grey (channels=1) or colour (channels=3).
+    """Images scaled until they just cover image_size, and centre-cropped to it; grey (channels=1) or colour (3).
 
     With data.num_classes=K the K subfolders of `root`, sorted by name, are the classes; with None, every image below
     `root` counts and labels are left out.
@@ -47,6 +47,8 @@ class ImageFolder(ImageDataModule):
     ) -> None:
         super().__init__(num_classes=None if num_classes == "auto" else num_classes, **options)
         self._has_counted = num_classes != "auto"
+        if self.channels not in (1, 3):
+            raise ValueError(f"data.channels={self.channels}: image files are read as 1 (grey) or 3 (colour) channels")
         if not 0 < val_fraction < 1:
             raise ValueError(f"data.val_fraction={val_fraction}: choose 0 < val_fraction < 1")
         self.root, self.val_fraction = Path(root), val_fraction

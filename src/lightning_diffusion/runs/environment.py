@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from lightning_diffusion.runs.run import ENVIRONMENT, relative
 from lightning_diffusion.system.files import NotWritten, read_text, write_text
 from lightning_diffusion.system.quoting import for_shell
-from lightning_diffusion.runs.run import ENVIRONMENT, relative
 
 CODE = Path(__file__).resolve().parents[1]  # the package
 LIBRARIES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "torch-fidelity", "wandb", "numpy")

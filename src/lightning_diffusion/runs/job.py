@@ -12,10 +12,10 @@ from types import FrameType
 from typing import IO, NamedTuple
 
 from lightning_diffusion.configuration.build import ConfigError
+from lightning_diffusion.runs.run import CHECKPOINT, CONFIG, CURVE, FAILURE, LOG, Run, relative
 from lightning_diffusion.system.console import printable
 from lightning_diffusion.system.files import Unreadable, write_text
 from lightning_diffusion.system.quoting import quoted
-from lightning_diffusion.runs.run import CHECKPOINT, CONFIG, CURVE, FAILURE, LOG, Run, relative
 
 TAIL = 2**16  # bytes of a log that are searched for the cause
 CODE = Path(__file__).resolve().parents[2]  # src/ of a checkout

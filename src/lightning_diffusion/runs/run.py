@@ -8,9 +8,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_diffusion.system.files import Unreadable
 from lightning_diffusion.runs.records import JSON, SMALL, Record, load, load_picture, parse_table, parse_yaml
 from lightning_diffusion.runs.schema import Result, parse_result, parse_starts, parse_words
+from lightning_diffusion.system.files import Unreadable
 
 OVERRIDES, CONFIG, RESULT, CURVE = "overrides.yaml", "config.yaml", "metrics.json", "metrics.csv"
 LEVELS, ENVIRONMENT = "noise_levels.csv", "environment.json"

@@ -35,7 +35,7 @@ def main(config: DictConfig) -> None:
             write_safetensors(output_dir / "denoiser.safetensors", denoiser, model.file.denoiser)
             told = [f"{output_dir}/denoiser.safetensors"]
         else:
-            pipeline = folder.write(output_dir, denoiser, model.shape[1], model.shape[0], label)
+            pipeline = folder.write(output_dir, denoiser, model.file.data["image_size"], model.shape[0], label)
             told = [f"{output_dir}: {pipeline}.from_pretrained loads it"]
             if pipeline == "DDPMPipeline" and model.num_classes is not None and label is None:
                 told += ["its UNet2DModel takes class_labels, which DDPMPipeline does not pass; label=0 … bakes one in"]

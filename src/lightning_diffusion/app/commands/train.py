@@ -34,6 +34,7 @@ from lightning_diffusion.diffusion.schedule import NoiseSchedule
 from lightning_diffusion.diffusion.time_grid import TimeGrid
 from lightning_diffusion.diffusion.time_sampler import TimeSampler
 from lightning_diffusion.diffusion.weighting import Weighting
+from lightning_diffusion.networks.image_size import simplest
 from lightning_diffusion.runs.comparable import BITS, LOSS
 from lightning_diffusion.runs.environment import record
 from lightning_diffusion.system.files import NotWritten, Unreadable
@@ -159,7 +160,7 @@ def check_together(parts: Parts) -> None:
             "every batch's gradients to the same place; choose compile=true"
         )
     for theirs, ours in (("in_channels", "channels"), ("image_size", "image_size"), ("num_classes", "num_classes")):
-        if plain["backbone"].get(theirs, plain["data"][ours]) != plain["data"][ours]:
+        if simplest(plain["backbone"].get(theirs, plain["data"][ours])) != simplest(plain["data"][ours]):
             raise ValueError(
                 f"backbone.{theirs}={plain['backbone'][theirs]} and data.{ours}={plain['data'][ours]}: the network is "
                 f"for other images; leave backbone.{theirs} out"

@@ -22,6 +22,7 @@ from lightning_diffusion.checkpoints.diffusers.process import PIPELINES, read_pr
 from lightning_diffusion.checkpoints.diffusers.settings import Part, Settings
 from lightning_diffusion.checkpoints.diffusers.weights import CLASSES, from_diffusers, to_diffusers
 from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
+from lightning_diffusion.networks.image_size import ImageSize
 from lightning_diffusion.networks.unet import UNet
 from lightning_diffusion.system.files import write as write_file
 from lightning_diffusion.system.files import write_text
@@ -59,7 +60,9 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return node, {f"backbone.{name}": value for name, value in weights.items()}
 
 
-def write(folder: Path, denoiser: NetworkDenoiser, image_size: int, channels: int, label: int | None = None) -> str:
+def write(
+    folder: Path, denoiser: NetworkDenoiser, image_size: ImageSize, channels: int, label: int | None = None
+) -> str:
     """Writes a folder that DiffusionPipeline.from_pretrained loads.
 
     Args:

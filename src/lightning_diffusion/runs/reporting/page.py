@@ -14,16 +14,16 @@ import jinja2
 from markupsafe import Markup, escape
 from PIL import Image
 
-from lightning_diffusion.system.console import printable
-from lightning_diffusion.system.files import write as write_file
-from lightning_diffusion.system.files import write_text
 from lightning_diffusion.runs.plots import over_evaluations, save
-from lightning_diffusion.system.quoting import for_shell
 from lightning_diffusion.runs.records import Record
 from lightning_diffusion.runs.reporting import figures
 from lightning_diffusion.runs.reporting.evaluations import Curve, evaluations
 from lightning_diffusion.runs.reporting.table import LONGEST, Comparison
 from lightning_diffusion.runs.run import FILM, SAMPLES, Run
+from lightning_diffusion.system.console import printable
+from lightning_diffusion.system.files import write as write_file
+from lightning_diffusion.system.files import write_text
+from lightning_diffusion.system.quoting import for_shell
 
 FRAMES = 8
 OF_A_JOB = ("hydra.mode=", "hydra.run.dir=", "group=", "name=")  # words that a sweep gives to its jobs

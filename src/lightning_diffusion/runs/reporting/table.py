@@ -11,9 +11,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from lightning_diffusion.runs.comparable import BITS, BITS_ERROR, HELD_OUT, LOSS, sentence, warning
+from lightning_diffusion.runs.run import Run, higher_is_better
 from lightning_diffusion.system.console import printable
 from lightning_diffusion.system.files import write_text
-from lightning_diffusion.runs.run import Run, higher_is_better
 
 FIRST = (BITS, BITS_ERROR, LOSS, "steps", "images_per_second", "seconds")
 SEED = "seed"

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning_diffusion.diffusion.denoiser import Denoiser
 from lightning_diffusion.diffusion.samplers.base import Sampler
 from lightning_diffusion.models.diffusion.generator import DiffusionGenerator, shard_batches
+from lightning_diffusion.networks.image_size import height_width
 from lightning_diffusion.runs.pictures import grid, square_columns, write_gif, write_png
 from lightning_diffusion.system.progress import Phase
 from lightning_diffusion.training.callbacks.budget import Budget
@@ -33,7 +34,7 @@ class SampleGrid(L.Callback):
     Args:
         directory: where the pictures go.
         sampler, guidance: how samples are made.
-        shape: (C, H, W) of an image.
+        shape: (C, H, W) of an image, or (C, image_size) with data.image_size as it is.
         num_classes: None for an unconditional model.
         every_n_steps: optimizer steps between grids; 0 for the final one alone.
         num_samples: in a grid, ≥ 1.
@@ -47,7 +48,7 @@ class SampleGrid(L.Callback):
         directory: str,
         sampler: Sampler,
         guidance: Callable[[Denoiser], Denoiser],
-        shape: list[int],
+        shape: list[Any],
         num_classes: int | None,
         every_n_steps: int,
         num_samples: int = 80,
@@ -59,7 +60,12 @@ class SampleGrid(L.Callback):
                 f"callbacks.samples.every_n_steps={every_n_steps}, num_samples={num_samples}, share={share}: "
                 "choose every_n_steps >= 0, num_samples >= 1 and 0 < share <= 1"
             )
-        self.directory, self.recipe = Path(directory), DiffusionGenerator(sampler, guidance, shape, num_classes, seed)
+        self.directory, self.recipe = (
+            Path(directory),
+            DiffusionGenerator(
+                sampler, guidance, shape if len(shape) == 3 else [shape[0], *height_width(shape[1])], num_classes, seed
+            ),
+        )
         self.every_n_steps, self.num_samples = every_n_steps, num_samples
         self._meeting = RankBarrier("samples")
         self._pictured_step, self._budget = 0, Budget(share)

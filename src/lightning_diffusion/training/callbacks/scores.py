@@ -15,6 +15,7 @@ from lightning_diffusion.metrics.comparison import Comparison
 from lightning_diffusion.metrics.extractors.base import Extractor, Features, ImageSet, concatenate
 from lightning_diffusion.metrics.scores import MIN_SAMPLES, Score, names
 from lightning_diffusion.models.diffusion.generator import DiffusionGenerator, shard_batches
+from lightning_diffusion.networks.image_size import height_width
 from lightning_diffusion.system.progress import Phase, say
 from lightning_diffusion.training.callbacks.budget import Budget
 from lightning_diffusion.training.callbacks.lookup import callbacks_of, is_over
@@ -43,7 +44,7 @@ class SampleScores(L.Callback):
     Args:
         extractor: of features, any option of conf/metrics but the likelihood.
         sampler, guidance: how samples are made.
-        shape: (C, H, W) of an image.
+        shape: (C, H, W) of an image, or (C, image_size) with data.image_size as it is.
         num_classes: None for an unconditional model.
         every_n_steps: optimizer steps between measurements, which wait for the next validation; 0 for the last only.
         num_samples: None takes as many as there are held-out images, 1,000 at most.
@@ -58,7 +59,7 @@ class SampleScores(L.Callback):
         extractor: Extractor,
         sampler: Sampler,
         guidance: Callable[[Denoiser], Denoiser],
-        shape: list[int],
+        shape: list[Any],
         num_classes: int | None,
         every_n_steps: int,
         num_samples: int | None = None,
@@ -77,7 +78,12 @@ class SampleScores(L.Callback):
                 f"batch_size={batch_size}: choose every_n_steps >= 0, num_samples >= {MIN_SAMPLES} or null, "
                 "0 < share <= 1 or null, batch_size >= 1"
             )
-        self.extractor, self.recipe = extractor, DiffusionGenerator(sampler, guidance, shape, num_classes, seed)
+        self.extractor, self.recipe = (
+            extractor,
+            DiffusionGenerator(
+                sampler, guidance, shape if len(shape) == 3 else [shape[0], *height_width(shape[1])], num_classes, seed
+            ),
+        )
         self.every_n_steps, self.num_samples, self.batch_size = every_n_steps, num_samples, batch_size
         self.scores: dict[str, Score] = {}
         self._comparison: Comparison | None = None
