@@ -60,7 +60,7 @@ def image_shape(path: Path) -> tuple[int, int, int]:
 
 
 def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
-    """One file -> uint8 (C, H, W): upright by its EXIF tag, shorter side resized (bicubic), centre crop.
+    """One file -> uint8 (C, H, W): upright by its EXIF tag, resized (bicubic) until it just covers H×W, centre crop.
 
     16-bit grey is scaled by its range (65535 becomes 255), of 16-bit colour the high byte is kept. What is transparent
     lies on white. Palettes, 1-bit images and CMYK become grey or RGB; of an animation the first frame is read.
@@ -79,8 +79,15 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
         reach = min(image.size) * max(8, math.ceil(max(height, width) / min(height, width)))
         if max(image.size) > reach:
             image = F.center_crop(image, [min(image.height, reach), min(image.width, reach)])
-        image = F.resize(image, min(height, width), F.InterpolationMode.BICUBIC)
+        image = F.resize(image, _covering(image, height, width), F.InterpolationMode.BICUBIC)
         return F.pil_to_tensor(F.center_crop(image, [height, width]))
+
+
+def _covering(image: Image.Image, height: int, width: int) -> list[int]:
+    """The least [height, width] of the image's own shape that covers another."""
+    if image.height * width <= image.width * height:
+        return [height, int(height * image.width / image.height)]
+    return [int(width * image.height / image.width), width]
 
 
 def _eight_bits(image: Image.Image, mode: str) -> Image.Image:

@@ -30,7 +30,7 @@ def read_images(path: Path, key: str) -> ImageDataset:
         return _read_folder(path, key)
     if not path.is_file():
         raise FileNotFoundError(f"{key}={path}: no such file or folder; give a folder of images or an .npz file")
-    return _read_npz(path, key)
+    return read_array(path, key)
 
 
 def _read_folder(folder: Path, key: str) -> ImageDataset:
@@ -59,7 +59,8 @@ def _labels(paths: list[Path], folder: Path) -> Tensor | None:
     return torch.tensor([classes.index(name) for name in names])
 
 
-def _read_npz(path: Path, key: str) -> ImageDataset:
+def read_array(path: Path, key: str) -> InMemory:
+    """All images of an .npz file, and their labels where it has any. Raises ValueError as `read_images` does."""
     try:
         arrays = read_npz(path, dict.fromkeys(ARRAYS, "u") | {"labels": "iufb"})
         labels = arrays.pop("labels", None)
