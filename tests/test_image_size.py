@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -100,6 +101,11 @@ def test_pictures_that_are_not_square(folder, tmp_path):
     few = ["num_samples=20", "metrics.steps=10", "sampler.num_steps=1", "output_dir=scored", "data.val_fraction=0.5"]
     ok(evaluate, exported, *data, *few, f"metrics.cache_dir={tmp_path}/cache", cwd=tmp_path)
     assert json.loads((tmp_path / "scored" / "metrics.json").read_text())["fd_classifier"]["value"] > 0
+
+    further = ["pretrained=exported/denoiser.safetensors", "data.num_workers=0", "optimizer.lr=0"]
+    ok(train, *RUN, *data, *further, cwd=tmp_path)  # the same weights
+    ok(sample, "ckpt_path=run/checkpoints/last.ckpt", *DRAW, "output_dir=further", cwd=tmp_path)
+    assert np.array_equal(samples(tmp_path / "further"), drawn)
 
     status, _, err = in_process(evaluate, exported, *data[:3], "data.image_size=16", *few, cwd=tmp_path)
     says = "data.image_size=16: this model was made for [16,24]; set data.image_size=[16,24]"
@@ -200,7 +206,9 @@ def with_size(finished, tmp_path_factory):
 def test_a_file_may_give_a_square_either_way(with_size):
     shapes = [load(with_size(size)).shape for size in (8, [8, 8], [8, 12])]
     assert shapes == [(1, 8, 8), (1, 8, 8), (1, 8, 12)]
-    check_data({"channels": 1, "image_size": 8, "num_classes": 10}, load(with_size([8, 8])).file.data)
+    made_for = load(with_size([8, 8])).file.data
+    for size in (8, [8, 8]):
+        check_data(OmegaConf.create({"channels": 1, "image_size": size, "num_classes": 10}), made_for)
 
 
 @pytest.mark.parametrize(
