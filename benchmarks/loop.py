@@ -16,6 +16,7 @@ from lightning_diffusion.configuration.build import build, check
 from lightning_diffusion.data.batch import Batch
 from lightning_diffusion.diffusion.noise import BatchRNG, stream_seed
 from lightning_diffusion.models.contracts import Training
+from lightning_diffusion.networks.image_size import height_width
 from lightning_diffusion.training.guard import BatchRecord, Guard
 from lightning_diffusion.training.module import TrainingModule
 
@@ -37,7 +38,7 @@ def module_of(plain: dict[str, Any]) -> TrainingModule:
 def random_batches(data: dict[str, Any]) -> Iterator[Batch]:
     """One batch of random images and classes, of the size that a configuration's data have, again and again."""
     generator = torch.Generator().manual_seed(0)
-    shape = (data["batch_size"], data["channels"], data["image_size"], data["image_size"])
+    shape = (data["batch_size"], data["channels"], *height_width(data["image_size"]))
     images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
     labels = torch.randint(data["num_classes"], shape[:1], generator=generator) if data["num_classes"] else None
     return (Batch(images, labels, start) for start in itertools.count(0, len(images)))

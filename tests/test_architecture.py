@@ -127,7 +127,7 @@ def test_rooms_import_few_libraries(room):
 
 
 OF_A_FAMILY = (f"{NAME}.diffusion.", f"{NAME}.models.diffusion.", f"{NAME}.networks.")  # what belongs to one
-ANYBODYS = (f"{NAME}.diffusion.noise.", f"{NAME}.networks.summary.", f"{NAME}.models.contracts.")
+ANYBODYS = (f"{NAME}.diffusion.noise.", f"{NAME}.networks.image_size.", f"{NAME}.networks.summary.")
 KNOW_ONE = (  # what is about diffusion models by its purpose
     "checkpoints/diffusers/", "checkpoints/weak_model.py", "app/drawing.py", "app/edit_inputs.py",
     "app/commands/sample.py",

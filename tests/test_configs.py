@@ -21,6 +21,7 @@ OTHER_PROGRAMS = {"edit": sample, "metrics": evaluate, "sweep/samplers": evaluat
 REQUIRED = {
     "image_folder": ["data.root=nowhere", "data.num_classes=null"],
     "image_folder_quick": ["data.root=nowhere", "data.num_classes=null"],
+    "data/npz": ["data.root=nowhere", "data.channels=2", "data.image_size=[16,24]"],
     "custom": ["schedule.betas=[0.1,0.2]"],
     "autoguidance": ["guidance.weak.ckpt_path=CHECKPOINT"],
     "unet_28": ["data.image_size=28"],

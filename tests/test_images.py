@@ -1,10 +1,10 @@
 import imageio.v3 as imageio
 import numpy as np
 import torch
-from lightning_diffusion.runs.pictures import grid, square_columns, write_gif, write_png
 from PIL import Image
 
 from lightning_diffusion.codecs.pixels import to_model, to_uint8
+from lightning_diffusion.runs.pictures import grid, square_columns, write_gif, write_png
 
 
 def test_door_is_exact_both_ways():
@@ -22,6 +22,16 @@ def test_grid_puts_images_row_by_row():
     assert picture.shape == (1, 5, 8)
     assert picture[0, ::3, ::3].tolist() == [[0, 1, 2], [3, 4, 5]]
     assert grid(images, columns=3, least_side=80).shape == (1, 50, 80)
+
+
+def test_channels_that_are_no_colour_are_grey_tiles_from_left_to_right(tmp_path):
+    for channels in (2, 4):
+        images = torch.arange(2 * channels, dtype=torch.uint8).reshape(2, channels, 1, 1).expand(-1, -1, 3, 2)
+        picture = grid(images, columns=1, least_side=1)
+        assert picture.shape == (1, 7, 2 * channels)
+        assert picture[0, ::4, ::2].tolist() == images[:, :, 0, 0].tolist()
+        write_png(tmp_path / "a.png", picture)
+        assert Image.open(tmp_path / "a.png").mode == "L"
 
 
 def test_grids_are_about_square_and_keep_classes_in_columns():

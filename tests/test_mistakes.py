@@ -27,6 +27,11 @@ TRAIN = [
     ("backbone.attention_resolutions=[5]", "no level is 5 pixels wide"),
     ("backbone.dropout=true", "backbone.dropout=True: expected a number"),
     ("data.batch_size=0", "data.batch_size=0: must be at least 1"),
+    ("data.image_size=[16]", "data.image_size=[16]: choose a whole number of at least 1 for squares, or [H,W]"),
+    ("data.image_size=[16,0]", "data.image_size=[16,0]: choose"),
+    ("data.image_size=a", "data.image_size='a': expected a whole number or a list"),
+    ("data.image_size=[16,24,3]", "data.image_size=[16,24,3]: choose"),
+    ("data.image_size=[8,16]", "data.channels=1, data.image_size=[8,16]: these images are 1 × 8 × 8"),
     ("data.num_classes=ten", "data.num_classes='ten': expected a whole number or null"),
     ("data=image_folder", "data.root: missing; give data.root=…"),
     ("data=image_folder data.root=nowhere", "data.root=nowhere: no such folder"),
@@ -144,6 +149,7 @@ TRAIN = [
 ]
 
 OF_A_KIND = (  # with another that is tried by default: the same check of the same key, or of one like it
+    "data.image_size=[16,0]", "data.image_size=[16,24,3]",
     "schedule.T=10.5", "data.num_classes=ten", "seed=abc", "trainer.max_steps=many", "+foo=1",
     "+optimizer.nesterov=0.9", "optimizer=adamw optimizer.momentum=0.9", "optimizer=adamw optimizer.betas=[0.9]",
     "trainer=cpu trainer.devices=-1", "trainer=cpu trainer.devices=2 trainer.num_nodes=3",

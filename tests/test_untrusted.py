@@ -382,6 +382,7 @@ def test_data_that_a_file_names_are_read_and_never_fetched(carriers, tmp_path):
         "lightning_diffusion.data.mnist.MNIST",
         "lightning_diffusion.data.cifar10.CIFAR10",
         "lightning_diffusion.data.image_folder.ImageFolder",
+        "lightning_diffusion.data.array_file.ArrayFile",
     ):
         data = {**known["data"], "_target_": target, "root": str(tmp_path / "elsewhere")}
         content = {**carriers.content, "hyper_parameters": {**known, "data": data}}

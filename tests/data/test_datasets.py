@@ -206,7 +206,8 @@ def test_mirrored_holds_every_image_and_its_mirror():
 @pytest.mark.parametrize(
     ("options", "key"),
     [
-        ({"channels": 2}, "data.channels=2"),
+        ({"channels": 0}, "data.channels=0: must be at least 1"),
+        ({"image_size": 0}, "data.image_size=0"),
         ({"batch_size": 0}, "data.batch_size=0"),
         ({"num_workers": -1}, "data.num_workers=-1"),
         ({"num_classes": 0}, "data.num_classes=0"),

@@ -98,6 +98,25 @@ def test_export_followed_by_import_is_exact_and_diffusers_agrees(tmp_path, optio
 
 
 @torch.no_grad()
+def test_images_that_are_not_square(tmp_path):
+    denoiser = NetworkDenoiser(UNet([8, 12], 2, 16, (1, 2), 1, (6,)), schedules.linear(), Eps())
+    for parameter in denoiser.parameters():
+        parameter.add_(0.02 * torch.randn_like(parameter))
+    folder.write(tmp_path, denoiser, image_size=[8, 12], channels=2)
+    back, known = load_pretrained(str(tmp_path))
+    assert known["data"]["image_size"] == [8, 12]
+    assert known["denoiser"]["backbone"]["attention_resolutions"] == [6]
+    x = torch.randn(2, 2, 8, 12)
+    time = torch.tensor([1.0, 700.0])
+    assert torch.equal(back(x, time), denoiser(x, time))
+    loaded = diffusers.DDPMPipeline.from_pretrained(tmp_path)
+    expected = denoiser.backbone(x, time - 1)
+    torch.testing.assert_close(loaded.unet(x, time - 1).sample, expected, rtol=1e-4, atol=1e-5)
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded(batch_size=1, num_inference_steps=2, output_type="np").images.shape == (1, 8, 12, 2)
+
+
+@torch.no_grad()
 def test_a_pipeline_samples_a_class_that_is_baked_in(tmp_path):
     denoiser = ours(num_classes=10)
     folder.write(tmp_path, denoiser, image_size=8, channels=1, label=3)
@@ -164,11 +183,13 @@ def test_a_setting_that_is_left_out_has_the_librarys_default(tmp_path, config):
         (SMALL, "time_embedding_type", "fourier", "time_embedding_type='fourier'"),
         (SMALL, "time_embedding_dim", 65, "time_embedding_dim=65: expected 64"),
         (SMALL, "sample_size", 7, "sample_size=7: expected a multiple of 2"),
+        (SMALL, "sample_size", [8], r"sample_size=\[8\]: expected one side, or \[height, width\]"),
+        (SMALL, "sample_size", [8, 7], r"sample_size=\[8, 7\]: expected a multiple of 2"),
         (SMALL, "sample_size", 2, "sample_size=2: expected a multiple of 2, and more, for 2 levels"),
         (SMALL, "attention_head_dim", 5, r"attention_head_dim=5: expected a divisor of \[32, 32\] channels"),
         (SMALL, "norm_num_groups", 3, "norm_num_groups=3: expected a divisor of 16 channels"),
         (SMALL, "block_out_channels", [5, 10], "expected multiples of the first, which is even"),
-        (SMALL, "sample_size", [8, 16], r"sample_size=\[8, 16\]"),
+        (SMALL, "sample_size", [8, 8, 8], r"sample_size=\[8, 8, 8\]: expected 1 to 2 whole numbers"),
         (SMALL, "layers_per_block", True, "layers_per_block=True: expected a whole number"),
         (SMALL, "sample_size", None, "sample_size=None"),
         (SMALL, "out_channels", 3, "out_channels=3: expected 1 or 2"),

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning_diffusion.runs.pictures import grid
 from torch import Tensor
 
 from lightning_diffusion.configuration.build import ConfigError
 from lightning_diffusion.data.decoding import read_image
 from lightning_diffusion.diffusion.editing.base import Editing
+from lightning_diffusion.runs.pictures import grid
 
 HALVES = ("left", "right", "top", "bottom", "middle")
 
@@ -31,6 +31,8 @@ def read_given(plain: dict[str, Any], editing: Editing, model: Any) -> GivenPict
     files = plain["images"]
     if not isinstance(files, list) or not files:
         raise ConfigError("images: missing; give picture files, images=[a.png,b.png]")
+    if model.shape[0] not in (1, 3):
+        raise ConfigError(f"images: picture files have 1 or 3 channels, and this model's images have {model.shape[0]}")
     pictures = torch.stack([_read("images", file, model.shape) for file in files])
     pictures = pictures.repeat(editing.num_variants, 1, 1, 1)
     if plain["label"] is not None:

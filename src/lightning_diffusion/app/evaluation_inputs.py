@@ -15,7 +15,7 @@ from lightning_diffusion.checkpoints.loading import TrainedModel, load_data
 from lightning_diffusion.configuration.build import ConfigError, at_least, build, check, did_you_mean
 from lightning_diffusion.data.dataset import ImageDataset
 from lightning_diffusion.data.external_images import read_images
-from lightning_diffusion.metrics.extractors.base import Extractor
+from lightning_diffusion.metrics.extractors.base import Extractor, as_colour
 from lightning_diffusion.metrics.scores import MIN_SAMPLES
 from lightning_diffusion.models.contracts import Generator, Model
 from lightning_diffusion.system.memory import check_fits
@@ -64,6 +64,8 @@ def read_samples(plain: dict[str, Any], real: ReferenceData, extractor: Extracto
     if len(samples) < MIN_SAMPLES:
         raise ConfigError(f"images={plain['images']}: {len(samples)} images; at least {MIN_SAMPLES} are needed")
     ours, theirs = (tuple(images[torch.arange(1)][0].shape[1:]) for images in (samples, real.images))
+    if extractor.colour:
+        as_colour(samples[torch.arange(1)][0])
     if ours != theirs and not extractor.any_size:
         raise ConfigError(
             f"images={plain['images']}: C×H×W = {'×'.join(map(str, ours))}, but the reference has "

@@ -34,6 +34,7 @@ from lightning_diffusion.configuration.trusted_targets import (
 from lightning_diffusion.data.dataset import ImageDataset
 from lightning_diffusion.data.module import AUTO, ImageDataModule, Split
 from lightning_diffusion.models.contracts import Model
+from lightning_diffusion.networks.image_size import height_width, simplest, typed
 from lightning_diffusion.system.files import write_bytes
 
 OPENS_FILES = f"{__package__}.weak_model."  # what may stand in a command line only
@@ -233,9 +234,11 @@ def load_data(model: TrainedModel | None, other: dict[str, Any] | None, trust: A
 def check_data(data: Any, made_for: dict[str, Any]) -> None:
     """Raises ValueError where data differ in shape or classes from those that a model was made for."""
     for key in OF_IMAGES:
-        if data[key] != made_for[key]:
-            wanted = "null" if made_for[key] is None else made_for[key]
-            raise ValueError(f"data.{key}={data[key]}: this model was made for {wanted}; set data.{key}={wanted}")
+        if simplest(data[key]) != simplest(made_for[key]):
+            wanted = "null" if made_for[key] is None else typed(made_for[key])
+            raise ValueError(
+                f"data.{key}={typed(data[key])}: this model was made for {wanted}; set data.{key}={wanted}"
+            )
 
 
 def load_weights(model: Model, weights: dict[str, Tensor], source: str) -> None:
@@ -272,15 +275,26 @@ def _check_images(data: dict[str, Any], model: dict[str, Any]) -> None:
     """The shape and classes that every user of a model asks for, which the model and its parts must agree with."""
     for key in OF_IMAGES:
         value = data.get(key, "missing")
-        if not (key == "num_classes" and value is None) and (type(value) is not int or not 1 <= value <= 10**6):
+        if key == "image_size":
+            _check_size(value)
+        elif not (key == "num_classes" and value is None) and (type(value) is not int or not 1 <= value <= 10**6):
             raise ConfigError(f"data.{key}={value!r}: expected a whole number of at least 1")
-    if data["channels"] > LARGEST or data["image_size"] > LARGEST:
-        raise ConfigError(f"data.image_size={data['image_size']}: more than {LARGEST}")
+    if data["channels"] > LARGEST:
+        raise ConfigError(f"data.channels={data['channels']}: more than {LARGEST}")
     for name, part in parts_of("model", model):
         for key, theirs in OF_IMAGES.items():
             other = key if part is model else theirs
-            if part.get(other, data[key]) != data[key]:
-                raise ConfigError(f"data.{key}={data[key]} and {name}.{other}={part[other]} differ")
+            if simplest(part.get(other, data[key])) != simplest(data[key]):
+                raise ConfigError(f"data.{key}={typed(data[key])} and {name}.{other}={part[other]} differ")
+
+
+def _check_size(image_size: Any) -> None:
+    try:
+        sides = height_width(image_size)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if max(sides) > LARGEST:
+        raise ConfigError(f"data.image_size={typed(image_size)}: more than {LARGEST}")
 
 
 def parts_of(name: str, node: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -60,7 +60,7 @@ def image_shape(path: Path) -> tuple[int, int, int]:
 
 
 def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
-    """One file -> uint8 (C, H, W): upright by its EXIF tag, shorter side resized (bicubic), centre crop.
+    """One file -> uint8 (C, H, W): upright by its EXIF tag, resized (bicubic) until it just covers H×W, centre crop.
 
     16-bit grey is scaled by its range (65535 becomes 255), of 16-bit colour the high byte is kept. What is transparent
     lies on white. Palettes, 1-bit images and CMYK become grey or RGB; of an animation the first frame is read.
@@ -79,8 +79,15 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
         reach = min(image.size) * max(8, math.ceil(max(height, width) / min(height, width)))
         if max(image.size) > reach:
             image = F.center_crop(image, [min(image.height, reach), min(image.width, reach)])
-        image = F.resize(image, min(height, width), F.InterpolationMode.BICUBIC)
+        image = F.resize(image, _covering(image, height, width), F.InterpolationMode.BICUBIC)
         return F.pil_to_tensor(F.center_crop(image, [height, width]))
+
+
+def _covering(image: Image.Image, height: int, width: int) -> list[int]:
+    """The least [height, width] of the image's own shape that covers another."""
+    if image.height * width <= image.width * height:
+        return [height, int(height * image.width / image.height)]
+    return [int(width * image.height / image.width), width]
 
 
 def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
@@ -115,10 +122,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def _check_size(file: Image.Image) -> None:
     """Raises ValueError for an image without pixels, and for one that decoding would need more than MEMORY for."""
     if min(file.size) < 1:
-        raise ValueError(f"{file.width}×{file.height} pixels")
+        raise ValueError(f"{file.height}×{file.width} pixels")
     # bytes a pixel, measured: two copies of four bytes and what the decoder holds. A progressive JPEG holds all of its
     # coefficients, a WebP two canvases, a TIFF a strip that may be all of it.
     coefficients = 2 * len(file.getbands())
     cost = {"JPEG": 4 + coefficients, "MPO": 4 + coefficients, "WEBP": 16, "TIFF": 12}.get(file.format or "", 10)
     if file.width * file.height > MEMORY // cost:
-        raise ValueError(f"{file.width}×{file.height} pixels, of which {MEMORY // cost:,} are the most that are read")
+        raise ValueError(f"{file.height}×{file.width} pixels, of which {MEMORY // cost:,} are the most that are read")

@@ -30,7 +30,7 @@ def read_images(path: Path, key: str) -> ImageDataset:
         return _read_folder(path, key)
     if not path.is_file():
         raise FileNotFoundError(f"{key}={path}: no such file or folder; give a folder of images or an .npz file")
-    return _read_npz(path, key)
+    return read_array(path, key)
 
 
 def _read_folder(folder: Path, key: str) -> ImageDataset:
@@ -45,7 +45,7 @@ def _read_folder(folder: Path, key: str) -> ImageDataset:
     for path, (_, h, w) in rest:
         if (h, w) != (height, width):
             raise ValueError(
-                f"{key}={folder}: {first.name} is {width}×{height} and {path.name} is {w}×{h}; images that are "
+                f"{key}={folder}: {first.name} is {height}×{width} and {path.name} is {h}×{w} (H×W); images that are "
                 "compared must be of one size, resize them first"
             )
     return Files(paths, _labels(paths, folder), (max(c for c, _, _ in shapes.values()), height, width))
@@ -59,7 +59,8 @@ def _labels(paths: list[Path], folder: Path) -> Tensor | None:
     return torch.tensor([classes.index(name) for name in names])
 
 
-def _read_npz(path: Path, key: str) -> ImageDataset:
+def read_array(path: Path, key: str) -> InMemory:
+    """All images of an .npz file, and their labels where it has any. Raises ValueError as `read_images` does."""
     try:
         arrays = read_npz(path, dict.fromkeys(ARRAYS, "u") | {"labels": "iufb"})
         labels = arrays.pop("labels", None)
@@ -73,8 +74,6 @@ def _read_npz(path: Path, key: str) -> ImageDataset:
         ) from error
     if images.ndim == 3:
         images = images[..., None]
-    if images.shape[-1] not in (1, 3):
-        raise ValueError(f"{key}={path}: its images have {images.shape[-1]} channels in place of 1 or 3 (N×H×W×C)")
     if labels is not None and labels.shape != (len(images),):
         raise ValueError(f"{key}={path}: {len(images)} images but {'×'.join(map(str, labels.shape))} labels")
     if labels is not None and not np.all((labels >= 0) & (labels < CLASSES) & (labels == np.floor(labels))):

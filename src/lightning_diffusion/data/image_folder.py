@@ -14,6 +14,7 @@ from lightning_diffusion.data.dataset import ImageDataset
 from lightning_diffusion.data.decoding import SUFFIXES, UnreadableImage, image_shape, read_image
 from lightning_diffusion.data.image_files import Files, image_files
 from lightning_diffusion.data.module import ImageDataModule, Split
+from lightning_diffusion.data.order import check_fraction, shuffled_split
 from lightning_diffusion.system.console import printable
 from lightning_diffusion.system.progress import Phase
 
@@ -22,7 +23,7 @@ LINE = 2000  # characters of it
 
 
 class ImageFolder(ImageDataModule):
-    """Images resized on their shorter side and centre-cropped to image_size, grey (channels=1) or colour (channels=3).
+    """Images scaled until they just cover image_size, and centre-cropped to it; grey (channels=1) or colour (3).
 
     With data.num_classes=K the K subfolders of `root`, sorted by name, are the classes; with None, every image below
     `root` counts and labels are left out.
@@ -47,8 +48,9 @@ class ImageFolder(ImageDataModule):
     ) -> None:
         super().__init__(num_classes=None if num_classes == "auto" else num_classes, **options)
         self._has_counted = num_classes != "auto"
-        if not 0 < val_fraction < 1:
-            raise ValueError(f"data.val_fraction={val_fraction}: choose 0 < val_fraction < 1")
+        if self.channels not in (1, 3):
+            raise ValueError(f"data.channels={self.channels}: image files are read as 1 (grey) or 3 (colour) channels")
+        check_fraction(val_fraction)
         self.root, self.val_fraction = Path(root), val_fraction
         self.unreadable, self.cache_dir = unreadable, cache_dir
 
@@ -104,9 +106,8 @@ class ImageFolder(ImageDataModule):
     def read(self, split: Split) -> ImageDataset:
         paths = self.paths
         labels = None if self.num_classes is None else self._labels(paths)
-        order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0))
-        num_val = min(max(1, round(self.val_fraction * len(paths))), len(paths) - 1)
-        chosen = order[num_val:] if split == "train" else order[:num_val]
+        train, val = shuffled_split(len(paths), self.val_fraction)
+        chosen = train if split == "train" else val
         return Files([paths[i] for i in chosen], None if labels is None else labels[chosen], self.shape)
 
     def _checked_headers(self, paths: list[Path]) -> list[Path]:

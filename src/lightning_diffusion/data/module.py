@@ -13,6 +13,7 @@ from lightning_diffusion.data.batch import Batch
 from lightning_diffusion.data.dataset import Batches, First, ImageDataset, Mirrored, check_labels
 from lightning_diffusion.data.order import EndlessShuffle, Sequential
 from lightning_diffusion.data.workers import Loader
+from lightning_diffusion.networks.image_size import ImageSize, height_width, typed
 from lightning_diffusion.system.memory import check_fits
 
 Split = Literal["train", "val"]
@@ -27,8 +28,8 @@ class ImageDataModule(L.LightningDataModule, ABC):
     Training is one endless epoch of `trainer.max_steps` batches. A subclass reads one data set.
 
     Args:
-        channels: 1 (grey) or 3 (colour).
-        image_size: side in pixels.
+        channels: 1 (grey), 3 (colour), or any other number that the data have.
+        image_size: side in pixels, or [H, W].
         num_classes: classes to condition on; None leaves labels out.
         batch_size: images in one batch of all devices together; divisible by their number.
         num_workers: loader processes; 0 is fastest for data in memory.
@@ -46,7 +47,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
     def __init__(
         self,
         channels: int,
-        image_size: int,
+        image_size: ImageSize,
         num_classes: int | None,
         batch_size: int,
         num_workers: int = 0,
@@ -55,10 +56,9 @@ class ImageDataModule(L.LightningDataModule, ABC):
         num_images: int | None = None,
     ) -> None:
         super().__init__()
-        if channels not in (1, 3):
-            raise ValueError(f"data.channels={channels}: choose 1 (grey) or 3 (colour)")
+        height, width = height_width(image_size)
         for key, value, least in (
-            ("image_size", image_size, 1),
+            ("channels", channels, 1),
             ("batch_size", batch_size, 1),
             ("num_workers", num_workers, 0),
             ("num_classes", num_classes, 1),
@@ -66,7 +66,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         ):
             if value is not None and value < least:
                 raise ValueError(f"data.{key}={value}: must be at least {least}")
-        check_fits("data.batch_size", batch_size, 4 * channels * image_size**2)
+        check_fits("data.batch_size", batch_size, 4 * channels * height * width)
         if num_workers > (most := WORKERS_PER_CORE * (os.cpu_count() or 1)):
             raise ValueError(f"data.num_workers={num_workers}: choose at most {most} on this machine")
         if num_workers > 0 and 0 <= (files := resource.getrlimit(resource.RLIMIT_NOFILE)[0]) < OPEN_FILES:
@@ -103,7 +103,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""
-        return self.channels, self.image_size, self.image_size
+        return self.channels, *height_width(self.image_size)
 
     def setup(self, stage: str | None = None) -> None:
         if not self.splits:
@@ -168,8 +168,8 @@ class ImageDataModule(L.LightningDataModule, ABC):
         images, labels = dataset[torch.arange(1)]
         if tuple(images.shape[1:]) != self.shape:
             raise ValueError(
-                f"data.channels={self.channels}, data.image_size={self.image_size}: "
-                f"these images are {images.shape[1]} × {images.shape[2]} × {images.shape[3]}"
+                f"data.channels={self.channels}, data.image_size={typed(self.image_size)}: these images are "
+                f"{images.shape[1]} × {images.shape[2]} × {images.shape[3]} (C × H × W)"
             )
         if self.num_classes is not None and labels is None:
             raise ValueError(

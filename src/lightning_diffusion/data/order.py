@@ -10,6 +10,18 @@ from torch.utils.data import Sampler
 Key = tuple[int, Tensor]  # position of the first image, indices (B,)
 
 
+def check_fraction(val_fraction: float) -> None:
+    if not 0 < val_fraction < 1:
+        raise ValueError(f"data.val_fraction={val_fraction}: choose 0 < val_fraction < 1")
+
+
+def shuffled_split(count: int, val_fraction: float) -> tuple[Tensor, Tensor]:
+    """Indices to train on and indices held out, at least one of each, of `count` ≥ 2 by a fixed shuffle."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    num_val = min(max(1, round(val_fraction * count)), count - 1)
+    return order[num_val:], order[:num_val]
+
+
 class EndlessShuffle(Sampler[Key]):
     """Shuffled epochs, one after the other without a seam; batch b holds positions bB … bB + B − 1 of that stream.
 

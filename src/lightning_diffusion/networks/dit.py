@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_diffusion.networks.image_size import ImageSize
 from lightning_diffusion.networks.layers import ConditionEmbedding, maybe_checkpoint
 from lightning_diffusion.networks.transformer import Patches, TokenAttention, check_tokens, mlp, position_embedding
 
@@ -12,8 +13,9 @@ class DiT(nn.Module):
     """A transformer on patches, steered by time and class through adaLN-Zero: every block starts as the identity.
 
     Args:
-        image_size, in_channels: of the image.
-        patch_size: divides image_size.
+        image_size: side of the image in pixels, or [H, W].
+        in_channels: of the image.
+        patch_size: divides its sides.
         dim: of a token; 4 · num_heads divides it.
         depth: blocks.
         num_heads: of each attention.
@@ -29,7 +31,7 @@ class DiT(nn.Module):
 
     def __init__(
         self,
-        image_size: int,
+        image_size: ImageSize,
         in_channels: int,
         patch_size: int = 2,
         dim: int = 128,
@@ -44,7 +46,8 @@ class DiT(nn.Module):
         self.num_classes, self.outputs, self.checkpointing = num_classes, outputs, checkpointing
         self.embedding = ConditionEmbedding(dim, dim, num_classes)
         self.patches = Patches(image_size, in_channels, patch_size, dim, outputs * in_channels)
-        self.register_buffer("position", position_embedding(image_size // patch_size, dim), persistent=False)
+        position = position_embedding(self.patches.rows, self.patches.columns, dim)
+        self.register_buffer("position", position, persistent=False)
         self.blocks = nn.ModuleList(Block(dim, num_heads) for _ in range(depth))
         self.modulation = Modulation(dim, 2)
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lightning_diffusion.networks.image_size import ImageSize, height_width, simplest, typed
 from lightning_diffusion.networks.norm import GroupNorm, NormSiLU, norm_silu_conv
 
 SHORT = 64  # positions up to which plain products do in bfloat16 on a CPU; the fused kernel takes 14 ms for 49 there
@@ -34,15 +35,23 @@ def zero(module: Module) -> Module:
     return module
 
 
-def check_patches(image_size: int, patch_size: int) -> None:
-    """Raises ValueError where patches of p × p pixels do not fill an image, naming the nearest sizes that do."""
-    if patch_size < 1 or image_size % patch_size:
-        below = image_size // max(patch_size, 1) * max(patch_size, 1)
-        legal = [p for p in range(1, image_size + 1) if image_size % p == 0]
+def patch_rows_columns(image_size: ImageSize, patch_size: int) -> tuple[int, int]:
+    """(H/p, W/p), the rows and columns of patches of p × p pixels.
+
+    Raises:
+        ValueError: patches that do not fill the image, naming the nearest sizes that they fill.
+    """
+    sides, p = height_width(image_size), max(patch_size, 1)
+    if patch_size < 1 or any(side % p for side in sides):
+        legal = [p for p in range(1, min(sides) + 1) if not any(side % p for side in sides)]
+        below, above = ([max(1, side // p + more) * p for side in sides] for more in (0, 1))
+        above = [side if side % p == 0 else larger for side, larger in zip(sides, above, strict=True)]
         raise ValueError(
-            f"backbone.patch_size={patch_size} and data.image_size={image_size}: patches do not fill the image; choose "
-            f"backbone.patch_size among {legal}, or data.image_size={below or patch_size} or {below + patch_size}"
+            f"backbone.patch_size={patch_size} and data.image_size={typed(image_size)}: patches do not fill the image; "
+            f"choose backbone.patch_size among {legal}, or data.image_size={typed(simplest(below))} or "
+            f"{typed(simplest(above))}"
         )
+    return sides[0] // p, sides[1] // p
 
 
 def maybe_checkpoint(wanted: bool, module: nn.Module, *inputs: Tensor) -> Tensor:

@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from lightning_diffusion.networks.layers import attend, check_patches
+from lightning_diffusion.networks.image_size import ImageSize
+from lightning_diffusion.networks.layers import attend, patch_rows_columns
 
 
-def check_tokens(image_size: int, patch_size: int, dim: int, num_heads: int, depth: int) -> None:
+def check_tokens(image_size: ImageSize, patch_size: int, dim: int, num_heads: int, depth: int) -> None:
     """Raises ValueError where these do not fit together."""
-    check_patches(image_size, patch_size)
+    patch_rows_columns(image_size, patch_size)
     if num_heads < 1 or dim % (4 * num_heads) or depth < 1:
         raise ValueError(
             f"backbone.dim={dim}, num_heads={num_heads}, depth={depth}: choose depth >= 1, num_heads >= 1 and "
@@ -20,14 +21,15 @@ class Patches(nn.Module):
     """Image -> tokens and back: non-overlapping p × p patches in reading order, each through a linear map.
 
     Args:
-        image_size, channels, patch_size: of the image; patch_size divides image_size.
+        image_size, channels, patch_size: of the image; patch_size divides its sides.
         dim: of a token.
         out_channels: of the image that `to_image` makes; its weights start at 0.
     """
 
-    def __init__(self, image_size: int, channels: int, patch_size: int, dim: int, out_channels: int) -> None:
+    def __init__(self, image_size: ImageSize, channels: int, patch_size: int, dim: int, out_channels: int) -> None:
         super().__init__()
-        self.patch_size, self.side, self.out_channels = patch_size, image_size // patch_size, out_channels
+        self.rows, self.columns = patch_rows_columns(image_size, patch_size)
+        self.patch_size, self.out_channels = patch_size, out_channels
         self.embed = nn.Conv2d(channels, dim, patch_size, stride=patch_size)
         self.unembed = nn.Linear(dim, patch_size**2 * out_channels)
         nn.init.xavier_uniform_(self.embed.weight.flatten(1))
@@ -41,21 +43,20 @@ class Patches(nn.Module):
 
     def to_image(self, tokens: Tensor) -> Tensor:
         """(B, N, dim) -> (B, C_out, H, W)."""
-        p, n = self.patch_size, self.side
-        x = self.unembed(tokens).unflatten(1, (n, n)).unflatten(3, (p, p, self.out_channels))
-        return x.permute(0, 5, 1, 3, 2, 4).reshape(len(x), self.out_channels, n * p, n * p)
+        p, rows, columns = self.patch_size, self.rows, self.columns
+        x = self.unembed(tokens).unflatten(1, (rows, columns)).unflatten(3, (p, p, self.out_channels))
+        return x.permute(0, 5, 1, 3, 2, 4).reshape(len(x), self.out_channels, rows * p, columns * p)
 
 
-def position_embedding(side: int, dim: int) -> Tensor:
-    """[sin, cos](ω_k row), [sin, cos](ω_k column), ω_k = 10000^(−4k/dim): (side², dim) in reading order.
+def position_embedding(rows: int, columns: int, dim: int) -> Tensor:
+    """[sin, cos](ω_k row), [sin, cos](ω_k column), ω_k = 10000^(−4k/dim): (rows · columns, dim) in reading order.
 
     Ref: Attention Is All You Need §3.5, for two axes as in MAE
     """
     omega = 10_000.0 ** (-torch.arange(dim // 4) * 4 / dim)
-    angle = torch.arange(side)[:, None] * omega  # (side, dim/4)
-    axis = torch.cat([angle.sin(), angle.cos()], dim=1)  # (side, dim/2)
-    rows, columns = axis.repeat_interleave(side, dim=0), axis.repeat(side, 1)
-    return torch.cat([rows, columns], dim=1)
+    angle = torch.arange(max(rows, columns))[:, None] * omega  # (positions, dim/4)
+    axis = torch.cat([angle.sin(), angle.cos()], dim=1)  # (positions, dim/2)
+    return torch.cat([axis[:rows].repeat_interleave(columns, dim=0), axis[:columns].repeat(rows, 1)], dim=1)
 
 
 class TokenAttention(nn.Module):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_diffusion.networks.image_size import ImageSize, typed
 from lightning_diffusion.networks.layers import (
     BlockConfig,
     ConditionEmbedding,
@@ -16,8 +17,8 @@ from lightning_diffusion.networks.layers import (
     Resize,
     SelfAttention,
     Upsample,
-    check_patches,
     maybe_checkpoint,
+    patch_rows_columns,
     zero,
 )
 from lightning_diffusion.networks.norm import norm_silu_conv
@@ -41,12 +42,13 @@ class UNet(nn.Module):
     """U-Net with residual blocks, self-attention and a time (and class) embedding.
 
     Args:
-        image_size: side of the image in pixels; any size, odd ones too: a level halves n to ⌈n/2⌉.
+        image_size: side of the image in pixels, or [H, W]; any size, odd ones too: a level halves n to ⌈n/2⌉.
         in_channels: channels of the image.
         channels: width of the first level, even, ≥ 4.
         channel_mults: width of each level as a multiple of `channels`; one level more halves the resolution once more.
         num_blocks: residual blocks on each level.
-        attention_resolutions: sides, in pixels, at which to attend (beside the middle).
+        attention_resolutions: sides, in pixels, of the levels that attend (beside the middle); of a level that is not
+            square, the longer side.
         num_heads: attention heads.
         head_dim: channels of a head, in place of their number.
         dropout: in the residual blocks, in [0, 1).
@@ -71,7 +73,7 @@ class UNet(nn.Module):
 
     def __init__(
         self,
-        image_size: int,
+        image_size: ImageSize,
         in_channels: int,
         channels: int = 128,
         channel_mults: Sequence[int] = (1, 2, 2, 2),
@@ -167,18 +169,18 @@ def _resampled(module: nn.Module, x: Tensor, embedding: Tensor, size: torch.Size
     return module(x) if size is None else module(x, size)
 
 
-def _sides(image_size: int, patch_size: int, channel_mults: Sequence[int]) -> list[int]:
-    """The side of each level, in patches."""
-    check_patches(image_size, patch_size)
-    sides = [image_size // patch_size]
-    for _ in channel_mults[1:]:
-        sides.append((sides[-1] + 1) // 2)
-    if sides[-1] < 2:
+def _sides(image_size: ImageSize, patch_size: int, channel_mults: Sequence[int]) -> list[int]:
+    """The longer side of each level, in patches."""
+    longer, shorter = ([side] for side in sorted(patch_rows_columns(image_size, patch_size), reverse=True))
+    for sides in (longer, shorter):
+        for _ in channel_mults[1:]:
+            sides.append((sides[-1] + 1) // 2)
+    if shorter[-1] < 2:
         raise ValueError(
-            f"backbone.channel_mults={list(channel_mults)} and data.image_size={image_size}: the levels shrink to "
-            f"{sides} pixels; give fewer multiples"
+            f"backbone.channel_mults={list(channel_mults)} and data.image_size={typed(image_size)}: the levels shrink "
+            f"to {shorter} pixels; give fewer multiples"
         )
-    return sides
+    return longer
 
 
 def _check_sizes(channels: int, channel_mults: Sequence[int], num_blocks: int, outputs: int) -> None:
@@ -196,8 +198,8 @@ def _check_attention(attention_resolutions: Sequence[int], sides: list[int]) -> 
     unreached = [r for r in attention_resolutions if r not in sides]
     if unreached:
         raise ValueError(
-            f"backbone.attention_resolutions={list(attention_resolutions)}: no level is {unreached[0]} pixels wide; "
-            f"choose among {sides}"
+            f"backbone.attention_resolutions={list(attention_resolutions)}: no level is {unreached[0]} pixels wide "
+            f"on its longer side; choose among {sides}"
         )
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from lightning_diffusion.networks.image_size import ImageSize, height_width, typed
 from lightning_diffusion.networks.layers import ConditionEmbedding, zero
 
 
@@ -20,7 +21,7 @@ class LectureUNet(nn.Module):
         outputs: see `UNet`.
         num_classes: None for an unconditional network.
         time: False for a network without time and class.
-        image_size: side of the image, to check depth against.
+        image_size: side of the image in pixels, or [H, W], to check depth against.
 
     Raises:
         ValueError: a value out of range, or an image too small for so many steps down.
@@ -37,17 +38,17 @@ class LectureUNet(nn.Module):
         outputs: int = 1,
         num_classes: int | None = None,
         time: bool = True,
-        image_size: int | None = None,
+        image_size: ImageSize | None = None,
     ) -> None:
         super().__init__()
         if channels < 4 or channels % 2 or depth < 1:
             raise ValueError(
                 f"backbone.channels={channels}, depth={depth}: choose an even number of channels >= 4 and depth >= 1"
             )
-        if image_size is not None and image_size < 2**depth:
+        if image_size is not None and (shorter := min(height_width(image_size))) < 2**depth:
             raise ValueError(
-                f"backbone.depth={depth} and data.image_size={image_size}: the image is halved away; "
-                f"choose backbone.depth <= {image_size.bit_length() - 1}"
+                f"backbone.depth={depth} and data.image_size={typed(image_size)}: the image is halved away; "
+                f"choose backbone.depth <= {shorter.bit_length() - 1}"
             )
         self.num_classes, self.outputs = num_classes, outputs
         widths = [channels * 2**k for k in range(depth + 1)]

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from lightning_diffusion.networks.image_size import ImageSize
 from lightning_diffusion.networks.layers import ConditionEmbedding, maybe_checkpoint
 from lightning_diffusion.networks.transformer import Patches, TokenAttention, check_tokens, mlp
 
@@ -11,8 +12,9 @@ class UViT(nn.Module):
     """A transformer that takes time and class as one more token, and joins its first half to its second by long skips.
 
     Args:
-        image_size, in_channels: of the image.
-        patch_size: divides image_size.
+        image_size: side of the image in pixels, or [H, W].
+        in_channels: of the image.
+        patch_size: divides its sides.
         dim: of a token; 4 · num_heads divides it.
         depth: blocks, an odd number: as many on the way in as on the way out, and one between.
         num_heads: of each attention.
@@ -28,7 +30,7 @@ class UViT(nn.Module):
 
     def __init__(
         self,
-        image_size: int,
+        image_size: ImageSize,
         in_channels: int,
         patch_size: int = 2,
         dim: int = 128,
@@ -46,7 +48,7 @@ class UViT(nn.Module):
         self.embedding = ConditionEmbedding(dim, dim, num_classes)
         out_channels = outputs * in_channels
         self.patches = Patches(image_size, in_channels, patch_size, dim, out_channels)
-        self.position = nn.Parameter(0.02 * torch.randn(1 + self.patches.side**2, dim))
+        self.position = nn.Parameter(0.02 * torch.randn(1 + self.patches.rows * self.patches.columns, dim))
         self.inward = nn.ModuleList(Block(dim, num_heads) for _ in range(depth // 2))
         self.middle = Block(dim, num_heads)
         self.joined = nn.ModuleList(nn.Linear(2 * dim, dim) for _ in range(depth // 2))

@@ -19,12 +19,17 @@ def square_columns(count: int, num_classes: int | None = None) -> int:
 
 
 def grid(images: Tensor, columns: int | None = None, least_side: int = 512) -> Tensor:
-    """Tiles uint8 images (N, C, H, W) row by row -> (C, H', W'), with a gap of one pixel.
+    """Tiles uint8 images (N, C, H, W) row by row -> (1 or 3, H', W'), with a gap of one pixel.
+
+    Images of one channel are grey, of three colour. Of any other number, each image becomes a row of its channels, grey
+    and from left to right, without a gap between them.
 
     Args:
         columns: about √N if None.
         least_side: small images are enlarged by a whole factor until the picture is at least this wide.
     """
+    if images.shape[1] not in (1, 3):
+        images = images.transpose(1, 2).flatten(2)[:, None]  # (N, 1, H, C·W)
     N, C, H, W = images.shape
     columns = columns or square_columns(N)
     rows = math.ceil(N / columns)

@@ -7,6 +7,7 @@ from lightning_diffusion.app.classes import count_classes
 from lightning_diffusion.app.cli import mistakes
 from lightning_diffusion.app.commands.train import SLOTS, groups
 from lightning_diffusion.configuration.build import build, check
+from lightning_diffusion.networks.image_size import height_width
 from lightning_diffusion.networks.summary import Summary, summarize
 from lightning_diffusion.system.console import console
 
@@ -18,7 +19,7 @@ def main(config: DictConfig) -> None:
         plain = check(config, SLOTS, groups())
         network = build(plain, "backbone")
         data = plain["data"]
-        shape = (data["channels"], data["image_size"], data["image_size"])
+        shape = (data["channels"], *height_width(data["image_size"]))
         summary = summarize(network, shape, data["num_classes"])
     terminal = console()
     terminal.print(_totals(plain["backbone"]["_target_"].rsplit(".", 1)[-1], shape, summary))

@@ -27,6 +27,7 @@ from lightning_diffusion.data.dataset import WrongLabel
 from lightning_diffusion.data.decoding import UnreadableImage
 from lightning_diffusion.data.module import ImageDataModule
 from lightning_diffusion.models.contracts import GRAPHS, Compile, Generator, Likelihood, Model, Objective
+from lightning_diffusion.networks.image_size import simplest
 from lightning_diffusion.runs.comparable import BITS
 from lightning_diffusion.runs.environment import record
 from lightning_diffusion.system.files import NotWritten, Unreadable
@@ -183,7 +184,9 @@ def check_parts_for_data(plain: dict[str, Any]) -> None:
     data = plain["data"]
     for key, node in plain.items():
         for theirs, ours in (("in_channels", "channels"), ("image_size", "image_size"), ("num_classes", "num_classes")):
-            if key != "data" and isinstance(node, dict) and node.get(theirs, data[ours]) != data[ours]:
+            if key == "data" or not isinstance(node, dict):
+                continue
+            if simplest(node.get(theirs, data[ours])) != simplest(data[ours]):
                 raise ValueError(
                     f"{key}.{theirs}={node[theirs]} and data.{ours}={data[ours]}: the network is for other images; "
                     f"leave {key}.{theirs} out"

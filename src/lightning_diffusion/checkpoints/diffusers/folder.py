@@ -24,6 +24,7 @@ from lightning_diffusion.checkpoints.diffusers.weights import CLASSES, from_diff
 from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
 from lightning_diffusion.models.contracts import Model
 from lightning_diffusion.models.diffusion.model import DiffusionModel
+from lightning_diffusion.networks.image_size import simplest
 from lightning_diffusion.networks.unet import UNet
 from lightning_diffusion.system.files import write as write_file
 from lightning_diffusion.system.files import write_text
@@ -75,7 +76,8 @@ def write(folder: Path, model: Model, label: int | None = None) -> str:
     """
     if not isinstance(model, DiffusionModel):
         raise ValueError(f"format=diffusers: it is for diffusion models, and this is a {type(model).__name__}")
-    denoiser, (channels, image_size, _) = model.denoiser, model.shape
+    denoiser, (channels, *sides) = model.denoiser, model.shape
+    image_size = simplest(sides)
     network: UNet = denoiser.backbone  # type: ignore[assignment]
     config, scheduler = unet_config(network, image_size, channels), scheduler_config(denoiser)
     weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}

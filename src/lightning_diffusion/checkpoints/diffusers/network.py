@@ -3,6 +3,7 @@
 from typing import Any
 
 from lightning_diffusion.checkpoints.diffusers.settings import Part, Settings
+from lightning_diffusion.networks.image_size import ImageSize, height_width, simplest, typed
 from lightning_diffusion.networks.layers import SelfAttention
 from lightning_diffusion.networks.unet import UNet
 
@@ -40,19 +41,20 @@ def read_network(config: Settings) -> Part:
     widths = _read_widths(config)
     width, levels = widths[0], len(widths)
     residual, attends = _read_blocks(config, levels)
-    side, channels = _read_side(config, levels), config.integer("in_channels", 1, WIDEST)
+    image_size, channels = _read_size(config, levels), config.integer("in_channels", 1, WIDEST)
+    longer = max(height_width(image_size))
     outputs = config.integer("out_channels", 1, 2 * WIDEST)
     config.need(outputs in (channels, 2 * channels), "out_channels", f"expected {channels} or {2 * channels}")
     scale_shift = config.word("resnet_time_scale_shift", ("default", "scale_shift")) == "scale_shift"
     groups = _read_groups(config, width, scale_shift)
     padding = config.integer("downsample_padding", 0, 1)
     options = {
-        "image_size": side,
+        "image_size": image_size,
         "in_channels": channels,
         "channels": width,
         "channel_mults": [each // width for each in widths],
         "num_blocks": config.integer("layers_per_block", 1, MOST_LAYERS),
-        "attention_resolutions": [side // 2**level for level in range(levels) if attends[level]],
+        "attention_resolutions": [longer // 2**level for level in range(levels) if attends[level]],
         "head_dim": _read_head_dim(config, widths, attends),
         "dropout": config.number("dropout", 0, 0.999),
         "num_classes": config.optional_integer("num_class_embeds", 1, MOST_CLASSES),
@@ -71,7 +73,7 @@ def cosines_first(config: Settings) -> bool:
     return config.with_defaults(READ).flag("flip_sin_to_cos")
 
 
-def unet_config(network: UNet, image_size: int, in_channels: int) -> dict[str, Any]:
+def unet_config(network: UNet, image_size: ImageSize, in_channels: int) -> dict[str, Any]:
     """unet/config.json of a U-Net.
 
     Raises:
@@ -90,7 +92,7 @@ def unet_config(network: UNet, image_size: int, in_channels: int) -> dict[str, A
     norm, residual = network.norm, network.resampling == "residual"
     return {
         "_class_name": CLASS,
-        "sample_size": image_size,
+        "sample_size": simplest(image_size),
         "in_channels": in_channels,
         "out_channels": network.outputs * in_channels,
         "freq_shift": network.embedding.frequency_shift,
@@ -151,17 +153,21 @@ def _read_blocks(config: Settings, levels: int) -> tuple[bool, list[bool]]:
     return residual, attends
 
 
-def _read_side(config: Settings, levels: int) -> int:
-    side = config["sample_size"]
-    if isinstance(side, list) and len(side) == 2 and side[0] == side[1]:
-        config = Settings(config.path, config.content | {"sample_size": side[0]})
-    side, strides = config.integer("sample_size", 1, LARGEST), 2 ** (levels - 1)
-    fits = side % strides == 0 and side > strides
+def _read_size(config: Settings, levels: int) -> ImageSize:
+    """sample_size, a side or [H, W]."""
+    if isinstance(config["sample_size"], list):
+        sides = config.integers("sample_size", 1, LARGEST, 2)
+        config.need(len(sides) == 2, "sample_size", "expected one side, or [height, width]")
+    else:
+        sides = [config.integer("sample_size", 1, LARGEST)] * 2
+    strides = 2 ** (levels - 1)
+    fits = all(side % strides == 0 and side > strides for side in sides)
     config.need(fits, "sample_size", f"expected a multiple of {strides}, and more, for {levels} levels")
-    return side
+    size: ImageSize = simplest(sides)
+    return size
 
 
-def _check_expressible(network: UNet, image_size: int) -> None:
+def _check_expressible(network: UNet, image_size: ImageSize) -> None:
     if not isinstance(network, UNet):
         raise ValueError(
             f"format=diffusers: diffusers has no network like {type(network).__name__}; only backbone=unet and "
@@ -173,10 +179,10 @@ def _check_expressible(network: UNet, image_size: int) -> None:
             "choose format=safetensors"
         )
     strides = 2 ** len(network.downsample)
-    if image_size % strides:
+    if any(side % strides for side in height_width(image_size)):
         raise ValueError(
-            f"format=diffusers: with data.image_size={image_size} an odd side is halved, which diffusers cannot undo; "
-            f"choose format=safetensors, or train at a size that {strides} divides"
+            f"format=diffusers: with data.image_size={typed(image_size)} an odd side is halved, which "
+            f"diffusers cannot undo; choose format=safetensors, or train at a size that {strides} divides"
         )
 
 

@@ -38,6 +38,8 @@ class Extractor(ABC):
         cache_dir: where what takes long to make is kept between runs.
     """
 
+    colour = False  # whether it sees grey images as colour, and none of another number of channels
+
     def __init__(self, cache_dir: str) -> None:
         self.cache_dir = cache_dir
         self._network: nn.Module | None = None
@@ -65,6 +67,8 @@ class Extractor(ABC):
     def check(self, train: ImageSet) -> None:
         """Raises ValueError or FileNotFoundError, before anything long begins, where `prepare` would fail."""
         check_writable(self.cache_dir)
+        if self.colour:
+            as_colour(train[torch.arange(1)][0])
 
     @abstractmethod
     def load(self, train: ImageSet, held_out: ImageSet | None) -> nn.Module:
@@ -137,5 +141,14 @@ def concatenate(parts: list[Features]) -> Features:
 
 
 def as_colour(images: Tensor) -> Tensor:
-    """Grey images (B, 1, H, W) as colour ones (B, 3, H, W)."""
-    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+    """Grey images (B, 1, H, W) as colour ones (B, 3, H, W), which stay as they are.
+
+    Raises:
+        ValueError: images of any other number of channels.
+    """
+    if images.shape[1] not in (1, 3):
+        raise ValueError(
+            f"metrics: this extractor takes grey or colour images, not {images.shape[1]} channels; choose "
+            "metrics=classifier, or metrics=module with metrics.colour=false"
+        )
+    return images.expand(-1, 3, -1, -1)

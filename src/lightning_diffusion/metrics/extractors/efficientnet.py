@@ -27,7 +27,7 @@ class EfficientNetLite0(Extractor):
     name = "efficientnet_lite0"
     resize = f"{SIDE}×{SIDE}, bicubic with antialiasing"
 
-    any_size = True
+    any_size = colour = True
 
     def check(self, train: ImageSet) -> None:
         super().check(train)

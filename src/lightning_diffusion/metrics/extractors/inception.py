@@ -28,7 +28,7 @@ class Inception(Extractor):
     """
 
     resize = "299×299, TensorFlow 1's bilinear rule"
-    any_size = True
+    any_size = colour = True
 
     def __init__(self, cache_dir: str, weights: str | None = None) -> None:
         super().__init__(cache_dir)

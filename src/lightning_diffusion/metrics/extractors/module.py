@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from lightning_diffusion.codecs.pixels import to_model
 from lightning_diffusion.metrics.extractors.base import Extractor, Features, ImageSet, as_colour
+from lightning_diffusion.networks.image_size import ImageSize, height_width
 
 
 class Module(Extractor):
@@ -14,19 +15,25 @@ class Module(Extractor):
     features.
 
     Args:
-        network: any module, (B, C, S, S) -> (B, d) or (B, d, H', W').
+        network: any module, (B, C, H, W) -> (B, d) or (B, d, H', W').
         name: what its scores are called after: letters, digits and underscores; not `inception`.
-        image_size: S, to which images are resized; None leaves their size.
+        image_size: side, or [H, W], to which images are resized; None leaves their size.
         colour: gives grey images three equal channels.
     """
 
     def __init__(
-        self, cache_dir: str, network: nn.Module, name: str, image_size: int | None = None, colour: bool = False
+        self,
+        cache_dir: str,
+        network: nn.Module,
+        name: str,
+        image_size: ImageSize | None = None,
+        colour: bool = False,
     ) -> None:
         if not re.fullmatch(r"\w+", name) or name == "inception":
             raise ValueError(f"metrics.name={name}: choose letters, digits and underscores, and not `inception`")
         super().__init__(cache_dir)
-        self._name, self._given, self.image_size, self.colour = name, network, image_size, colour
+        self._name, self._given, self.colour = name, network, colour
+        self.size = None if image_size is None else height_width(image_size, "metrics.image_size")
 
     @property
     def name(self) -> str:
@@ -34,28 +41,28 @@ class Module(Extractor):
 
     @property
     def resize(self) -> str:
-        return "none" if self.image_size is None else f"{self.image_size}×{self.image_size}, bicubic with antialiasing"
+        return "none" if self.size is None else f"{self.size[0]}×{self.size[1]}, bicubic with antialiasing"
 
     classifies = False
 
     @property
     def any_size(self) -> bool:
-        return self.image_size is not None and self.colour
+        return self.size is not None and self.colour
 
     def load(self, train: ImageSet, held_out: ImageSet | None) -> nn.Module:
-        return _Network(self._given, self.image_size, self.colour)
+        return _Network(self._given, self.size, self.colour)
 
 
 class _Network(nn.Module):
     """uint8 (B, C, H, W) -> Features."""
 
-    def __init__(self, network: nn.Module, image_size: int | None, colour: bool) -> None:
+    def __init__(self, network: nn.Module, size: tuple[int, int] | None, colour: bool) -> None:
         super().__init__()
-        self.network, self.image_size, self.colour = network, image_size, colour
+        self.network, self.size, self.colour = network, size, colour
 
     def forward(self, images: Tensor) -> Features:
         x = to_model(as_colour(images) if self.colour else images)
-        if self.image_size is not None:
-            x = F.interpolate(x, (self.image_size, self.image_size), mode="bicubic", antialias=True).clamp(-1, 1)
+        if self.size is not None:
+            x = F.interpolate(x, self.size, mode="bicubic", antialias=True).clamp(-1, 1)
         vectors = self.network(x)
         return Features(vectors if vectors.ndim == 2 else vectors.flatten(2).mean(2), None)

@@ -18,6 +18,7 @@ from lightning_diffusion.diffusion.samplers.ddim import DDIM
 from lightning_diffusion.diffusion.time_grid import Trailing
 from lightning_diffusion.models.contracts import Drawn, Editor, Generator, Likelihood, Model, OnStep, no_report
 from lightning_diffusion.models.diffusion.likelihood import FlowAndBound
+from lightning_diffusion.networks.image_size import ImageSize, height_width
 
 Guidance = Callable[[Denoiser], Denoiser]
 
@@ -27,7 +28,8 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
 
     Args:
         denoiser: with the weights.
-        channels, image_size, num_classes: of the pictures.
+        channels, num_classes: of the pictures.
+        image_size: n of squares, or [H, W].
         sampler: of the reverse process; DDIM at 50 steps if None.
         guidance: denoiser -> denoiser; x̂_0 is clipped to [−1, 1] if None.
         codec: between pictures and what the denoiser works on; the pixels if None.
@@ -37,14 +39,15 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
         self,
         denoiser: NetworkDenoiser,
         channels: int,
-        image_size: int,
+        image_size: ImageSize,
         num_classes: int | None = None,
         sampler: Sampler | None = None,
         guidance: Callable[..., Denoiser] | None = None,
         codec: Codec | None = None,
     ) -> None:
         super().__init__()
-        self.denoiser, self.shape, self.num_classes = denoiser, (channels, image_size, image_size), num_classes
+        self.denoiser, self.shape = denoiser, (channels, *height_width(image_size))
+        self.num_classes = num_classes
         self.sampler: Sampler = DDIM(Trailing(), 50) if sampler is None else sampler
         self.guidance: Guidance = Clip if guidance is None else guidance
         self.codec = codec or Pixels()
