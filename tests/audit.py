@@ -15,7 +15,19 @@ WRITES = (
     "shutil.rmtree",
 )  # fmt: skip
 OF_TORCH = ("None", "libnvidia-ml.so.1")  # libraries that it looks for
-USUAL = ("src", "torch", "hydra", "omegaconf", "lightning", "rich", "yaml", "encodings", "safetensors", "torchvision")
+USUAL = (
+    "src",
+    "lightning_diffusion",
+    "torch",
+    "hydra",
+    "omegaconf",
+    "lightning",
+    "rich",
+    "yaml",
+    "encodings",
+    "safetensors",
+    "torchvision",
+)
 
 
 class Watch:
