@@ -195,9 +195,9 @@ def with_size(finished, tmp_path_factory):
         words = file.metadata()
 
     def write(size):
-        node = json.loads(words["denoiser"])
-        node["backbone"]["image_size"] = size
-        save_file(load_file(source), path / "b.safetensors", metadata={**words, "denoiser": json.dumps(node)})
+        node = json.loads(words["model"])
+        node["image_size"] = node["denoiser"]["backbone"]["image_size"] = size
+        save_file(load_file(source), path / "b.safetensors", metadata={**words, "model": json.dumps(node)})
         return path / "b.safetensors"
 
     return write

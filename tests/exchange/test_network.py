@@ -78,7 +78,7 @@ def test_steps_of_ddim_agree(tmp_path, config, num_steps):
 @torch.no_grad()
 def test_export_followed_by_import_is_exact_and_diffusers_agrees(tmp_path, options):
     denoiser = ours(**options)
-    folder.write(tmp_path, denoiser, image_size=8, channels=1)
+    folder.write(tmp_path, DiffusionModel(denoiser, 1, 8))
     back, known = load_pretrained(str(tmp_path))
     assert known["denoiser"]["label_dropout"] == 0.1
     for name, value in denoiser.state_dict().items():
@@ -102,7 +102,7 @@ def test_images_that_are_not_square(tmp_path):
     denoiser = NetworkDenoiser(UNet([8, 12], 2, 16, (1, 2), 1, (6,)), schedules.linear(), Eps())
     for parameter in denoiser.parameters():
         parameter.add_(0.02 * torch.randn_like(parameter))
-    folder.write(tmp_path, denoiser, image_size=[8, 12], channels=2)
+    folder.write(tmp_path, DiffusionModel(denoiser, 2, [8, 12]))
     back, known = load_pretrained(str(tmp_path))
     assert known["data"]["image_size"] == [8, 12]
     assert known["denoiser"]["backbone"]["attention_resolutions"] == [6]
@@ -119,7 +119,7 @@ def test_images_that_are_not_square(tmp_path):
 @torch.no_grad()
 def test_a_pipeline_samples_a_class_that_is_baked_in(tmp_path):
     denoiser = ours(num_classes=10)
-    folder.write(tmp_path, denoiser, image_size=8, channels=1, label=3)
+    folder.write(tmp_path, DiffusionModel(denoiser, 1, 8), label=3)
     loaded = diffusers.DDPMPipeline.from_pretrained(tmp_path)
     loaded.set_progress_bar_config(disable=True)
     images = loaded(batch_size=2, num_inference_steps=3, output_type="np", generator=torch.Generator().manual_seed(0))

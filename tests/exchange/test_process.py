@@ -15,6 +15,7 @@ from lightning_diffusion.diffusion import continuous
 from lightning_diffusion.diffusion.parameterization import EDM, X0, Eps, Flow, V
 from lightning_diffusion.diffusion.samplers.euler import Euler
 from lightning_diffusion.diffusion.time_grid import Karras, Linear
+from lightning_diffusion.models.diffusion.model import DiffusionModel
 from tests.exchange.pipelines import SMALL, edit, load_pretrained, ours, pipeline
 
 SHAPE = (2, 1, 8, 8)
@@ -260,7 +261,7 @@ def drawn_by_diffusers(path, name):
 @torch.no_grad()
 def test_an_exported_flow_model_is_drawn_by_diffusers(tmp_path):
     denoiser = ours(continuous.RectifiedFlow(), Flow())
-    name = folder.write(tmp_path, denoiser, image_size=8, channels=1)
+    name = folder.write(tmp_path, DiffusionModel(denoiser, 1, 8))
     images, x_T = drawn_by_diffusers(tmp_path, name)
     *_, drawn = Euler(5, Linear()).walk(denoiser, lambda: x_T)
     torch.testing.assert_close((drawn / 2 + 0.5).clamp(0, 1), images, rtol=1e-4, atol=1e-4)
@@ -271,7 +272,7 @@ def test_an_exported_flow_model_is_drawn_by_diffusers(tmp_path):
 @torch.no_grad()
 def test_an_exported_edm_model_is_drawn_by_diffusers(tmp_path):
     denoiser = ours(continuous.EDM(sigma_max=40.0, time_scale=1.0), EDM(0.6))
-    name = folder.write(tmp_path, denoiser, image_size=8, channels=1)
+    name = folder.write(tmp_path, DiffusionModel(denoiser, 1, 8))
     images, noise = drawn_by_diffusers(tmp_path, name)
     start = noise * (40.0**2 + 1) ** 0.5
     *_, drawn = Euler(5, Karras()).walk(denoiser, lambda: noise, start=start)
@@ -296,5 +297,5 @@ def test_a_schedule_that_no_pipeline_draws_is_not_exported(tmp_path):
         denoiser = ours()
         denoiser.schedule, denoiser.parameterization = schedule, parameterization
         with pytest.raises(ValueError, match=says):
-            folder.write(tmp_path / "out", denoiser, 8, 1)
+            folder.write(tmp_path / "out", DiffusionModel(denoiser, 1, 8))
     assert not (tmp_path / "out").exists()

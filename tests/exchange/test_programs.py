@@ -23,7 +23,7 @@ from tests.test_mistakes import check_one_line
 def checkpoint(finished, tmp_path_factory):
     """The finished run's checkpoint, on a clock of 1000 steps as diffusers knows it."""
     content = torch.load(finished[0] / "checkpoints" / "last.ckpt", weights_only=True)
-    content["hyper_parameters"]["denoiser"]["schedule"]["T"] = 1000
+    content["hyper_parameters"]["model"]["denoiser"]["schedule"]["T"] = 1000
     path = tmp_path_factory.mktemp("exchange") / "a.ckpt"
     torch.save(content, path)
     seal(path)
