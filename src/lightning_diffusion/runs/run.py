@@ -15,7 +15,7 @@ from lightning_diffusion.system.files import Unreadable
 OVERRIDES, CONFIG, RESULT, CURVE = "overrides.yaml", "config.yaml", "metrics.json", "metrics.csv"
 LEVELS, ENVIRONMENT = "noise_levels.csv", "environment.json"
 JOB, LOG, FAILURE = "job.yaml", "output.log", "failure.txt"  # of a sweep's job, whose words stand there from the first
-SAMPLES, FILM = "samples/final.png", "samples/trajectory.gif"
+SAMPLES, ANIMATION = "samples/final.png", "samples/trajectory.gif"
 CHECKPOINT = "checkpoints/last.ckpt"
 ABOUT_THE_RUN = ("hydra.", "group=", "name=", "resume=", "debug=", "logger", "print_config=")  # not what is trained
 LOWER_IS_BETTER = ("train/loss", "val/", "fd_", "fid", "kd_", "kid")
@@ -66,7 +66,7 @@ class Run:
             ENVIRONMENT: self._starts,
             FAILURE: self._failure(),
             SAMPLES: load_picture(self.folder / SAMPLES, "PNG"),
-            FILM: load_picture(self.folder / FILM, "GIF"),
+            ANIMATION: load_picture(self.folder / ANIMATION, "GIF"),
         }
         return {name: record.damage for name, record in records.items() if record.damage is not None}
 
@@ -143,8 +143,8 @@ class Run:
         return float(self.metrics.get(name, math.nan))
 
     def picture(self, name: str) -> bytes | None:
-        """The content of SAMPLES, a PNG, or FILM, a GIF; None where it is missing or damaged."""
-        return load_picture(self.folder / name, "GIF" if name == FILM else "PNG").content
+        """The content of SAMPLES, a PNG, or ANIMATION, a GIF; None where it is missing or damaged."""
+        return load_picture(self.folder / name, "GIF" if name == ANIMATION else "PNG").content
 
     @cached_property
     def _command(self) -> list[str] | None:

@@ -19,7 +19,7 @@ from lightning_diffusion.runs.records import Record
 from lightning_diffusion.runs.reporting import figures
 from lightning_diffusion.runs.reporting.evaluations import Curve, evaluations
 from lightning_diffusion.runs.reporting.table import LONGEST, Comparison
-from lightning_diffusion.runs.run import FILM, SAMPLES, Run
+from lightning_diffusion.runs.run import ANIMATION, SAMPLES, Run
 from lightning_diffusion.system.console import printable
 from lightning_diffusion.system.files import write as write_file
 from lightning_diffusion.system.files import write_text
@@ -65,9 +65,9 @@ def write(table: Comparison, folder: Path, output_dir: Path, num_pictures: int) 
     walks = {f"evaluations_{i + 1}": _drawn(curve) for i, curve in enumerate(curves.values())}
     for name, figure in (drawn | walks).items():
         save(figure, output_dir / f"{name}.png")
-    film = next(((run, data) for run in table.runs if (data := run.picture(FILM)) is not None), None)
-    if film is not None:
-        strip = _strip(film[1])
+    animation = next(((run, data) for run in table.runs if (data := run.picture(ANIMATION)) is not None), None)
+    if animation is not None:
+        strip = _strip(animation[1])
         write_file(output_dir / "trajectory.png", lambda file: strip.save(file, "PNG"))
     damaged = _damaged(table.runs, measured)
     page = (
@@ -83,8 +83,10 @@ def write(table: Comparison, folder: Path, output_dir: Path, num_pictures: int) 
                 for name, path in zip(walks, curves, strict=True)
             ],
             samples=_samples(table, num_pictures),
-            strip=None if film is None else _ours(output_dir / "trajectory.png"),
-            film=None if film is None else Picture(_address(film[1], "gif"), _caption(table, film[0])),
+            strip=None if animation is None else _ours(output_dir / "trajectory.png"),
+            animation=None
+            if animation is None
+            else Picture(_address(animation[1], "gif"), _caption(table, animation[0])),
             environments=environments(table.runs),
             commands=[(table.label(run), to_paste(start["command"])) for run in table.runs for start in run.starts],
             damaged={str(path.relative_to(folder)): reason for path, reason in damaged.items()},
@@ -153,10 +155,10 @@ def _samples(table: Comparison, most: int) -> list[Picture]:
     return found
 
 
-def _strip(film: bytes) -> Image.Image:
+def _strip(animation: bytes) -> Image.Image:
     """Frames of the reverse process beside each other, for print: from noise to data."""
     frames = []
-    with Image.open(io.BytesIO(film), formats=("GIF",)) as file:
+    with Image.open(io.BytesIO(animation), formats=("GIF",)) as file:
         count = getattr(file, "n_frames", 1)
         for i in sorted({round(i * (count - 1) / (FRAMES - 1)) for i in range(FRAMES)}):
             file.seek(i)

@@ -101,7 +101,7 @@ class WandbLogger(Logger):
 
     @rank_zero_only
     def log_picture(self, key: str, path: Path, step: int) -> None:
-        """An image, or a film where the file is a .gif."""
+        """An image, or an animation if the file is a .gif."""
         kind = "Video" if path.suffix == ".gif" else "Image"
         self._guard(lambda run: self._log(run, {key: getattr(self._wandb, kind)(str(path))}, step))
 
