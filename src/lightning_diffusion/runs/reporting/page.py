@@ -155,6 +155,10 @@ def _samples(table: Comparison, most: int) -> list[Picture]:
     return found
 
 
+def _moving(table: Comparison, run: Run, data: bytes) -> Picture:
+    return Picture(_address(data, "gif"), _caption(table, run))
+
+
 def _strip(animation: bytes) -> Image.Image:
     """Frames of the reverse process beside each other, for print: from noise to data."""
     frames = []

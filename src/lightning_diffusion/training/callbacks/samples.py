@@ -23,7 +23,7 @@ BATCH = 64
 
 
 class SampleGrid(L.Callback):
-    """Sample grids during training, the final one and an animation of the reverse process, made with the averaged weights.
+    """Sample grids during training, a final one and an animation of the way to it, made with the averaged weights.
 
     Writes step_NNNNNNN.png every n steps, final.png and trajectory.gif at the end, and hands them to W&B by path.
     With classes, each column of the grid is a class.
