@@ -1,10 +1,10 @@
 import imageio.v3 as imageio
 import numpy as np
 import torch
-from lightning_diffusion.runs.pictures import grid, square_columns, write_gif, write_png
 from PIL import Image
 
 from lightning_diffusion.codecs.pixels import to_model, to_uint8
+from lightning_diffusion.runs.pictures import grid, square_columns, write_gif, write_png
 
 
 def test_door_is_exact_both_ways():

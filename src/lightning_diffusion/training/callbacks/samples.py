@@ -6,10 +6,10 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from lightning_diffusion.runs.pictures import grid, square_columns, write_gif, write_png
 
 from lightning_diffusion.metrics.batches import shard_batches
 from lightning_diffusion.models.contracts import Generator
+from lightning_diffusion.runs.pictures import grid, square_columns, write_gif, write_png
 from lightning_diffusion.system.progress import Phase
 from lightning_diffusion.training.callbacks.budget import Budget
 from lightning_diffusion.training.callbacks.throughput import left_out
