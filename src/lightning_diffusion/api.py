@@ -10,9 +10,8 @@ words a model draws as its own run does.
 Images are uint8 arrays (N, H, W, C). Mistakes raise `ConfigError`, one line that names the argument and the remedy.
 """
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -21,15 +20,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from lightning_diffusion.app.cli import mistakes
-from lightning_diffusion.app.composition import composed, option_words, word
-from lightning_diffusion.app.drawing import SLOTS, as_trained, check_rest, drawn_so
+from lightning_diffusion.app.drawing import check_rest, drawn_so
 from lightning_diffusion.app.edit_inputs import given, given_classes
 from lightning_diffusion.app.evaluation import Probed, Sampled, asked, probed, sampled
 from lightning_diffusion.app.evaluation_report import results_of
+from lightning_diffusion.app.keywords import asked_for
 from lightning_diffusion.app.sampling import SLOTS as SAMPLE_SLOTS
 from lightning_diffusion.app.sampling import as_editor, as_generator, settled
 from lightning_diffusion.app.sampling import draw as draw_all
@@ -37,7 +35,7 @@ from lightning_diffusion.app.sampling import edit as edit_all
 from lightning_diffusion.checkpoints.loading import TrainedModel, assembled, read
 from lightning_diffusion.configuration.build import at_least, build
 from lightning_diffusion.configuration.errors import ConfigError
-from lightning_diffusion.configuration.trusted_targets import DRAWING
+from lightning_diffusion.diffusion.denoiser import Denoiser
 from lightning_diffusion.diffusion.samplers.base import Sampler
 from lightning_diffusion.diffusion.time_grid import TimeGrid
 from lightning_diffusion.metrics.batches import shard_batches
@@ -52,9 +50,8 @@ __all__ = ["ConfigError", "LoadedModel", "TrainingRun", "load", "train"]
 
 Images = npt.NDArray[np.uint8]
 Classes = int | Sequence[int] | npt.NDArray[np.integer[Any]] | Tensor
-PARTS: Final = ("edit", *DRAWING, "metrics", "data")  # which have options, in the order in which they take them
 SINGLE: Final = {"num_variants": 1}
-Guidance = Any  # Callable[..., Denoiser]: a denoiser -> the guided one
+Guidance = Callable[..., Denoiser]  # a denoiser -> the guided one
 
 
 class LoadedModel:
@@ -65,7 +62,7 @@ class LoadedModel:
         sampler, time_grid, guidance: an option of conf/ by name, such as "dpm_multistep", or an object of that kind;
             None draws as the model's own run does.
         options: of those parts, or of the edit or metric: num_steps=10, order=3, scale=2.0. Where two parts have an
-            option of the same name, the first one in the order edit, sampler, time_grid, guidance, metrics, data takes it.
+            option of the same name, the first of edit, sampler, time_grid, guidance, metrics and data takes it.
 
     What the model's kind cannot do, a wrong name or a wrong value raises ConfigError.
     """
@@ -209,11 +206,14 @@ class LoadedModel:
         parts = {"edit": edit, "sampler": sampler, "time_grid": time_grid, "guidance": guidance}
         with mistakes():
             editor, pictures = as_editor(self.module), self._pictures(images)
+            keys = {"seed": seed}
             area = mask if mask is None or isinstance(mask, str) else torch.as_tensor(mask).cpu()
-            with self._asked("sample", {"seed": seed}, parts, options, SINGLE) as (config, objects):
+            with asked_for(self._trained, self._trust, "sample", keys, parts, options, SINGLE) as (config, objects):
                 check_rest(config, SAMPLE_SLOTS)
                 plain = settled(config, self._trained.file, objects)
                 editor = as_editor(drawn_so(self.module, plain, objects))
+            if "edit" not in plain:
+                raise ConfigError("edit: missing; give the name of an edit, such as inpaint")
             grid = {key: part for key, part in objects.items() if key in plain["edit"]}
             editing = build(plain, "edit", **grid)
             inputs = given(pictures, label, area, editing, editor)
@@ -262,7 +262,7 @@ class LoadedModel:
             "batch_size": batch_size, "reference": reference, "extrapolate": extrapolate, "num_images": num_images,
             "split": split, "precision": self.precision,
         }  # fmt: skip
-        with self._asked("evaluate", keys, parts, options) as (config, objects), mistakes():
+        with asked_for(self._trained, self._trust, "evaluate", keys, parts, options) as (config, objects), mistakes():
             plain, metric = asked(config)
             ready: Probed | Sampled
             if isinstance(metric, LikelihoodMetric):
@@ -287,7 +287,7 @@ class LoadedModel:
     ) -> tuple[Generator, Tensor | None]:
         """The model that draws so, and the class of each sample."""
         keys = {"num_samples": num_samples, "seed": seed, "batch_size": batch_size}
-        with mistakes(), self._asked("sample", keys, parts, options) as (config, objects):
+        with mistakes(), asked_for(self._trained, self._trust, "sample", keys, parts, options) as (config, objects):
             as_generator(self.module, "model")
             at_least(check_rest(config, SAMPLE_SLOTS), 1, "num_samples", "batch_size")
             model = as_generator(drawn_so(self.module, settled(config, self._trained.file, objects), objects))
@@ -295,42 +295,6 @@ class LoadedModel:
             check_fits("num_samples", num_samples, size * math.prod(self.shape))
             labels = given_classes(label, num_samples, self.num_classes)
         return model, model.labels_in_turn(range(num_samples)) if labels is None else labels
-
-    @contextlib.contextmanager
-    def _asked(
-        self,
-        program: str,
-        keys: Mapping[str, Any],
-        parts: Mapping[str, Any],
-        options: Mapping[str, Any],
-        defaults: Mapping[str, Any] = {},
-    ) -> Iterator[tuple[DictConfig, dict[str, Any]]]:
-        """A program's configuration with these words, and the parts that are given as objects.
-
-        Args:
-            defaults: options for the parts that have them.
-        """
-        objects = {key: part for key, part in parts.items() if part is not None and not isinstance(part, str)}
-        for key, part in objects.items():
-            _check_kind(key, part)
-        names = {key: part for key, part in parts.items() if isinstance(part, str)}
-        trust = {"trust": self._trust} if self._trust else {}
-        words = [
-            text for key, value in (keys | names | trust).items() if value is not None for text in word(key, value)
-        ]
-        if options or defaults:
-            with composed(program, words) as config:
-                nodes = self._nodes(as_trained(config, self._trained.file, without=objects), objects)
-            words += option_words(options, nodes, self._trust, defaults)
-        with composed(program, words) as config:
-            yield config, objects
-
-    def _nodes(self, config: DictConfig, objects: Mapping[str, Any]) -> dict[str, Any]:
-        """The calls that options may be of, by key."""
-        own = {*self.module.parts, *(["time_grid"] if "sampler" in self.module.parts else [])}
-        gone = {*(key for key in DRAWING if key not in own), *objects, *(["time_grid"] if "sampler" in objects else [])}
-        there = {key: config[key] for key in PARTS if key not in gone and config.get(key) is not None}
-        return {key: OmegaConf.to_container(node, resolve=False) for key, node in there.items()}
 
     def _pictures(self, images: Images | Tensor) -> Tensor:
         """uint8 (N, C, H, W) on the CPU."""
@@ -426,16 +390,6 @@ def _model_in(path: Path) -> Path:
     """The checkpoint of a run's folder; any other path as it is."""
     is_a_run = (path / CHECKPOINT).parent.is_dir() or (path / CONFIG).is_file()
     return path / CHECKPOINT if is_a_run else path
-
-
-def _check_kind(key: str, part: object) -> None:
-    """Raises ConfigError for a part that is neither a name nor an object of the kind that belongs there."""
-    kind = SLOTS.get(key)
-    if kind is None:
-        raise ConfigError(f"{key}: give the name of an option, not a {type(part).__name__}")
-    if not (isinstance(part, kind) if isinstance(kind, type) else callable(part)):
-        what = f"a {kind.__name__}" if isinstance(kind, type) else "a callable of a denoiser"
-        raise ConfigError(f"{key}: give the name of an option or {what}, not a {type(part).__name__}")
 
 
 def _arrays(images: Tensor) -> Images:
