@@ -37,6 +37,7 @@ OTHERS = {  # the libraries that a room may import, besides Python's own
     "training": {"torch", "lightning", "wandb", "rich", "omegaconf"},
     "app": {"torch", "lightning", "hydra", "omegaconf", "yaml", "numpy", "rich", "matplotlib"},
 }  # fmt: skip
+DOORS = {"__init__.py": "api", "api.py": "app"}  # files beside the rooms, and the highest that each imports
 ALONE = {"diffusion": {"networks"}, "networks": {"diffusion"}}  # pairs of one floor are kept apart anyway
 
 
@@ -77,6 +78,8 @@ def arrows():
     """(room, room, where) for every import and every call of a configuration that leaves its room."""
     for path in sorted(PACKAGE.rglob("*.py")):
         here = path.relative_to(PACKAGE).parts[0]
+        if here in DOORS:
+            continue
         for name in imported(path):
             if (there := room_of(name)) is not None and there != here:
                 yield here, there, str(path.relative_to(PACKAGE))
@@ -93,13 +96,26 @@ def test_the_package_consists_of_these_rooms():
     assert rooms == set(FLOOR) == set(OTHERS)
     assert len(rooms) <= 12
     assert len(FLOORS) <= 6
-    assert {path.name for path in PACKAGE.glob("*.py")} <= {"__init__.py", "api.py"}
+    assert {path.name for path in PACKAGE.glob("*.py")} == set(DOORS)
 
 
 def test_arrows_lead_downstairs():
     """So there is no cycle among rooms."""
     upstairs = [arrow for arrow in arrows() if FLOOR[arrow[1]] >= FLOOR[arrow[0]]]
     assert not upstairs
+
+
+def test_no_room_imports_the_doors():
+    """The Python API may import any room; the package's own file imports the API only, and no library."""
+    rooms = [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE]
+    assert not [path for path in rooms for name in imported(path) if room_of(name) not in {None, *FLOOR}]
+    for file, door in DOORS.items():
+        libraries = {"torch", "numpy"} if door == "app" else set()
+        for name in imported(PACKAGE / file):
+            assert name.split(".")[0] in {NAME, *sys.stdlib_module_names, *libraries}, f"{file} may not import {name}"
+            assert room_of(name) in ({None, *FLOOR} if door == "app" else {None, "api"}), (
+                f"{file} may not import {name}"
+            )
 
 
 def test_no_cycle_among_files():
@@ -130,7 +146,7 @@ OF_A_FAMILY = (f"{NAME}.diffusion.", f"{NAME}.models.diffusion.", f"{NAME}.netwo
 ANYBODYS = (f"{NAME}.diffusion.noise.", f"{NAME}.networks.image_size.", f"{NAME}.networks.summary.")
 KNOW_ONE = (  # what is about diffusion models by its purpose
     "checkpoints/diffusers/", "checkpoints/weak_model.py", "app/drawing.py", "app/edit_inputs.py",
-    "app/commands/sample.py",
+    "app/commands/sample.py", "app/sampling.py", "api.py",
 )  # fmt: skip
 
 

@@ -161,8 +161,13 @@ def mistakes(key: str = "") -> Iterator[None]:
         raise ConfigError(_under(key, one_line(str(error)))) from error
 
 
-def explain(error: Exception, config_name: str) -> str:
-    """A configuration error in one line that names the key and the remedy."""
+def explain(error: Exception, config_name: str, words: Sequence[str] | None = None) -> str:
+    """A configuration error in one line that names the key and the remedy.
+
+    Args:
+        words: that were composed; None for this process's command line.
+    """
+    argv = sys.argv[1:] if words is None else words
     text = f"{error}\n{error.__cause__ or ''}"
     if isinstance(error, ConfigError):
         return str(error)
@@ -177,7 +182,7 @@ def explain(error: Exception, config_name: str) -> str:
     if match := re.search(r"Interpolation key '([\w.]+)' not found", text):
         return f"{match[1]}: missing; leave it in, or give another value"
     if match := re.search(r"Could not override '([\w./@-]+)'", text):
-        return no_such_key(match[1], keys(config_name, sys.argv[1:]))
+        return no_such_key(match[1], keys(config_name, argv))
     if isinstance(error, OverrideParseException) and (match := re.fullmatch(r"([\w./@+]+)=([^'\"]+)", error.override)):
         return f"{match[1]}: its value needs quotes, for Hydra and for the shell: {pasted(match[1], match[2])}"
     if match := re.match(r"Ambiguous value for argument '([\w./@+]+)=(.*)'\n", text):
@@ -186,7 +191,7 @@ def explain(error: Exception, config_name: str) -> str:
             f"{key}={value}: add -m to sweep over these values, or give a list, '{key}=[{value}]', or one text, "
             + pasted(key, value)
         )
-    return f"{one_line(str(error))} (the command line was: {' '.join(sys.argv[1:])})"
+    return f"{one_line(str(error))} (the command line was: {' '.join(argv)})"
 
 
 def _show(text: str) -> None:

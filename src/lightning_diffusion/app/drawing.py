@@ -21,6 +21,7 @@ from lightning_diffusion.diffusion.time_grid import TimeGrid
 from lightning_diffusion.models.contracts import Model
 
 SLOTS: dict[str, Any] = {"sampler": Sampler, "time_grid": TimeGrid, "guidance": Callable[..., Denoiser]}
+NONE: Mapping[str, Any] = {}
 
 
 def check_rest(config: DictConfig, slots: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,17 +58,24 @@ def as_trained(config: DictConfig, file: ModelFile, without: Collection[str] = (
     return config
 
 
-def drawn_so(model: Model, plain: dict[str, Any]) -> Model:
+def drawn_so(model: Model, plain: dict[str, Any], given: Mapping[str, Any] = NONE) -> Model:
     """The model with the configuration's sampler and guidance, if its kind has such parts.
+
+    Args:
+        given: objects that stand in place of the configuration's, by key.
 
     Raises:
         ValueError: the command line chooses a part that it does not have, or one that does not fit.
     """
-    for key in typed_keys():
-        group = key.split(".")[0]
-        if group in DRAWING and group not in model.parts and not (group == "time_grid" and "sampler" in model.parts):
+    chosen = {key.split(".")[0] for key in (*typed_keys(), *given)}
+    for group in (key for key in DRAWING if key in chosen):
+        if group not in model.parts and not (group == "time_grid" and "sampler" in model.parts):
             raise ConfigError(f"{group}: a {type(model).__name__} has none; leave it out")
-    drawn: Model = model.with_parts(**{key: build(plain, key) for key in model.parts})
+    if "sampler" in given and "time_grid" in chosen:
+        raise ConfigError("time_grid: the given sampler has one of its own; leave it out, or name a sampler")
+    inner = {"sampler": {key: part for key, part in given.items() if key == "time_grid"}}
+    parts = {key: given[key] if key in given else build(plain, key, **inner.get(key, {})) for key in model.parts}
+    drawn: Model = model.with_parts(**parts)
     drawn.check()
     return drawn
 
@@ -88,6 +96,14 @@ def told(model: Model, plain: dict[str, Any]) -> str:
     num_steps = plain["sampler"].get("num_steps")
     steps = "every step" if num_steps is None else f"{num_steps} step{'s' * (num_steps != 1)}"
     return f"{option_of('sampler', plain['sampler'])}, {steps}, guidance {option_of('guidance', plain['guidance'])}"
+
+
+def shown(part: Any) -> dict[str, Any]:
+    """An object as a configuration names it, for what is told and written about it; its other arguments are unknown."""
+    made = getattr(part, "func", part)  # of a functools.partial
+    named = made if hasattr(made, "__qualname__") else type(made)
+    steps = {"num_steps": part.num_steps} if hasattr(part, "num_steps") else {}
+    return {TARGET: f"{named.__module__}.{named.__qualname__}", **steps}
 
 
 _GONE = object()  # the value of a key that ~key has removed

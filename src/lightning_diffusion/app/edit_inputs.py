@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_diffusion.configuration.build import ConfigError
 from lightning_diffusion.data.decoding import read_image
 from lightning_diffusion.diffusion.editing.base import Editing
+from lightning_diffusion.models.contracts import Generator
 from lightning_diffusion.runs.pictures import grid
 
 HALVES = ("left", "right", "top", "bottom", "middle")
@@ -23,32 +24,61 @@ class GivenPictures(NamedTuple):
 
 
 def read_given(plain: dict[str, Any], editing: Editing, model: Any) -> GivenPictures:
-    """What an edit works on, repeated for each of its variants.
-
-    Raises:
-        ConfigError: pictures, a mask or a label that are missing, unreadable or of no use here.
-    """
+    """What an edit works on, out of files. Raises ConfigError for pictures that are missing or unreadable, and as
+    `given` does."""
     files = plain["images"]
     if not isinstance(files, list) or not files:
         raise ConfigError("images: missing; give picture files, images=[a.png,b.png]")
     if model.shape[0] not in (1, 3):
         raise ConfigError(f"images: picture files have 1 or 3 channels, and this model's images have {model.shape[0]}")
     pictures = torch.stack([_read("images", file, model.shape) for file in files])
-    pictures = pictures.repeat(editing.num_variants, 1, 1, 1)
-    if plain["label"] is not None:
-        labels = one_class(plain["label"], len(pictures), model.num_classes)
-    elif not model.needs_labels:
-        labels = None
-    else:
-        raise ConfigError(
-            f"label: this model knows images by their class alone; give label=0 … {model.num_classes - 1}"
-        )
-    mask = None
-    if editing.needs_mask:
-        mask = _mask(plain["mask"], model.shape)
-    elif plain["mask"] is not None:
+    return given(pictures, plain["label"], plain["mask"], editing, model)
+
+
+def given(pictures: Tensor, label: Any, mask: Any, editing: Editing, model: Any) -> GivenPictures:
+    """What an edit works on, repeated for each of its variants.
+
+    Args:
+        pictures: uint8 (N, C, H, W).
+        label: of all, or of each (N,), or None.
+        mask: (H, W), 1 where to fill in, the name of a half, a picture's file, or None.
+
+    Raises:
+        ConfigError: a mask or a label that is missing or of no use here.
+    """
+    labels = given_classes(label, len(pictures), model.num_classes)
+    if labels is None and isinstance(model, Generator) and model.needs_labels:
+        last = (model.num_classes or 1) - 1
+        raise ConfigError(f"label: this model knows images by their class alone; give label=0 … {last}")
+    if mask is not None and not editing.needs_mask:
         raise ConfigError("mask: only edit=inpaint takes one; leave it out")
-    return GivenPictures(pictures, labels, mask)
+    V = editing.num_variants
+    return GivenPictures(
+        pictures.repeat(V, 1, 1, 1),
+        None if labels is None else labels.repeat(V),
+        _mask(mask, model.shape) if editing.needs_mask else None,
+    )
+
+
+def given_classes(label: Any, count: int, num_classes: int | None) -> Tensor | None:
+    """The class of each image, (count,): one for all of them, or as many as there are images; None for None.
+
+    Raises:
+        ConfigError: a class that this model does not have, or another number of them.
+    """
+    if label is None or isinstance(label, int):
+        return None if label is None else one_class(label, count, num_classes)
+    try:
+        labels = torch.as_tensor(label).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"label={label!r}: expected a whole number, or {count} of them") from error
+    if labels.ndim == 0 and isinstance(labels.item(), int):
+        return one_class(labels.item(), count, num_classes)
+    if labels.shape != (count,) or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ConfigError(f"label: expected a whole number, or {count} of them; its shape is {tuple(labels.shape)}")
+    for each in labels.unique().tolist():
+        one_class(each, 1, num_classes)
+    return labels.long()
 
 
 def one_class(label: Any, count: int, num_classes: int | None) -> Tensor:
@@ -79,8 +109,12 @@ def _read(key: str, file: Any, shape: tuple[int, int, int]) -> Tensor:
 
 
 def _mask(name: Any, shape: tuple[int, int, int]) -> Tensor:
-    """(H, W), 1 where to fill in: where a picture is white, or one of the halves by name."""
+    """(H, W), 1 where to fill in: where a picture is white, or one of the halves by name, or as given."""
     _, H, W = shape
+    if isinstance(name, Tensor):
+        if name.shape != (H, W):
+            raise ConfigError(f"mask: expected {H}×{W}, true where to fill in; its shape is {tuple(name.shape)}")
+        return (name > 0).float()
     if name is None:
         raise ConfigError(f"mask: missing; give a picture, white where to fill in, or one of {', '.join(HALVES)}")
     if name not in HALVES:

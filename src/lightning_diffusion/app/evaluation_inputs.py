@@ -1,6 +1,7 @@
 """Where samples and the images that they should look like come from, as src.evaluate is told."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
-from lightning_diffusion.app.drawing import SLOTS, option_of
+from lightning_diffusion.app.drawing import NONE, SLOTS, option_of
 from lightning_diffusion.checkpoints.loading import TrainedModel, load_data
 from lightning_diffusion.configuration.build import ConfigError, at_least, build, check, did_you_mean
 from lightning_diffusion.data.dataset import ImageDataset
@@ -84,11 +85,12 @@ def read_count(plain: dict[str, Any], real: ReferenceData) -> int:
     return int(plain["num_samples"])
 
 
-def read_walks(plain: dict[str, Any], model: Model) -> list[SamplingRun]:
+def read_walks(plain: dict[str, Any], model: Model, given: Mapping[str, Any] = NONE) -> list[SamplingRun]:
     """Every pair of `samplers` and `num_steps`; without them, the one sampler of the configuration.
 
     Args:
         model: that draws by the configuration's sampler and guidance.
+        given: objects that it draws with in place of the configuration's, by key.
     """
     if not isinstance(model, Generator):
         raise ConfigError(f"ckpt_path: a {type(model).__name__} draws no samples that could be scored")
@@ -96,6 +98,8 @@ def read_walks(plain: dict[str, Any], model: Model) -> list[SamplingRun]:
         if one := [key for key in ("samplers", "num_steps") if plain[key] is not None]:
             raise ConfigError(f"{one[0]}: a {type(model).__name__} has no sampler; leave it out")
         return [SamplingRun(type(model).__name__, None, None, model)]
+    if "sampler" in given or "time_grid" in given:
+        return [SamplingRun(option_of("sampler", plain["sampler"]), None, None, model)]
     nodes = {option_of("sampler", plain["sampler"]): plain["sampler"]}
     if plain["samplers"] is not None:
         if one := [word for word in HydraConfig.get().overrides.task if re.match(r"\+*sampler[=.]", word)]:

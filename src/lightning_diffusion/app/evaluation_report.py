@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning_diffusion.runs.pictures import grid, write_png
 from rich.table import Table
 from torch.nn import functional as F
 
@@ -20,6 +19,7 @@ from lightning_diffusion.metrics.batches import shard_batches
 from lightning_diffusion.metrics.comparison import Comparison, Neighbours
 from lightning_diffusion.metrics.extractors.base import Features, as_colour, concatenate
 from lightning_diffusion.metrics.scores import Score
+from lightning_diffusion.runs.pictures import grid, write_png
 from lightning_diffusion.runs.plots import over_evaluations, save
 from lightning_diffusion.system.console import console, printable
 from lightning_diffusion.system.files import write_text
@@ -66,6 +66,18 @@ def measure_images(comparison: Comparison, samples: ImageDataset) -> Measured:
     return Measured(comparison(found), found, samples, None, time.monotonic() - started)
 
 
+def results_of(comparison: Comparison, measured: Measured, near: Neighbours, how: dict[str, Any]) -> dict[str, Any]:
+    """What metrics.json holds: each score beside that of held-out images, and under "how" all that a score must be read
+    with."""
+    N = len(measured.samples)
+    results = comparison.beside_floor(measured.scores, N)
+    if near.near_copies is not None:
+        name = comparison.extractor.label("near_copies")
+        results[name] = {"value": near.near_copies, "num_samples": N, "floor": {"value": 0.01}}
+    cost = {"num_samples": N, "nfe": measured.nfe, "seconds": measured.seconds}
+    return results | {"how": how | cost | comparison.how()}
+
+
 def tell(
     comparison: Comparison,
     measured: Measured,
@@ -82,7 +94,7 @@ def tell(
     N = len(measured.samples)
     floor, near = comparison.floor(N), comparison.neighbours(measured.features, COLUMNS - 1)
     held_out = next(iter(floor.values())).num_samples if floor else 0
-    results = comparison.beside_floor(measured.scores, N)
+    results = results_of(comparison, measured, near, how)
     table = _table(f"{N:,} samples", "", "±", *([f"{held_out:,} held out"] if floor else []))
     for name, score in measured.scores.items():
         table.add_row(
@@ -90,13 +102,11 @@ def tell(
         )
     if near.near_copies is not None:
         name = comparison.extractor.label("near_copies")
-        results[name] = {"value": near.near_copies, "num_samples": N, "floor": {"value": 0.01}}
         table.add_row(name, _number(near.near_copies), "", *([_number(0.01)] if floor else []))
     picture = neighbours_picture(measured.samples, real, near)
-    how |= {"num_samples": N, "nfe": measured.nfe, "seconds": measured.seconds, **comparison.how()}
     with mistakes("output_dir"):
         write_png(output_dir / "neighbours.png", picture)
-        write_text(output_dir / "metrics.json", json.dumps(results | {"how": how}, indent=2) + "\n")
+        write_text(output_dir / "metrics.json", json.dumps(results, indent=2) + "\n")
     files = f"{output_dir}/metrics.json, neighbours.png"
     _print(table, comparison.bias(measured.features), f"{N:,} samples by {by}: {files}" if by else files)
 

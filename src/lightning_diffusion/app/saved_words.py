@@ -65,7 +65,7 @@ class Word:
         value = OmegaConf.select(config, self.key)
         if OmegaConf.is_config(value):
             value = OmegaConf.to_container(value, resolve=True)
-        return f"{self.text.partition('=')[0]}={_literal(value)}"
+        return f"{self.text.partition('=')[0]}={literal(value)}"
 
 
 def refuse_changes(chosen: Any, given: Any) -> None:
@@ -114,12 +114,12 @@ def _is_path(text: str) -> bool:
     return "/" in text or "\\" in text or text in (".", "..") or text.startswith("~")
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
     """As the grammar of Hydra's command line has it."""
     if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_literal(child)}" for key, child in value.items()) + "}"  # keys take no quotes
+        return "{" + ",".join(f"{key}:{literal(child)}" for key, child in value.items()) + "}"  # keys take no quotes
     if isinstance(value, list):
-        return "[" + ",".join(map(_literal, value)) + "]"
+        return "[" + ",".join(map(literal, value)) + "]"
     if isinstance(value, str):
         text = value.replace("\\", "\\\\").replace("'", "\\'")
         return f"'{text}'"

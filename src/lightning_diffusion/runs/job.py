@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -127,9 +127,29 @@ def _passing_on(process: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
 
 def _cause(status: int, log: IO[str]) -> str:
     """In one line: what the run said last, or what ended it."""
+    log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL))
+    return cause(status, log.read().splitlines())
+
+
+def cause(status: int, output: Iterable[str]) -> str:
+    """In one line, why a program ended with this status, out of the lines of its output."""
     if status < 0:
         return f"ended by {signal.Signals(-status).name}"
-    log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL))
-    lines = [line.strip() for line in log.read().splitlines() if line.strip()]
+    lines = [line.strip() for line in output if line.strip()]
     told = [line for line in lines if line.startswith("error: ")] if status == 2 else lines
     return printable(told[-1].removeprefix("error: ")) if told else f"exit status {status}"
+
+
+def started(program: str, words: Sequence[str], **environment: str) -> "subprocess.Popen[str]":
+    """A program of the same code in a process of its own, whose output, with its errors, is read line by line."""
+    return subprocess.Popen(
+        [sys.executable, "-m", _module(program), *words],
+        env=_environment() | {"PYTHONUNBUFFERED": "1"} | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+        preexec_fn=_end_with_parent,
+    )

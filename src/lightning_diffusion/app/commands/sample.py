@@ -9,27 +9,19 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lightning_diffusion.app import drawing
 from lightning_diffusion.app.cli import mistakes
-from lightning_diffusion.app.drawing import as_trained, check_rest, drawn_so, option_of, told
+from lightning_diffusion.app.drawing import check_rest, drawn_so, told
 from lightning_diffusion.app.edit_inputs import GivenPictures, one_class, read_given, strip
-from lightning_diffusion.checkpoints.loading import ModelFile, assembled, read_either
-from lightning_diffusion.configuration.build import ConfigError, Text, at_least, build, check
+from lightning_diffusion.app.sampling import SLOTS, as_editor, as_generator, draw, edit, settled
+from lightning_diffusion.checkpoints.loading import assembled, read_either
+from lightning_diffusion.configuration.build import ConfigError, at_least, build
 from lightning_diffusion.diffusion.editing.base import Editing
-from lightning_diffusion.metrics.batches import shard_batches
 from lightning_diffusion.models.contracts import Editor, Generator
 from lightning_diffusion.runs.pictures import grid, square_columns, write_png
 from lightning_diffusion.system.console import console
 from lightning_diffusion.system.files import make_folder, writable, write
 from lightning_diffusion.system.memory import check_fits
-from lightning_diffusion.system.progress import Phase
 from lightning_diffusion.training.devices import prepare_for_inference, usable
-
-SLOTS: dict[str, Any] = {  # what the keys of conf/sample.yaml hold
-    "ckpt_path": Text | None, "pretrained": Text | None, "trust": list[str], "num_samples": int, "seed": int,
-    "label": int | None, "batch_size": int, "device": str, "precision": Any, "compile": Any, "output_dir": Text,
-    "edit": Editing | None, "images": list[Text] | None, "mask": Text | None, **drawing.SLOTS,
-}  # fmt: skip
 
 
 def main(config: DictConfig) -> None:
@@ -40,63 +32,39 @@ def main(config: DictConfig) -> None:
         writable(Path(str(rest["output_dir"])), "output_dir")
         device = usable(rest["device"])
         file = read_either(rest)
-        plain = _settled(config, file)
+        plain = settled(config, file)
         model = drawn_so(assembled(file, plain["trust"]).model, plain)
         how = told(model, plain)
         prepare_for_inference(model, device, plain["precision"], plain["compile"])
         if "edit" in plain:
-            if not isinstance(model, Editor):
-                raise ConfigError(f"edit: a {type(model).__name__} cannot edit; leave it out")
-            editing: Editing = build(plain, "edit")
+            editor, editing = as_editor(model), build(plain, "edit")
             given = read_given(plain, editing, model)
-            model.check_edit(editing, len(given.pictures) // editing.num_variants)
+            editor.check_edit(editing, len(given.pictures) // editing.num_variants)
         elif plain["images"] is not None or plain["mask"] is not None:
             raise ConfigError(
                 "images: say what to do with them; give edit=inpaint, image_to_image, invert or interpolate"
             )
-        elif not isinstance(model, Generator):
-            raise ConfigError(f"ckpt_path: a {type(model).__name__} draws no samples")
         else:
+            generator = as_generator(model)
             check_fits("num_samples", plain["num_samples"], 4 * math.prod(model.shape))
-            labels = _labels(plain, model)
+            labels = _labels(plain, generator)
 
-    if isinstance(model, Editor) and "edit" in plain:
-        _edit(model, editing, given, plain["seed"], how, Path(str(plain["output_dir"])))
-    elif isinstance(model, Generator):
-        _draw(model, labels, plain, how)
-
-
-def _settled(config: DictConfig, file: ModelFile) -> dict[str, Any]:
-    """The checked configuration, with the run's own way to draw where no word chooses another.
-
-    An edit that needs a deterministic sampler takes the program's default where the run's own is not.
-    """
-    plain = check(as_trained(config, file), SLOTS)
-    if "edit" not in plain or not build(plain, "edit").needs_latents or not build(plain, "sampler").stochastic:
-        return plain
-    instead = check(as_trained(config, file, without=["sampler"]), SLOTS)
-    if instead["sampler"] != plain["sampler"]:
-        own, default = (option_of("sampler", found["sampler"]) for found in (plain, instead))
-        _tell(f"sampler={default}: this edit needs a deterministic sampler, which the run's own, {own}, is not")
-    return instead
+    if "edit" in plain:
+        _edit(editor, editing, given, plain["seed"], how, Path(str(plain["output_dir"])))
+    else:
+        _draw(generator, labels, plain, how)
 
 
 def _draw(model: Generator, labels: Tensor | None, plain: dict[str, Any], how: str) -> None:
     N, output_dir = plain["num_samples"], Path(str(plain["output_dir"]))
-    batches, images = shard_batches(N, plain["batch_size"]), []
-    with Phase(f"drawing {N:,} samples", model.num_steps * len(batches)) as phase:
-        for batch in batches:
-            asked = None if labels is None else labels[batch.start : batch.stop]
-            images.append(model.draw(batch, asked, plain["seed"], phase.advance).images)
+    drawn = draw(model, labels, N, plain["batch_size"], plain["seed"])
     columns = square_columns(N, model.num_classes if plain["label"] is None else None)
-    drawn = torch.cat(images)
     _write(output_dir, "grid.png", grid(drawn, columns), drawn, labels)
     _tell(f"{N} samples by {how}: {output_dir}/grid.png, {output_dir}/samples.npz")
 
 
 def _edit(model: Editor, editing: Editing, given: GivenPictures, seed: int, how: str, output_dir: Path) -> None:
-    with Phase("editing") as phase:
-        columns = model.edit(editing, *given, seed, phase.advance)
+    columns = edit(model, editing, given, seed)
     results = [images for name, images in columns.items() if name not in editing.inputs]
     labels = None if given.labels is None else given.labels[: len(results[0])].repeat(len(results))
     _write(output_dir, "strip.png", strip(columns, editing), torch.cat(results), labels)

@@ -28,6 +28,7 @@ from lightning_diffusion.data.decoding import UnreadableImage
 from lightning_diffusion.data.module import ImageDataModule
 from lightning_diffusion.models.contracts import GRAPHS, Compile, Generator, Likelihood, Model, Objective
 from lightning_diffusion.networks.image_size import simplest
+from lightning_diffusion.runs.attended import announce
 from lightning_diffusion.runs.comparable import BITS
 from lightning_diffusion.runs.environment import record
 from lightning_diffusion.system.files import NotWritten, Unreadable
@@ -72,6 +73,7 @@ def main(config: DictConfig) -> float:
         if trainer.is_global_zero:
             prepare_data(trainer, datamodule)
             results.claim()
+            announce(results.run_dir)
     module.save_hyperparameters(plain)
 
     with results, ending(results):

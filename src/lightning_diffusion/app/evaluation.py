@@ -1,0 +1,178 @@
+"""What is measured, and how: the same for src.evaluate and for the Python API."""
+
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from lightning_diffusion.app import drawing
+from lightning_diffusion.app.drawing import NONE, as_trained, check_rest, drawn_so, shown, told
+from lightning_diffusion.app.evaluation_inputs import ReferenceData, SamplingRun, read_count, read_real, read_walks
+from lightning_diffusion.app.evaluation_report import Measured, measure_walk
+from lightning_diffusion.app.resume import typed_keys
+from lightning_diffusion.checkpoints.loading import TrainedModel, load_data
+from lightning_diffusion.configuration.build import ConfigError, Text, at_least, build, check
+from lightning_diffusion.data.dataset import ImageDataset
+from lightning_diffusion.data.module import ImageDataModule
+from lightning_diffusion.metrics.comparison import Comparison
+from lightning_diffusion.metrics.extractors.base import Extractor
+from lightning_diffusion.metrics.likelihood import Likelihood
+from lightning_diffusion.models.contracts import Likelihood as Measurable
+from lightning_diffusion.models.contracts import Model
+from lightning_diffusion.system.progress import Phase
+
+SLOTS: dict[str, Any] = {  # what the keys of conf/evaluate.yaml hold
+    "ckpt_path": Text | None, "pretrained": Text | None, "trust": list[str], "images": Text | None,
+    "reference": Text | None, "split": str, "num_images": int, "num_samples": int | None, "batch_size": int,
+    "seed": int, "device": str, "precision": Any, "compile": Any, "output_dir": Text | None,
+    "data": ImageDataModule | None, "extrapolate": bool, "metrics": Extractor | Likelihood,
+    "samplers": list[str] | str | None, "num_steps": Any, **drawing.SLOTS,
+}  # fmt: skip
+
+DISTANCE = "distance"
+DRAWING = ("num_samples", "sampler", "samplers", "num_steps", "time_grid", "guidance")
+UNREAD = {  # keys by what is measured
+    "metrics=likelihood": (*DRAWING, "images", "reference"), "images=…": (*DRAWING, "num_images", "split"),
+    DISTANCE: ("num_images", "split"),
+}  # fmt: skip
+
+
+def asked(config: DictConfig) -> tuple[dict[str, Any], Likelihood | Extractor]:
+    """The configuration, checked as far as it can be before the model's file is read, and the metric that it names.
+
+    Raises:
+        ConfigError: a wrong value, or a key that this kind of measurement does not read.
+    """
+    plain = check_rest(config, SLOTS)
+    at_least(plain, 1, "num_images", "batch_size")
+    metric: Likelihood | Extractor = build(plain, "metrics")
+    refuse_unread(plain, isinstance(metric, Likelihood))
+    if isinstance(metric, Likelihood) and plain["extrapolate"]:
+        raise ConfigError("extrapolate=true: a likelihood has no bias of the number of images; leave it out")
+    return plain, metric
+
+
+def refuse_unread(plain: dict[str, Any], is_likelihood: bool) -> None:
+    """Raises ConfigError for a key of the command line that this kind of measurement does not read."""
+    kind = "metrics=likelihood" if is_likelihood else "images=…" if plain["images"] is not None else DISTANCE
+    for key in typed_keys():
+        if key.split(".")[0] in UNREAD[kind]:
+            other = {"num_samples": "num_images", "num_images": "num_samples"}.get(key)
+            instead = f"give {other}={plain[key]}" if other and other not in UNREAD[kind] else "leave it out"
+            why = "only metrics=likelihood reads it" if kind == DISTANCE else f"{kind} does not read it"
+            raise ConfigError(f"{key}: {why}; {instead}")
+
+
+class Sampled(NamedTuple):
+    """Ready to be measured: the configuration, the model that draws by it, each way to draw, how many, and against
+    what."""
+
+    plain: dict[str, Any]
+    model: Model
+    walks: list[SamplingRun]
+    num_samples: int
+    real: ReferenceData
+    comparison: Comparison
+
+    def measure(self, walk: SamplingRun) -> Measured:
+        """Draws by one of the walks and scores what it has drawn."""
+        N, batch_size, seed = self.num_samples, self.plain["batch_size"], self.plain["seed"]
+        with Phase(f"drawing {N:,} samples by {self.told(walk)}", walk.model.num_steps * -(-N // batch_size)) as phase:
+            return measure_walk(self.comparison, walk, seed, N, batch_size, phase.advance)
+
+    def told(self, walk: SamplingRun) -> str:
+        """How it draws, in words."""
+        return told(self.model, self.plain | ({"sampler": walk.node} if walk.node else {}))
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """What metrics.json holds of the configuration."""
+        keys = ("ckpt_path", "pretrained", "seed", "precision", "guidance", "reference", "data")
+        found = {key: self.plain[key] for key in keys if key in self.plain}
+        if len(self.walks) > 1:
+            return found
+        node = self.walks[0].node
+        return found | self.walks[0].model.how() | ({} if node is None else {"sampler": node})
+
+
+def sampled(
+    config: DictConfig,
+    trained: TrainedModel,
+    extractor: Extractor,
+    device: torch.device,
+    given: Mapping[str, Any] = NONE,
+) -> Sampled:
+    """Prepares the extractor and the reference, or finds both where an earlier call has kept them.
+
+    Args:
+        given: objects that are drawn with in place of the configuration's, by key.
+
+    Raises:
+        ConfigError, ValueError, FileNotFoundError: samples that cannot be drawn or compared so.
+    """
+    plain = check(as_trained(config, trained.file, without=given), SLOTS)
+    model = drawn_so(trained.model, plain, given)
+    real = read_real(plain, trained)
+    count = read_count(plain, real)
+    walks = read_walks(plain, model, given)
+    comparison = compare(extractor, real, device, plain["extrapolate"])
+    comparison.check(count)
+    plain |= {key: shown(part) for key, part in given.items()}
+    return Sampled(plain, model, walks, count, real, comparison)
+
+
+def compare(extractor: Extractor, real: ReferenceData, device: torch.device, extrapolate: bool) -> Comparison:
+    """A comparison with the reference. Raises ValueError where the extractor cannot read its images."""
+    extractor.check(real.images)
+    return Comparison(extractor, real.images, real.held_out, device, extrapolate)
+
+
+class Probed(NamedTuple):
+    """Ready to be measured: the model's likelihood, and the images that it is asked about."""
+
+    plain: dict[str, Any]
+    trained: TrainedModel
+    metric: Likelihood
+    measurable: Measurable
+    dataset: ImageDataset
+
+    def measure(self, device: torch.device) -> tuple[dict[str, Tensor], float]:
+        """Bits per dimension of each image, (N,) by name, and the seconds that it took."""
+        started, parts, plain = time.monotonic(), [], self.plain
+        batches = torch.arange(plain["num_images"]).split(plain["batch_size"])
+        with Phase("likelihood", len(batches) * self.metric.steps(self.measurable)) as phase:
+            for batch in batches:
+                images, labels = self.dataset[batch]
+                cond = labels.to(device) if labels is not None and self.trained.num_classes is not None else None
+                parts.append(
+                    self.metric(
+                        self.measurable, images.to(device), cond, int(batch[0]), plain["seed"],
+                        on_step=phase.advance,
+                    )
+                )  # fmt: skip
+        scores = {name: torch.cat([part[name].cpu().double() for part in parts]) for name in parts[0]}
+        return scores, time.monotonic() - started
+
+    def results(self, scores: dict[str, Tensor], seconds: float) -> dict[str, Any]:
+        """What metrics.json holds."""
+        results: dict[str, Any] = {}
+        for name, values in scores.items():
+            error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
+            results[name] = {"mean": float(values.mean()), "standard_error": error}
+        keys = ("ckpt_path", "pretrained", "split", "num_images", "seed", "precision", "metrics")
+        how = {key: self.plain[key] for key in keys}
+        return results | {"how": how | {"model": self.trained.file.node, "seconds": seconds, "unit": "bits/dim"}}
+
+
+def probed(plain: dict[str, Any], trained: TrainedModel, metric: Likelihood) -> Probed:
+    """Raises ConfigError, ValueError, FileNotFoundError for a likelihood that cannot be measured so."""
+    if plain["split"] not in ("train", "val"):
+        raise ConfigError(f"split={plain['split']}: choose train or val")
+    measurable = metric.check(trained.model)
+    dataset = load_data(trained, plain.get("data"), plain["trust"])[plain["split"]]
+    if plain["num_images"] > len(dataset):
+        raise ConfigError(f"num_images={plain['num_images']}: the {plain['split']} split has {len(dataset)}")
+    return Probed(plain, trained, metric, measurable, dataset)

@@ -1,0 +1,118 @@
+"""Keyword arguments of the Python API as words of a command line: a program's configuration is composed from them."""
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from os import PathLike, fspath
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_diffusion.app.composition import composed
+from lightning_diffusion.app.drawing import NONE, SLOTS, as_trained
+from lightning_diffusion.app.saved_words import literal
+from lightning_diffusion.checkpoints.loading import TrainedModel
+from lightning_diffusion.configuration.errors import ConfigError, did_you_mean
+from lightning_diffusion.configuration.signatures import signature_of
+from lightning_diffusion.configuration.trusted_targets import DRAWING, TARGET, Targets
+from lightning_diffusion.models.contracts import Model
+
+PARTS = ("edit", *DRAWING, "metrics", "data")  # which have options, in the order in which they take them
+PLAIN = (str, int, float, type(None))  # bool is an int
+NO_OPTIONS = ("_target_", "_partial_", "time_grid", "denoiser")  # arguments of the parts that others fill in
+
+
+@contextlib.contextmanager
+def asked_for(
+    trained: TrainedModel,
+    trust: list[str],
+    program: str,
+    keys: Mapping[str, Any],
+    parts: Mapping[str, Any],
+    options: Mapping[str, Any],
+    defaults: Mapping[str, Any] = NONE,
+) -> Iterator[tuple[DictConfig, dict[str, Any]]]:
+    """A program's configuration for a model, and the parts that are given as objects.
+
+    Args:
+        keys: of the configuration, with their values; None leaves one out.
+        parts: of PARTS: an option's name, an object, or None.
+        options: of the parts, each of the first one that takes it: num_steps of the sampler, scale of the guidance.
+        defaults: options that are given where a part takes them and `options` has none.
+
+    Raises:
+        ConfigError: an option that no part takes, an object of another kind, words that do not compose.
+    """
+    objects = {key: part for key, part in parts.items() if part is not None and not isinstance(part, str)}
+    for key, part in objects.items():
+        _check_kind(key, part)
+    names = {key: part for key, part in parts.items() if isinstance(part, str)}
+    given = {**keys, **names, "trust": trust or None}
+    words = [text for key, value in given.items() if value is not None for text in word(key, value)]
+    if options or defaults:
+        with composed(program, words) as config:
+            own = _options(as_trained(config, trained.file, without=objects), trained.model, objects, trust)
+        words += _option_words(options, defaults, own)
+    with composed(program, words) as config:
+        yield config, objects
+
+
+def word(key: str, value: Any) -> list[str]:
+    """The words that give a key this value; a mapping gives each of its own keys one.
+
+    Raises:
+        ConfigError: an object that is no plain data.
+    """
+    if isinstance(value, Mapping):
+        return [text for name, child in value.items() for text in word(f"{key}.{name}", child)]
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_]\w*", value, re.ASCII):
+        return [f"{key}={value}"]
+    return [f"{key}={literal(_plain(key, value))}"]
+
+
+def _option_words(
+    options: Mapping[str, Any], defaults: Mapping[str, Any], own: Mapping[str, list[str]]
+) -> Iterator[str]:
+    """The words for options; `own` are those of each part, by key."""
+    known = sorted({each for names in own.values() for each in names})
+    possible = {name: value for name, value in defaults.items() if name in known}
+    for name, value in {**possible, **options}.items():
+        if name not in known:
+            raise ConfigError(f"{name}: no such option{did_you_mean(name, known)}")
+        key = next(key for key, names in own.items() if name in names)
+        yield from word(f"++{key}.{name}", value)
+
+
+def _options(config: DictConfig, model: Model, objects: Mapping[str, Any], trust: Any) -> dict[str, list[str]]:
+    """The options that the chosen parts have, by key."""
+    own = {*model.parts, *(["time_grid"] if "sampler" in model.parts else [])}
+    gone = {*(key for key in DRAWING if key not in own), *objects, *(["time_grid"] if "sampler" in objects else [])}
+    found = {}
+    for key in PARTS:
+        if key not in gone and config.get(key) is not None:
+            node: Any = OmegaConf.to_container(config[key], resolve=False)
+            parameters = signature_of(Targets(trust=trust).find(node[TARGET])).parameters
+            found[key] = [name for name in dict.fromkeys([*parameters, *node]) if name not in NO_OPTIONS]
+    return found
+
+
+def _check_kind(key: str, part: object) -> None:
+    """Raises ConfigError for a part that is neither a name nor an object of the kind that belongs there."""
+    kind = SLOTS.get(key)
+    if kind is None:
+        raise ConfigError(f"{key}: give the name of an option, not a {type(part).__name__}")
+    if not (isinstance(part, kind) if isinstance(kind, type) else callable(part)):
+        what = f"a {kind.__name__}" if isinstance(kind, type) else "a callable of a denoiser"
+        raise ConfigError(f"{key}: give the name of an option or {what}, not a {type(part).__name__}")
+
+
+def _plain(key: str, value: Any) -> Any:
+    """Without NumPy's numbers, paths and tuples."""
+    if isinstance(value, PathLike):
+        return fspath(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(key, child) for child in value]
+    found = value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+    if not isinstance(found, PLAIN):
+        raise ConfigError(f"{key.lstrip('+')}: a {type(value).__name__} is no plain value; give a number, text or list")
+    return found

@@ -1,0 +1,76 @@
+"""What is drawn or edited, and how: the same for src.sample and for the Python API."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from lightning_diffusion.app import drawing
+from lightning_diffusion.app.drawing import NONE, as_trained, option_of
+from lightning_diffusion.app.edit_inputs import GivenPictures
+from lightning_diffusion.checkpoints.loading import ModelFile
+from lightning_diffusion.configuration.build import ConfigError, Text, build, check
+from lightning_diffusion.diffusion.editing.base import Editing
+from lightning_diffusion.metrics.batches import shard_batches
+from lightning_diffusion.models.contracts import Editor, Generator, Model
+from lightning_diffusion.system.console import console
+from lightning_diffusion.system.progress import Phase
+
+SLOTS: dict[str, Any] = {  # what the keys of conf/sample.yaml hold
+    "ckpt_path": Text | None, "pretrained": Text | None, "trust": list[str], "num_samples": int, "seed": int,
+    "label": int | None, "batch_size": int, "device": str, "precision": Any, "compile": Any, "output_dir": Text,
+    "edit": Editing | None, "images": list[Text] | None, "mask": Text | None, **drawing.SLOTS,
+}  # fmt: skip
+
+
+def settled(config: DictConfig, file: ModelFile, given: Mapping[str, Any] = NONE) -> dict[str, Any]:
+    """The checked configuration, with the run's own way to draw where no word chooses another.
+
+    An edit that needs a deterministic sampler takes the program's default where the run's own is not.
+
+    Args:
+        given: objects that are drawn with in place of the configuration's, by key.
+    """
+    plain = check(as_trained(config, file, without=given), SLOTS)
+    if "sampler" in given or "edit" not in plain or not build(plain, "edit").needs_latents:
+        return plain
+    if not build(plain, "sampler").stochastic:
+        return plain
+    instead = check(as_trained(config, file, without=["sampler", *given]), SLOTS)
+    if instead["sampler"] != plain["sampler"]:
+        own, default = (option_of("sampler", found["sampler"]) for found in (plain, instead))
+        text = f"sampler={default}: this edit needs a deterministic sampler, which the run's own, {own}, is not"
+        console().print(text, soft_wrap=True)
+    return instead
+
+
+def as_generator(model: Model, key: str = "ckpt_path") -> Generator:
+    """The model, if it draws. Raises ConfigError otherwise, under that key."""
+    if not isinstance(model, Generator):
+        raise ConfigError(f"{key}: a {type(model).__name__} draws no samples")
+    return model
+
+
+def as_editor(model: Model) -> Editor:
+    """The model, if it edits. Raises ConfigError otherwise."""
+    if not isinstance(model, Editor):
+        raise ConfigError(f"edit: a {type(model).__name__} cannot edit; leave it out")
+    return model
+
+
+def draw(model: Generator, labels: Tensor | None, count: int, batch_size: int, seed: int) -> Tensor:
+    """Samples 0 … count − 1, uint8 (N, C, H, W), by batches. labels: (N,) or None."""
+    batches, images = shard_batches(count, batch_size), []
+    with Phase(f"drawing {count:,} samples", model.num_steps * len(batches)) as phase:
+        for batch in batches:
+            asked = None if labels is None else labels[batch.start : batch.stop]
+            images.append(model.draw(batch, asked, seed, phase.advance).images)
+    return torch.cat(images)
+
+
+def edit(model: Editor, editing: Editing, given: GivenPictures, seed: int) -> dict[str, Tensor]:
+    """The columns of a strip, by name, each uint8 (B, C, H, W)."""
+    with Phase("editing") as phase:
+        return model.edit(editing, *given, seed, phase.advance)

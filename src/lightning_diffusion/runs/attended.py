@@ -1,0 +1,76 @@
+"""A run that another Python program starts and attends: its output is shown as it comes, and its folder is found."""
+
+import os
+import signal
+import subprocess
+import tempfile
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_diffusion.configuration.errors import ConfigError
+from lightning_diffusion.runs.job import cause, started
+from lightning_diffusion.runs.run import Run
+from lightning_diffusion.system.files import write_text
+
+ANNOUNCED = "LIGHTNING_DIFFUSION_ANNOUNCE"  # in the environment of the run: the file that it writes its folder into
+KEPT = 200  # last lines of the output, in which the cause of a failure is looked for
+MULTIRUN = ("-m", "--multirun")
+USAGE = 2  # the status of a program that was given wrong words
+
+
+def attend(words: Sequence[str]) -> Run:
+    """Runs `python -m src.train WORDS` to its end and prints its output line by line.
+
+    An interruption is passed on: the run saves a checkpoint, and KeyboardInterrupt is raised once it has ended.
+
+    Raises:
+        ConfigError: the program's one-line error.
+        RuntimeError: it ended otherwise before it was done, with its last line.
+    """
+    if any(word in MULTIRUN for word in words):
+        raise ConfigError("-m: a sweep has many runs; start it on the command line, python -m src.train -m …")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "run")
+        process = started("train", words, **{ANNOUNCED: str(file)})
+        with process:
+            lines = _shown(process)
+        announced = file.read_text() if file.is_file() else None
+    if process.returncode != 0:
+        kind = ConfigError if process.returncode == USAGE else RuntimeError
+        raise kind(cause(process.returncode, lines))
+    if announced is None:
+        raise ConfigError(f"no run came of {' '.join(words)}")
+    return Run(Path(announced))
+
+
+def announce(folder: Path) -> None:
+    """Tells whoever attends this run where its folder is."""
+    if (file := os.environ.get(ANNOUNCED)) is not None:
+        write_text(Path(file), str(folder.absolute()))
+
+
+def _shown(process: "subprocess.Popen[str]") -> list[str]:
+    """Prints the output to its end, whatever interrupts this. Returns the last lines.
+
+    A second interruption ends the process at once, as a second Ctrl-C does.
+    """
+    assert process.stdout is not None
+    lines: deque[str] = deque(maxlen=KEPT)
+    interruption: KeyboardInterrupt | None = None
+    while True:
+        try:
+            for line in process.stdout:
+                lines.append(line)
+                print(line, end="", flush=True)
+            process.wait()
+            break
+        except KeyboardInterrupt as error:
+            interruption = error
+            process.send_signal(signal.SIGINT)
+        except BaseException:
+            process.terminate()
+            raise
+    if interruption is not None:
+        raise interruption
+    return list(lines)
