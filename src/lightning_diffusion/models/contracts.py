@@ -6,7 +6,7 @@ A family is a `Model`, which draws (`Generator`), measures how probable images a
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, Generic, Literal, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from lightning_diffusion.diffusion.noise import BatchRNG
 GRAPHS: Final = "reduce-overhead"  # torch's word for CUDA graphs
 Compile = bool | Literal["reduce-overhead"]
 OnStep = Callable[[], None]
+AnyModel = TypeVar("AnyModel", bound="Model")
 
 
 def no_report() -> None:
@@ -211,6 +212,22 @@ class HeldOut(NamedTuple):
     figures: Mapping[str, Tensor]
     time: Tensor | None = None
     error: Tensor | None = None
+
+
+class Teacher(Generic[AnyModel]):
+    """A trained model that an objective learns from. As it is no part of the objective's modules, it is neither
+    trained, averaged, nor saved with the run."""
+
+    def __init__(self, model: AnyModel) -> None:
+        self._model = model.requires_grad_(False).eval()
+
+    def on(self, device: torch.device) -> AnyModel:
+        """The model, on the device of the one that learns."""
+        self._model.to(device)
+        return self._model
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
 
 class Objective(nn.Module, ABC):

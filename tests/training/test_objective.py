@@ -1,0 +1,54 @@
+"""What an objective may bring and see: parameters of its own, a teacher, the averaged model, the progress."""
+
+import copy
+
+import torch
+from torch import nn
+
+from lightning_diffusion.models.contracts import Teacher
+from lightning_diffusion.models.diffusion.objective import Denoising
+from tests import runs
+
+
+class Taught(Denoising):
+    """The denoising loss, weighted by a parameter of its own, and drawn to what a teacher says."""
+
+    def __init__(self, teacher, **options):
+        super().__init__(**options)
+        self.own, self.teacher, self.seen = nn.Parameter(torch.ones(())), Teacher(teacher), []
+
+    def loss(self, model, batch, rng, training):
+        teacher = self.teacher.on(model.device)
+        self.seen.append((training.progress, training.averaged, teacher))
+        losses = super().loss(model, batch, rng, training)
+        apart = sum((p - q).square().sum() for p, q in zip(model.parameters(), teacher.parameters(), strict=True))
+        return losses._replace(values=losses.values * self.own.square() + 1e-3 * apart)
+
+
+def taught():
+    module, teacher = runs.module(), runs.module().model
+    old = module.objective
+    module.objective = Taught(teacher, time_sampler=old.time_sampler, weighting=old.weighting)
+    return module, teacher
+
+
+def test_its_own_parameters_are_trained_and_saved_but_not_averaged(tmp_path):
+    module, teacher = taught()
+    before = copy.deepcopy(teacher.state_dict())
+    trainer = runs.trainer(5)
+    trainer.fit(module, runs.digits())
+    assert float(module.objective.own.detach()) != 1
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    state = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
+    assert {name for name in state if name.endswith(".own")} == {"objective.own"}
+    assert state.keys() == {*runs.module().state_dict(), "objective.own"}  # and nothing of the teacher
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
+def test_it_sees_the_progress_the_averaged_model_and_the_teacher():
+    module, teacher = taught()
+    runs.trainer(4).fit(module, runs.digits())
+    assert [progress for progress, *_ in module.objective.seen] == [0.0, 0.25, 0.5, 0.75]
+    assert all(averaged is module.ema.model for _, averaged, _ in module.objective.seen)
+    assert all(each is teacher and not each.training for *_, each in module.objective.seen)
+    assert not any(p.requires_grad for p in teacher.parameters())
