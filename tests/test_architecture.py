@@ -107,8 +107,8 @@ def test_arrows_lead_downstairs():
 
 def test_no_room_imports_the_doors():
     """The Python API may import any room; the package's own file imports the API only, and no library."""
-    rooms = [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE]
-    assert not [path for path in rooms for name in imported(path) if room_of(name) not in {None, *FLOOR}]
+    files = [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE]
+    assert not [path for path in files for name in imported(path) if room_of(name) not in {None, *FLOOR}]
     for file, door in DOORS.items():
         libraries = {"torch", "numpy"} if door == "app" else set()
         for name in imported(PACKAGE / file):

@@ -18,6 +18,7 @@ from lightning_diffusion.system.console import printable
 from lightning_diffusion.system.files import Unreadable, write_text
 from lightning_diffusion.system.quoting import quoted
 
+AS_ON_A_TERMINAL = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")  # a Jupyter kernel's: bars in what is a log
 TAIL = 2**16  # bytes of a log that are searched for the cause
 
 
@@ -142,9 +143,10 @@ def cause(status: int, output: Iterable[str]) -> str:
 
 def started(program: str, words: Sequence[str], **environment: str) -> "subprocess.Popen[str]":
     """A program of the same code in a process of its own, whose output, with its errors, is read line by line."""
+    inherited = {name: value for name, value in _environment().items() if name not in AS_ON_A_TERMINAL}
     return subprocess.Popen(
         [sys.executable, "-m", _module(program), *words],
-        env=_environment() | {"PYTHONUNBUFFERED": "1"} | environment,
+        env=inherited | {"PYTHONUNBUFFERED": "1"} | environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
