@@ -40,7 +40,7 @@ def run(tmp_path_factory):
     assert status == 0, err
     path = folder / "run" / "checkpoints" / "last.ckpt"
     content = torch.load(path, weights_only=True)
-    parts = {key: content[key] for key in ("state_dict", "hyper_parameters", "global_step")}
+    parts = {key: content[key] for key in ("state_dict", "hyper_parameters", "global_step", "format_version")}
     return SimpleNamespace(folder=folder / "run", path=path, content=parts, model=load(path).model)
 
 

@@ -193,10 +193,12 @@ def test_bf16_true_rounds_the_network_alone(tmp_path, alone, monkeypatch):
     assert "300 times slower in bf16" in out
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     kinds = {name: value.dtype for name, value in checkpoint["state_dict"].items() if value.is_floating_point()}
-    assert {kind for name, kind in kinds.items() if name.startswith("denoiser.backbone")} == {torch.bfloat16}
-    assert {kind for name, kind in kinds.items() if name.startswith("ema.model.backbone")} == {torch.float32}
+    assert {kind for name, kind in kinds.items() if name.startswith("model.denoiser.backbone")} == {torch.bfloat16}
+    assert {kind for name, kind in kinds.items() if name.startswith("ema.model.denoiser.backbone")} == {torch.float32}
     assert kinds["objective.time_sampler.second_moment"] == torch.float32
-    averaged = [value for name, value in checkpoint["state_dict"].items() if name.startswith("ema.model.backbone")]
+    averaged = [
+        value for name, value in checkpoint["state_dict"].items() if name.startswith("ema.model.denoiser.backbone")
+    ]
     assert any((value != value.bfloat16().float()).any() for value in averaged)
     mine, theirs = curve(tmp_path / "run"), curve(alone)
     for step in range(6):

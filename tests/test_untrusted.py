@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from lightning_diffusion.app.saved_words import Word, _literal
+from lightning_diffusion.app.saved_words import Word, literal
 from lightning_diffusion.checkpoints.diffusers import folder as folder_of_diffusers
 from lightning_diffusion.checkpoints.loading import load, read
 from lightning_diffusion.configuration.calls import make
@@ -88,11 +88,9 @@ def carriers(finished, tmp_path_factory):
     words = ["num_samples=1", "sampler.num_steps=1", f"output_dir={folder}/warm"]
     arguments = [f"ckpt_path={finished[0]}/checkpoints/last.ckpt", "output_dir=safetensors", "format=safetensors"]
     assert in_process(export, *arguments, cwd=folder)[0] == 0
-    chain = {
-        **content["hyper_parameters"]["denoiser"],
-        "schedule": {"_target_": "lightning_diffusion.diffusion.beta.cosine", "T": 1000},
-    }
-    folder_of_diffusers.write(folder / "diffusers", make(chain, Targets()), 8, 1)
+    chain = copy.deepcopy(content["hyper_parameters"]["model"])
+    chain["denoiser"]["schedule"] = {"_target_": "lightning_diffusion.diffusion.beta.cosine", "T": 1000}
+    folder_of_diffusers.write(folder / "diffusers", make(chain, Targets()))
     for model in (f"ckpt_path={finished[0]}/checkpoints/last.ckpt", "pretrained=safetensors/denoiser.safetensors"):
         status, _, err = in_process(sample, model, *words, cwd=folder)
         assert status == 0, err
@@ -100,12 +98,15 @@ def carriers(finished, tmp_path_factory):
     shutil.copytree(finished[0], run, symlinks=True)
     assert in_process(report, f"runs={run}", cwd=folder)[0] == 0
     assert in_process(train, "resume=run", cwd=folder)[0] == 0  # everything that is imported late, is by now
-    parts = {key: content[key] for key in ("state_dict", "hyper_parameters", "global_step")}  # what a model is made of
+    keys = ("state_dict", "hyper_parameters", "global_step", "format_version")  # what a model is made of
+    parts = {key: content[key] for key in keys}
     return SimpleNamespace(folder=folder, content=parts, run=run)
 
 
 def write_checkpoint(carriers, node, folder):
-    content = {**carriers.content, "hyper_parameters": {**carriers.content["hyper_parameters"], "denoiser": node}}
+    known = carriers.content["hyper_parameters"]
+    known = {**known, "model": {**known["model"], "denoiser": node}}
+    content = {**carriers.content, "hyper_parameters": known}
     DurableCheckpointIO().save_checkpoint(content, folder / "model.ckpt")
     return folder / "model.ckpt"
 
@@ -113,7 +114,7 @@ def write_checkpoint(carriers, node, folder):
 def write_data(carriers, node, folder):
     """What is hostile in the denoiser's node, in that of the data."""
     known = carriers.content["hyper_parameters"]
-    own, backbone = known["denoiser"], node.get("backbone")
+    own, backbone = known["model"]["denoiser"], node.get("backbone")
     if isinstance(backbone, dict):
         changed = {key: value for key, value in backbone.items() if own["backbone"].get(key, "-") != value}
         changed |= {key: value for key, value in node.items() if key not in own}
@@ -133,9 +134,11 @@ def with_names(node):
 
 
 def write_safetensors(carriers, node, folder):
+    """As the first version of the format has it."""
     source, path = carriers.folder / "safetensors" / "denoiser.safetensors", folder / "model.safetensors"
     with safe_open(source, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        names = file.keys()
+        tensors = {name.removeprefix("denoiser."): file.get_tensor(name) for name in names}
     header = json.dumps(with_names(node))
     save_file(tensors, path, metadata={"denoiser": header.encode(errors="replace").decode()})
     return path
@@ -286,7 +289,7 @@ def words_of(node, path=""):
         if isinstance(value, dict) and value and "_target_" not in value:
             yield from words_of(value, inner)
         else:
-            yield f"++{inner}={_literal(value)}"
+            yield f"++{inner}={literal(value)}"
 
 
 def words_of_nodes(carriers):
@@ -411,6 +414,8 @@ def test_a_word_with_a_reference_is_kept_as_its_value():
 
 
 def test_read_names_the_key(carriers, tmp_path):
-    node = {**carriers.content["hyper_parameters"]["denoiser"], "label_dropout": "a"}
-    with pytest.raises(ValueError, match=r"guidance.weak.ckpt_path=.*: denoiser.label_dropout='a': expected a number"):
+    node = {**carriers.content["hyper_parameters"]["model"]["denoiser"], "label_dropout": "a"}
+    with pytest.raises(
+        ValueError, match=r"guidance.weak.ckpt_path=.*: model.denoiser.label_dropout='a': expected a number"
+    ):
         read(write_checkpoint(carriers, node, tmp_path), "guidance.weak.ckpt_path")

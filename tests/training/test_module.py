@@ -218,7 +218,7 @@ class TestDiverging:
 
     def test_or_leaves_the_step_out(self, monkeypatch, ahead, capsys):
         module = self.diverging(monkeypatch, "gradient", math.nan, at=8)
-        module.nonfinite = "skip"
+        module._guard.policy = "skip"
         runs.trainer(9).fit(module, runs.digits())
         assert module.trainer.global_step == 9
         assert "step 8: a gradient is not finite" in capsys.readouterr().err

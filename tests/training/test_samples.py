@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from lightning_diffusion.diffusion.guidance import Unguided
 from lightning_diffusion.diffusion.samplers.ddim import DDIM
 from lightning_diffusion.diffusion.time_grid import Trailing
+from lightning_diffusion.models.diffusion.model import DiffusionModel
 from lightning_diffusion.training.callbacks import budget as budgets
 from lightning_diffusion.training.callbacks.budget import Budget
 from lightning_diffusion.training.callbacks.samples import SampleGrid
@@ -38,10 +38,11 @@ def test_work_stays_within_its_share_of_the_time(monkeypatch):
 
 @pytest.mark.parametrize(("share", "count"), [(0.001, 1), (1.0, 10)])
 def test_grids_that_would_take_more_are_left_out_but_the_last(tmp_path, monkeypatch, share, count):
-    grid = SampleGrid(str(tmp_path), DDIM(Trailing(), 2), Unguided, [1, 8, 8], 10, 2, num_samples=4, share=share)
-    original = grid.recipe.make
-    monkeypatch.setattr(type(grid.recipe), "make", lambda *a, **k: time.sleep(0.02) or original(*a[1:], **k))
-    runs.trainer(21, [grid]).fit(runs.module(), runs.digits())
+    grid, draw = SampleGrid(str(tmp_path), 2, num_samples=4, share=share), DiffusionModel.draw
+    monkeypatch.setattr(DiffusionModel, "draw", lambda *a, **k: time.sleep(0.02) or draw(*a, **k))
+    module = runs.module()
+    module.ema.model.sampler = DDIM(Trailing(), 2)
+    runs.trainer(21, [grid]).fit(module, runs.digits())
     assert len(list(tmp_path.glob("step_*.png"))) == count
     assert (tmp_path / "final.png").exists()
     assert (tmp_path / "trajectory.gif").exists()
@@ -50,4 +51,4 @@ def test_grids_that_would_take_more_are_left_out_but_the_last(tmp_path, monkeypa
 @pytest.mark.parametrize("options", [{"share": 0}, {"share": 1.5}, {"num_samples": 0}])
 def test_refuses_values_out_of_range(tmp_path, options):
     with pytest.raises(ValueError, match=r"callbacks.samples.every_n_steps=2, num_samples=\d+, share="):
-        SampleGrid(str(tmp_path), DDIM(Trailing(), 2), Unguided, [1, 8, 8], 10, 2, **options)
+        SampleGrid(str(tmp_path), 2, **options)

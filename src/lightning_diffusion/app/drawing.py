@@ -44,7 +44,7 @@ def as_trained(config: DictConfig, file: ModelFile, without: Collection[str] = (
     own = {key: node for key, node in file.drawing.items() if key not in typed and key not in without}
     with named(file.source):
         for key, node in own.items():
-            check_drawing(key, node, trust)
+            check_drawing(key, node, trust, SLOTS[key])
     config = copy.deepcopy(config)
     for key, node in own.items():
         node = copy.deepcopy(node)

@@ -98,15 +98,16 @@ def _own_part(file: ModelFile, key: str, trust: Any) -> Any:
     return make(file.drawing[key], Targets(DRAWING, trust, strict=True), key)
 
 
-def check_drawing(key: str, node: Any, trust: Any = ()) -> None:
-    """Raises ConfigError for a file's node under a key of DRAWING that could do more than draw."""
+def check_drawing(key: str, node: Any, trust: Any = (), wanted: Any = Any) -> None:
+    """Raises ConfigError for a file's node under a key of DRAWING that is not what is wanted there, a type as in a
+    signature, or could do more than draw."""
     if any(str(target).startswith(OPENS_FILES) for target in targets_in(node)):
         raise ConfigError(
             "guidance needs another checkpoint, which only the command line may name; give guidance=autoguidance "
             "guidance.weak.ckpt_path=…, or choose guidance=clip"
         )
     try:
-        check_node(node, Any, key, Targets((key, "time_grid"), trust, strict=True))
+        check_node(node, wanted, key, Targets((key, "time_grid"), trust, strict=True))
         _check_numbers(node, key)
     except ConfigError as error:
         raise ConfigError(f"{error}; or choose another {key}=…") from error

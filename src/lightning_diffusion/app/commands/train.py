@@ -22,7 +22,7 @@ from lightning_diffusion.checkpoints.folder import Damaged, locate, read_checkpo
 from lightning_diffusion.checkpoints.loading import adopt, load_weights, of_checkpoint
 from lightning_diffusion.checkpoints.network_size import TOO_LARGE, no_larger_than, no_larger_than_memory
 from lightning_diffusion.configuration.build import ConfigError, Text, build, check
-from lightning_diffusion.configuration.trusted_targets import require_plain
+from lightning_diffusion.configuration.trusted_targets import CONF, require_plain
 from lightning_diffusion.data.dataset import WrongLabel
 from lightning_diffusion.data.decoding import UnreadableImage
 from lightning_diffusion.data.module import ImageDataModule
@@ -120,8 +120,9 @@ def assemble(config: DictConfig) -> Parts:
 
 def groups() -> list[str]:
     """The groups of the configuration, of which a choice may stand there though no part of this run takes it."""
-    loader = GlobalHydra.instance().config_loader()
-    return [str(group) for group in loader.list_groups("")]
+    if not GlobalHydra.instance().is_initialized():
+        return [path.name for path in CONF.iterdir() if path.is_dir()]
+    return [str(group) for group in GlobalHydra.instance().config_loader().list_groups("")]
 
 
 def build_trainer(plain: dict[str, Any]) -> L.Trainer:

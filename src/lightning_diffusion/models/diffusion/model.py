@@ -65,6 +65,8 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
     def with_parts(self, **parts: Any) -> Self:
         other = copy.copy(self)
         other.sampler, other.guidance = parts.get("sampler", self.sampler), parts.get("guidance", self.guidance)
+        if not isinstance(other.sampler, Sampler) or not callable(other.guidance):
+            raise ValueError("sampler, guidance: give a Sampler, and a function of a denoiser")
         return other
 
     @property
