@@ -68,6 +68,7 @@ def evaluate_samples(config: DictConfig, arguments: EarlyArguments, extractor: E
         prepare_for_inference(trained.model, device, arguments.precision, arguments.compile)
         ready = sampled(config, trained, extractor, device)
     measured = [ready.measure(walk) for walk in ready.walks]
+    output_dir = Path(str(ready.arguments.output_dir or output_dir))  # it may refer to the run's own sampler
     make_folder(output_dir)
     if len(ready.walks) == 1:
         by = ready.told(ready.walks[0])

@@ -29,7 +29,7 @@ def main(config: DictConfig) -> None:
     with mistakes():
         early = check_rest(config)
         at_least(1, num_samples=early.num_samples, batch_size=early.batch_size)
-        writable(output_dir := Path(str(early.output_dir)), "output_dir")
+        writable(Path(str(early.output_dir)), "output_dir")
         device = usable(early.device)
         file = early.read()
         arguments = settled(config, file)
@@ -49,6 +49,7 @@ def main(config: DictConfig) -> None:
             check_fits("num_samples", arguments.num_samples, 4 * math.prod(model.shape))
             labels = _labels(arguments, generator)
 
+    output_dir = Path(str(arguments.output_dir))  # it may refer to the run's own sampler
     if arguments.edit is not None:
         _edit(editor, editing, given, arguments.seed, how, output_dir)
     else:
