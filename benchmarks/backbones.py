@@ -16,7 +16,6 @@ from torch import Tensor
 from benchmarks.loop import configuration
 from benchmarks.turns import in_turns
 from lightning_diffusion.codecs.pixels import to_model, to_uint8
-from lightning_diffusion.configuration.build import build
 from lightning_diffusion.diffusion.guidance import Clip
 from lightning_diffusion.diffusion.objective import Objective
 from lightning_diffusion.diffusion.samplers.base import class_labels
@@ -31,9 +30,9 @@ SHAPE, BATCH, SAMPLES, LR = (1, 8, 8), 64, 500, 1e-3
 
 
 def built(backbone: str) -> tuple[Any, Objective]:
-    plain = configuration([f"backbone={backbone}"])
+    arguments = configuration([f"backbone={backbone}"])
     torch.manual_seed(0)
-    return build(plain, "denoiser"), build(plain, "objective")
+    return arguments.nodes["denoiser"].make(), arguments.nodes["objective"].make()
 
 
 def digits() -> tuple[Tensor, Tensor]:

@@ -20,9 +20,9 @@ class Contender:
 
 
 def ours(size: Size, *words: str) -> Contender:
-    plain = configuration([*size.words, *words])
-    module = module_of(plain).to(size.device)
-    loop = BareLoop(module, random_batches(plain["data"]), plain["trainer"])
+    arguments = configuration([*size.words, *words])
+    module = module_of(arguments).to(size.device)
+    loop = BareLoop(module, random_batches(arguments.data), arguments.trainer)
     return Contender(module.model.network, loop.step)
 
 

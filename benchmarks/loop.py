@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
 import hydra
 import lightning as L
@@ -11,9 +10,10 @@ from torch import Tensor, nn
 
 from lightning_diffusion.app.classes import count_classes
 from lightning_diffusion.app.cli import CONF
-from lightning_diffusion.app.commands.train import SLOTS, groups
-from lightning_diffusion.configuration.build import build, check
+from lightning_diffusion.app.commands.train import Arguments, groups
+from lightning_diffusion.configuration.arguments import Node, parse
 from lightning_diffusion.data.batch import Batch
+from lightning_diffusion.data.module import ImageDataModule
 from lightning_diffusion.diffusion.noise import BatchRNG, stream_seed
 from lightning_diffusion.models.contracts import Training
 from lightning_diffusion.networks.image_size import height_width
@@ -21,23 +21,22 @@ from lightning_diffusion.training.guard import BatchRecord, Guard
 from lightning_diffusion.training.module import TrainingModule
 
 
-def configuration(words: list[str]) -> dict[str, Any]:
+def configuration(words: list[str]) -> Arguments:
     """What these words of src.train mean, checked."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("train", overrides=["name=x", "run_dir=x", *words])
         count_classes(config)
-        return check(config, SLOTS, groups())
+        return parse(config, Arguments, groups())
 
 
-def module_of(plain: dict[str, Any]) -> TrainingModule:
-    L.seed_everything(plain["seed"], verbose=False)
-    module: TrainingModule = build(plain, "module")
-    return module
+def module_of(arguments: Arguments) -> TrainingModule:
+    L.seed_everything(arguments.seed, verbose=False)
+    return arguments.module.make()
 
 
-def random_batches(data: dict[str, Any]) -> Iterator[Batch]:
+def random_batches(part: Node[ImageDataModule]) -> Iterator[Batch]:
     """One batch of random images and classes, of the size that a configuration's data have, again and again."""
-    generator = torch.Generator().manual_seed(0)
+    data, generator = part.node, torch.Generator().manual_seed(0)
     shape = (data["batch_size"], data["channels"], *height_width(data["image_size"]))
     images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
     labels = torch.randint(data["num_classes"], shape[:1], generator=generator) if data["num_classes"] else None
@@ -47,12 +46,13 @@ def random_batches(data: dict[str, Any]) -> Iterator[Batch]:
 class BareLoop:
     """The training of a TrainingModule on the CPU, or on the device that it is on, step by step."""
 
-    def __init__(self, module: TrainingModule, batches: Iterator[Batch], options: dict[str, Any]) -> None:
-        """options: those of the trainer; precision and clipping are heeded."""
+    def __init__(self, module: TrainingModule, batches: Iterator[Batch], trainer: Node[L.Trainer]) -> None:
+        """trainer: its precision and clipping are heeded."""
         self.module, self.batches, self.number = module.train(), batches, 0
         module.configure_model()
         self.optimizer = module.optimizer(module.trained)
         self.lr_scheduler = module.lr_scheduler(self.optimizer)
+        options = trainer.node
         self.clip, self.bf16 = options["gradient_clip_val"] or float("inf"), options["precision"] == "bf16-mixed"
         self.device = module.model.device
         self.guard = Guard("stop")

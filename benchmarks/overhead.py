@@ -16,7 +16,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks.loop import BareLoop, configuration, module_of
-from lightning_diffusion.configuration.build import build
 from lightning_diffusion.data.dataset import Batches, InMemory
 from lightning_diffusion.data.module import ImageDataModule, Split
 from lightning_diffusion.data.order import EndlessShuffle
@@ -69,16 +68,17 @@ class Turns(L.Callback):
 
 def train(run_dir: str, overrides: list[str]) -> tuple[TrainingModule, Turns]:
     """As src.train does it, with the bare loop in between."""
-    plain = configuration([*OPTIONS, f"run_dir={run_dir}", *overrides])
-    data = Noise(**{key: plain["data"][key] for key in ("channels", "image_size", "num_classes", "batch_size", "seed")})
+    arguments = configuration([*OPTIONS, f"run_dir={run_dir}", *overrides])
+    options, keys = arguments.data.node, ("channels", "image_size", "num_classes", "batch_size", "seed")
+    data = Noise(**{key: options[key] for key in keys})
     data.setup()
-    modules = module_of(plain), module_of(plain)
+    modules = module_of(arguments), module_of(arguments)
     order = EndlessShuffle(len(data.splits["train"]), data.batch_size, STEPS, data.seed)
     batches = iter(DataLoader(Batches(data.splits["train"], data.num_classes), sampler=order, batch_size=None))
-    callbacks = list(build(plain, "callbacks").values())
-    loggers = list(build(plain, "logger").values())
-    trainer = build(plain, "trainer", callbacks=callbacks, logger=loggers)
-    turns = Turns(BareLoop(modules[1], batches, plain["trainer"]))
+    callbacks = list(arguments.callbacks.make().values())
+    loggers = list(arguments.logger.make().values())
+    trainer = arguments.trainer.make(callbacks=callbacks, logger=loggers)
+    turns = Turns(BareLoop(modules[1], batches, arguments.trainer))
     trainer.callbacks.append(turns)
     trainer.fit(modules[0], data)
     while turns.bare.number < STEPS:

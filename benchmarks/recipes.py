@@ -22,8 +22,8 @@ WARM_UP, TIMED = 3, 9
 
 def steps_within(seconds: float, words: list[str]) -> int:
     """How many training steps as these words describe them fit, by the median time of some on random images."""
-    plain = configuration(words)
-    loop = BareLoop(module_of(plain), random_batches(plain["data"]), plain["trainer"])
+    arguments = configuration(words)
+    loop = BareLoop(module_of(arguments), random_batches(arguments.data), arguments.trainer)
     taken = in_turns({"step": loop.step}, rounds=TIMED, warm_up=WARM_UP)["step"]
     return max(1, int(seconds / statistics.median(taken)))
 

@@ -1,5 +1,6 @@
 """Every yaml composes, agrees with the signatures that it calls, and builds."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,17 @@ import pytest
 import torch
 from omegaconf import OmegaConf, open_dict
 
+from lightning_diffusion.app import evaluation_arguments, sampling
 from lightning_diffusion.app.cli import CONF
-from lightning_diffusion.app.commands import evaluate, sample
-from lightning_diffusion.app.commands.train import SLOTS
-from lightning_diffusion.configuration.build import check
+from lightning_diffusion.app.commands import train
+from lightning_diffusion.configuration.arguments import Record, parse
 from lightning_diffusion.configuration.calls import make
 from lightning_diffusion.configuration.trusted_targets import Targets
 
 GROUPS = [path.name for path in CONF.iterdir() if path.is_dir()]
 OPTIONS = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.glob("*/*.yaml"))]
-OTHER_PROGRAMS = {"edit": sample, "metrics": evaluate, "sweep/samplers": evaluate}  # that training has no use for
+SAMPLE, EVALUATE = ("sample", sampling.Arguments), ("evaluate", evaluation_arguments.Arguments)
+OTHER_PROGRAMS = {"edit": SAMPLE, "metrics": EVALUATE, "sweep/samplers": EVALUATE}  # that training has no use for
 REQUIRED = {
     "image_folder": ["data.root=nowhere", "data.num_classes=null"],
     "image_folder_quick": ["data.root=nowhere", "data.num_classes=null"],
@@ -58,16 +60,15 @@ def test_option_composes_and_builds(option, finished):
     group, name = option.parts
     checkpoint = str(finished[0] / "checkpoints" / "last.ckpt")
     required = [override.replace("CHECKPOINT", checkpoint) for override in required_for(option)]
-    program = OTHER_PROGRAMS.get(group) or OTHER_PROGRAMS.get(option.as_posix())
-    if program:
-        overrides = ["ckpt_path=x", f"{group}={name}", *required]
-        plain = check(compose(*overrides, program=program.__name__.split(".")[-1]), program.SLOTS)
-        assert group not in plain or build(plain[group]) is not None
+    if other := OTHER_PROGRAMS.get(group) or OTHER_PROGRAMS.get(option.as_posix()):
+        program, keys = other
+        arguments = parse(compose("ckpt_path=x", f"{group}={name}", *required, program=program), keys)
+        assert not hasattr(arguments, group) or getattr(arguments, group).make() is not None
         return
-    plain = check(compose(f"{group}={name}", *required), SLOTS, GROUPS)
+    arguments = parse(compose(f"{group}={name}", *required), train.Arguments, GROUPS)
     for key in ("data", "module", "sampler", "callbacks", "logger"):
-        assert build(plain[key]) is not None
-    build(plain["trainer"] | {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False})
+        assert arguments.nodes[key].make() is not None
+    arguments.trainer.make(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
 
 
 EXPERIMENTS = [option.name for option in OPTIONS if option.parts[0] == "experiment"]
@@ -77,8 +78,8 @@ BACKBONES = ["adm", "dit", "uvit", "unet_lecture"]
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_takes_a_training_and_a_sampling_step(name):
     """With its own network, on noise of its own shape: sizes, classes, schedule and prediction fit together."""
-    plain = check(compose(f"experiment={name}", *REQUIRED.get(name, [])), SLOTS, GROUPS)
-    data, module, sampler = build(plain["data"]), build(plain["module"]), build(plain["sampler"])
+    arguments = parse(compose(f"experiment={name}", *REQUIRED.get(name, [])), train.Arguments, GROUPS)
+    data, module, sampler, guidance = (arguments.nodes[key].make() for key in ("data", "module", "sampler", "guidance"))
     K = data.num_classes
     labels = None if K is None else torch.arange(2) % K
     x_0 = torch.rand(2, *data.shape) * 2 - 1
@@ -86,7 +87,7 @@ def test_experiment_takes_a_training_and_a_sampling_step(name):
     loss.backward()
     assert torch.isfinite(loss)
     sampler.num_steps = 2
-    x = sampler.sample(build(plain["guidance"])(module.model.denoiser), range(2), data.shape, seed=0, labels=labels)
+    x = sampler.sample(guidance(module.model.denoiser), range(2), data.shape, seed=0, labels=labels)
     assert torch.isfinite(x).all()
 
 
@@ -132,10 +133,17 @@ def test_every_option_is_one_short_file():
 )
 def test_every_experiment_takes_every_backbone(name, backbone):
     """An experiment names its network as an option, so that another option leaves no key of the first behind."""
-    check(compose(f"experiment={name}", f"backbone={backbone}", *REQUIRED.get(name, [])), SLOTS)
+    parse(compose(f"experiment={name}", f"backbone={backbone}", *REQUIRED.get(name, [])), train.Arguments)
+
+
+@dataclass(frozen=True)
+class Anything:
+    x: Any
+    trust: Any
+    record: Record
 
 
 def test_what_is_not_annotated_takes_any_value():
     fault = {"_target_": "tests.training.faults.Fault", "kind": "kill", "step": 3}
     config = {"x": fault, "trust": ["tests"]}
-    assert check(OmegaConf.create(config), dict.fromkeys(config, Any)) == config
+    assert parse(OmegaConf.create(config), Anything).record == config

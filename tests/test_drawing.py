@@ -11,6 +11,8 @@ from PIL import Image
 
 from lightning_diffusion.app.drawing import option_of
 from lightning_diffusion.checkpoints.loading import load
+from lightning_diffusion.configuration.arguments import Node
+from lightning_diffusion.configuration.trusted_targets import Targets
 from lightning_diffusion.diffusion.beta import cosine
 from lightning_diffusion.diffusion.guidance import Clip, DynamicThreshold, Unguided
 from lightning_diffusion.diffusion.samplers.ddim import DDIM
@@ -160,10 +162,10 @@ def test_scores_are_of_what_the_run_draws(run, tmp_path):
     assert "10 samples by dpm_multistep, 5 steps, guidance dynamic_threshold: out/metrics.json" in out
     how, _ = measured(run, tmp_path, "num_steps=3", "guidance=clip")
     assert (how["sampler"], how["nfe"]) == (own["sampler"] | {"num_steps": 3}, 3)
-    assert option_of("guidance", how["guidance"]) == "clip"
+    assert option_of(Node("guidance", how["guidance"], Targets())) == "clip"
     how, _ = measured(run, tmp_path, "samplers=[ddim]", "num_steps=2")
     assert how["sampler"]["time_grid"] == own["time_grid"]
-    assert option_of("sampler", how["sampler"]) == "ddim"
+    assert option_of(Node("sampler", how["sampler"], Targets())) == "ddim"
     how, _ = measured(run, tmp_path, "samplers=[ddim]", "num_steps=2", "time_grid=trailing")
     assert how["sampler"]["time_grid"] == {"_target_": "lightning_diffusion.diffusion.time_grid.Trailing"}
 

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_diffusion.app.cli import CONF, explain, mistakes
 from lightning_diffusion.app.commands.train import assemble
-from lightning_diffusion.configuration.build import ConfigError
+from lightning_diffusion.configuration.errors import ConfigError
 
 BASE = [  # small and quick, unless drawn otherwise
     "backbone.channels=8", "backbone.channel_mults=[1,2]", "backbone.num_blocks=1", "data.batch_size=4",

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from lightning_diffusion.app.sweep import Sweep, folder_to_go_on_with
-from lightning_diffusion.configuration.build import ConfigError
+from lightning_diffusion.configuration.errors import ConfigError
 from src.train import main as train
 from tests.command import in_process, run, start
 from tests.runs import TINY

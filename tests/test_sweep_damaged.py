@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from lightning_diffusion.app.sweep import folder_to_go_on_with
-from lightning_diffusion.configuration.build import ConfigError
+from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.runs.job import Job
 from lightning_diffusion.runs.run import Run
 from src.train import main as train

@@ -15,6 +15,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from lightning_diffusion.checkpoints.loading import load_data
+from lightning_diffusion.configuration.arguments import Node
+from lightning_diffusion.configuration.trusted_targets import Targets
 from lightning_diffusion.data.digits import Digits
 from lightning_diffusion.data.order import EndlessShuffle
 from lightning_diffusion.runs import environment
@@ -354,7 +356,8 @@ def test_ten_images_by_heart_are_ten_images(tmp_path):
     status, out, err = in_process(train, "debug=overfit", *options, "hydra.run.dir=run", cwd=tmp_path)
     assert status == 0, err
     assert "10 images, 297 held out" in out
-    data = load_data(None, OmegaConf.to_container(OmegaConf.load(tmp_path / "run" / "config.yaml").data))
+    node = OmegaConf.to_container(OmegaConf.load(tmp_path / "run" / "config.yaml").data)
+    data = load_data(None, Node("data", node, Targets()))
     everything = Digits(channels=1, image_size=8, num_classes=None, batch_size=1).read("train")
     assert torch.equal(data["train"][torch.arange(10)][0], everything.images[:10])
     assert len(data["train"]) == 10

@@ -415,7 +415,5 @@ def test_a_word_with_a_reference_is_kept_as_its_value():
 
 def test_read_names_the_key(carriers, tmp_path):
     node = {**carriers.content["hyper_parameters"]["model"]["denoiser"], "label_dropout": "a"}
-    with pytest.raises(
-        ValueError, match=r"guidance.weak.ckpt_path=.*denoiser.label_dropout='a': expected a number"
-    ):
+    with pytest.raises(ValueError, match=r"guidance.weak.ckpt_path=.*denoiser.label_dropout='a': expected a number"):
         read(write_checkpoint(carriers, node, tmp_path), "guidance.weak.ckpt_path")

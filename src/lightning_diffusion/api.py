@@ -23,17 +23,16 @@ import torch
 from torch import Tensor
 
 from lightning_diffusion.app.cli import mistakes
-from lightning_diffusion.app.drawing import check_rest, drawn_so
+from lightning_diffusion.app.drawing import drawn_so
 from lightning_diffusion.app.edit_inputs import given, given_classes
 from lightning_diffusion.app.evaluation import Probed, Sampled, asked, probed, sampled
 from lightning_diffusion.app.evaluation_report import results_of
 from lightning_diffusion.app.keywords import asked_for
-from lightning_diffusion.app.sampling import SLOTS as SAMPLE_SLOTS
-from lightning_diffusion.app.sampling import as_editor, as_generator, settled
+from lightning_diffusion.app.sampling import as_editor, as_generator, check_rest, settled
 from lightning_diffusion.app.sampling import draw as draw_all
 from lightning_diffusion.app.sampling import edit as edit_all
 from lightning_diffusion.checkpoints.loading import TrainedModel, assembled, read
-from lightning_diffusion.configuration.build import at_least, build
+from lightning_diffusion.configuration.arguments import at_least
 from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.diffusion.denoiser import Denoiser
 from lightning_diffusion.diffusion.samplers.base import Sampler
@@ -161,7 +160,7 @@ class LoadedModel:
             ConfigError: see the class.
         """
         with mistakes():
-            at_least({"batch_size": batch_size}, 1, "batch_size")
+            at_least(1, batch_size=batch_size)
             model = LikelihoodMetric().check(self.module)
             pictures = self._pictures(images)
             labels = given_classes(label, len(pictures), self.num_classes)
@@ -209,13 +208,13 @@ class LoadedModel:
             keys = {"seed": seed}
             area = mask if mask is None or isinstance(mask, str) else torch.as_tensor(mask).cpu()
             with asked_for(self._trained, self._trust, "sample", keys, parts, options, SINGLE) as (config, objects):
-                check_rest(config, SAMPLE_SLOTS)
-                plain = settled(config, self._trained.file, objects)
-                editor = as_editor(drawn_so(self.module, plain, objects))
-            if "edit" not in plain:
+                check_rest(config)
+                arguments = settled(config, self._trained.file, objects)
+                editor = as_editor(drawn_so(self.module, arguments, objects))
+            if arguments.edit is None:
                 raise ConfigError("edit: missing; give the name of an edit, such as inpaint")
-            grid = {key: part for key, part in objects.items() if key in plain["edit"]}
-            editing = build(plain, "edit", **grid)
+            grid = {key: part for key, part in objects.items() if key in arguments.edit.node}
+            editing = arguments.edit.make(**grid)
             inputs = given(pictures, label, area, editing, editor)
             editor.check_edit(editing, len(pictures))
         columns = edit_all(editor, editing, inputs, seed)
@@ -263,10 +262,10 @@ class LoadedModel:
             "split": split, "precision": self.precision,
         }  # fmt: skip
         with asked_for(self._trained, self._trust, "evaluate", keys, parts, options) as (config, objects), mistakes():
-            plain, metric = asked(config)
+            arguments, metric = asked(config)
             ready: Probed | Sampled
             if isinstance(metric, LikelihoodMetric):
-                ready = probed(plain, self._trained, metric)
+                ready = probed(arguments, self._trained, metric)
             else:
                 ready = sampled(config, self._trained, metric, self.device, objects)
         if isinstance(ready, Probed):
@@ -289,7 +288,8 @@ class LoadedModel:
         keys = {"num_samples": num_samples, "seed": seed, "batch_size": batch_size}
         with mistakes(), asked_for(self._trained, self._trust, "sample", keys, parts, options) as (config, objects):
             as_generator(self.module, "model")
-            at_least(check_rest(config, SAMPLE_SLOTS), 1, "num_samples", "batch_size")
+            early = check_rest(config)
+            at_least(1, num_samples=early.num_samples, batch_size=early.batch_size)
             model = as_generator(drawn_so(self.module, settled(config, self._trained.file, objects), objects))
             size = 1 + model.num_steps if states else 4
             check_fits("num_samples", num_samples, size * math.prod(self.shape))

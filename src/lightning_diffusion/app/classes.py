@@ -1,10 +1,20 @@
 """data.num_classes=auto: the number that network, samples and data must agree on is read from the data beforehand."""
 
+from dataclasses import dataclass
+
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_diffusion.configuration.build import build, check
+from lightning_diffusion.configuration.arguments import Node, parse
 from lightning_diffusion.data.module import AUTO, ImageDataModule
+
+
+@dataclass(frozen=True)
+class DataArguments:
+    """The data, which are read before anything else is checked."""
+
+    data: Node[ImageDataModule]
+    trust: list[str]
 
 
 def count_classes(config: DictConfig) -> None:
@@ -17,8 +27,7 @@ def count_classes(config: DictConfig) -> None:
         return
     node = OmegaConf.to_container(config.data, resolve=True, throw_on_missing=True)
     chosen = OmegaConf.create({"data": node, "trust": config.get("trust") or []})
-    datamodule: ImageDataModule = build(check(chosen, {"data": ImageDataModule, "trust": list[str]}), "data")
-    config.data.num_classes = datamodule.count_classes()
+    config.data.num_classes = parse(chosen, DataArguments).data.make().count_classes()
     if config.data.num_classes is not None:
         _print_classes(config.data.num_classes)
 

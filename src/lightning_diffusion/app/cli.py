@@ -31,7 +31,7 @@ from lightning_diffusion.app.words import (
     opened,
     split,
 )
-from lightning_diffusion.configuration.build import ConfigError, did_you_mean
+from lightning_diffusion.configuration.errors import ConfigError, did_you_mean
 from lightning_diffusion.configuration.trusted_targets import CONF
 from lightning_diffusion.system.checkout import as_typed
 from lightning_diffusion.system.console import console, printable

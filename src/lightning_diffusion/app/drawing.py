@@ -5,28 +5,57 @@ What the model's file holds of them is data: it is checked against this project'
 
 import copy
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightning_diffusion.app.resume import typed_keys
-from lightning_diffusion.checkpoints.loading import ModelFile, check_drawing, named
-from lightning_diffusion.configuration.build import build, check
+from lightning_diffusion.checkpoints.loading import ModelFile, check_drawing, named, read_either
+from lightning_diffusion.configuration.arguments import Node, Text
 from lightning_diffusion.configuration.errors import ConfigError
-from lightning_diffusion.configuration.trusted_targets import CONF, DRAWING, TARGET
+from lightning_diffusion.configuration.trusted_targets import CONF, DRAWING, TARGET, Targets
 from lightning_diffusion.diffusion.denoiser import Denoiser
 from lightning_diffusion.diffusion.samplers.base import Sampler
 from lightning_diffusion.diffusion.time_grid import TimeGrid
 from lightning_diffusion.models.contracts import Model
 
-SLOTS: dict[str, Any] = {"sampler": Sampler, "time_grid": TimeGrid, "guidance": Callable[..., Denoiser]}
 NONE: Mapping[str, Any] = {}
 
 
-def check_rest(config: DictConfig, slots: Mapping[str, Any]) -> dict[str, Any]:
-    """`config.check` of all that can be checked before the model's file is read."""
-    return check(config, slots, later=(*DRAWING, "edit"))  # an edit takes the time grid
+@dataclass(frozen=True)
+class ModelArguments:
+    """A trained model, and how it computes: keys that conf/sample.yaml and conf/evaluate.yaml have in common."""
+
+    ckpt_path: Text | None
+    pretrained: Text | None
+    trust: list[str]
+    batch_size: int
+    seed: int
+    device: str
+    precision: object  # `prepare_for_inference` checks these two
+    compile: object
+
+    def read(self) -> ModelFile:
+        """The file's content; nothing is made of it yet."""
+        return read_either(self.ckpt_path, self.pretrained, self.trust)
+
+
+@dataclass(frozen=True)
+class SamplerArguments:
+    """A sampler."""
+
+    sampler: Node[Sampler]
+    trust: list[str]
+
+
+@dataclass(frozen=True)
+class Drawing(SamplerArguments):
+    """How samples are drawn: what is checked once the model's file was read, which may hold it."""
+
+    time_grid: Node[TimeGrid]
+    guidance: Node[Callable[..., Denoiser]]
 
 
 def as_trained(config: DictConfig, file: ModelFile, without: Collection[str] = ()) -> DictConfig:
@@ -58,7 +87,7 @@ def as_trained(config: DictConfig, file: ModelFile, without: Collection[str] = (
     return config
 
 
-def drawn_so(model: Model, plain: dict[str, Any], given: Mapping[str, Any] = NONE) -> Model:
+def drawn_so(model: Model, drawing: Drawing, given: Mapping[str, Any] = NONE) -> Model:
     """The model with the configuration's sampler and guidance, if its kind has such parts.
 
     Args:
@@ -74,36 +103,38 @@ def drawn_so(model: Model, plain: dict[str, Any], given: Mapping[str, Any] = NON
     if "sampler" in given and "time_grid" in chosen:
         raise ConfigError("time_grid: the given sampler has one of its own; leave it out, or name a sampler")
     inner = {"sampler": {key: part for key, part in given.items() if key == "time_grid"}}
-    parts = {key: given[key] if key in given else build(plain, key, **inner.get(key, {})) for key in model.parts}
+    parts = {
+        key: given[key] if key in given else getattr(drawing, key).make(**inner.get(key, {})) for key in model.parts
+    }
     drawn: Model = model.with_parts(**parts)
     drawn.check()
     return drawn
 
 
-def option_of(group: str, node: Any) -> str:
+def option_of(part: Node[Any]) -> str:
     """The name of the option in conf/ that makes the same call; else the last part of the call's own name."""
-    target = str(node[TARGET])
-    for path in sorted((CONF / group).glob("*.yaml")):
+    target = str(part.node[TARGET])
+    for path in sorted((CONF / part.key).glob("*.yaml")):
         if (yaml.safe_load(path.read_text()) or {}).get(TARGET) == target:
             return path.stem
-    return target.rpartition(".")[2]
+    return part.name
 
 
-def told(model: Model, plain: dict[str, Any]) -> str:
+def told(model: Model, sampler: Node[Any], guidance: Node[Any]) -> str:
     """How it draws, in a line of output: ddim, 50 steps, guidance clip."""
     if "sampler" not in model.parts:
         return type(model).__name__
-    num_steps = plain["sampler"].get("num_steps")
+    num_steps = sampler.node.get("num_steps")
     steps = "every step" if num_steps is None else f"{num_steps} step{'s' * (num_steps != 1)}"
-    return f"{option_of('sampler', plain['sampler'])}, {steps}, guidance {option_of('guidance', plain['guidance'])}"
+    return f"{option_of(sampler)}, {steps}, guidance {option_of(guidance)}"
 
 
-def shown(part: Any) -> dict[str, Any]:
+def shown(key: str, part: Any) -> Node[Any]:
     """An object as a configuration names it, for what is told and written about it; its other arguments are unknown."""
     made = getattr(part, "func", part)  # of a functools.partial
     named = made if hasattr(made, "__qualname__") else type(made)
     steps = {"num_steps": part.num_steps} if hasattr(part, "num_steps") else {}
-    return {TARGET: f"{named.__module__}.{named.__qualname__}", **steps}
+    return Node(key, {TARGET: f"{named.__module__}.{named.__qualname__}", **steps}, Targets())
 
 
 _GONE = object()  # the value of a key that ~key has removed

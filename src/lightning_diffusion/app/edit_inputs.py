@@ -1,12 +1,14 @@
 """Pictures that a person gives, and the strip that shows what came of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_diffusion.configuration.build import ConfigError
+from lightning_diffusion.configuration.arguments import Text
+from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.data.decoding import read_image
 from lightning_diffusion.diffusion.editing.base import Editing
 from lightning_diffusion.models.contracts import Generator
@@ -23,16 +25,17 @@ class GivenPictures(NamedTuple):
     mask: Tensor | None
 
 
-def read_given(plain: dict[str, Any], editing: Editing, model: Any) -> GivenPictures:
+def read_given(
+    files: Sequence[Text] | None, label: int | None, mask: Text | None, editing: Editing, model: Any
+) -> GivenPictures:
     """What an edit works on, out of files. Raises ConfigError for pictures that are missing or unreadable, and as
     `given` does."""
-    files = plain["images"]
-    if not isinstance(files, list) or not files:
+    if not files:
         raise ConfigError("images: missing; give picture files, images=[a.png,b.png]")
     if model.shape[0] not in (1, 3):
         raise ConfigError(f"images: picture files have 1 or 3 channels, and this model's images have {model.shape[0]}")
     pictures = torch.stack([_read("images", file, model.shape) for file in files])
-    return given(pictures, plain["label"], plain["mask"], editing, model)
+    return given(pictures, label, mask, editing, model)
 
 
 def given(pictures: Tensor, label: Any, mask: Any, editing: Editing, model: Any) -> GivenPictures:

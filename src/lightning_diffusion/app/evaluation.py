@@ -2,35 +2,28 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lightning_diffusion.app import drawing
-from lightning_diffusion.app.drawing import NONE, as_trained, check_rest, drawn_so, shown, told
+from lightning_diffusion.app.drawing import NONE, as_trained, drawn_so, shown, told
+from lightning_diffusion.app.evaluation_arguments import Arguments, EarlyArguments, check_rest
 from lightning_diffusion.app.evaluation_inputs import ReferenceData, SamplingRun, read_count, read_real, read_walks
 from lightning_diffusion.app.evaluation_report import Measured, measure_walk
 from lightning_diffusion.app.resume import typed_keys
 from lightning_diffusion.checkpoints.loading import TrainedModel, load_data
-from lightning_diffusion.configuration.build import ConfigError, Text, at_least, build, check
+from lightning_diffusion.configuration.arguments import at_least, parse
+from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.data.dataset import ImageDataset
-from lightning_diffusion.data.module import ImageDataModule
 from lightning_diffusion.metrics.comparison import Comparison
 from lightning_diffusion.metrics.extractors.base import Extractor
 from lightning_diffusion.metrics.likelihood import Likelihood
 from lightning_diffusion.models.contracts import Likelihood as Measurable
 from lightning_diffusion.models.contracts import Model
 from lightning_diffusion.system.progress import Phase
-
-SLOTS: dict[str, Any] = {  # what the keys of conf/evaluate.yaml hold
-    "ckpt_path": Text | None, "pretrained": Text | None, "trust": list[str], "images": Text | None,
-    "reference": Text | None, "split": str, "num_images": int, "num_samples": int | None, "batch_size": int,
-    "seed": int, "device": str, "precision": Any, "compile": Any, "output_dir": Text | None,
-    "data": ImageDataModule | None, "extrapolate": bool, "metrics": Extractor | Likelihood,
-    "samplers": list[str] | str | None, "num_steps": Any, **drawing.SLOTS,
-}  # fmt: skip
 
 DISTANCE = "distance"
 DRAWING = ("num_samples", "sampler", "samplers", "num_steps", "time_grid", "guidance")
@@ -40,37 +33,38 @@ UNREAD = {  # keys by what is measured
 }  # fmt: skip
 
 
-def asked(config: DictConfig) -> tuple[dict[str, Any], Likelihood | Extractor]:
+def asked(config: DictConfig) -> tuple[EarlyArguments, Likelihood | Extractor]:
     """The configuration, checked as far as it can be before the model's file is read, and the metric that it names.
 
     Raises:
         ConfigError: a wrong value, or a key that this kind of measurement does not read.
     """
-    plain = check_rest(config, SLOTS)
-    at_least(plain, 1, "num_images", "batch_size")
-    metric: Likelihood | Extractor = build(plain, "metrics")
-    refuse_unread(plain, isinstance(metric, Likelihood))
-    if isinstance(metric, Likelihood) and plain["extrapolate"]:
+    arguments = check_rest(config)
+    at_least(1, num_images=arguments.num_images, batch_size=arguments.batch_size)
+    metric = arguments.metrics.make()
+    refuse_unread(arguments, isinstance(metric, Likelihood))
+    if isinstance(metric, Likelihood) and arguments.extrapolate:
         raise ConfigError("extrapolate=true: a likelihood has no bias of the number of images; leave it out")
-    return plain, metric
+    return arguments, metric
 
 
-def refuse_unread(plain: dict[str, Any], is_likelihood: bool) -> None:
+def refuse_unread(arguments: EarlyArguments, is_likelihood: bool) -> None:
     """Raises ConfigError for a key of the command line that this kind of measurement does not read."""
-    kind = "metrics=likelihood" if is_likelihood else "images=…" if plain["images"] is not None else DISTANCE
+    kind = "metrics=likelihood" if is_likelihood else "images=…" if arguments.images is not None else DISTANCE
+    others = {"num_samples": "num_images", "num_images": "num_samples"}
     for key in typed_keys():
         if key.split(".")[0] in UNREAD[kind]:
-            other = {"num_samples": "num_images", "num_images": "num_samples"}.get(key)
-            instead = f"give {other}={plain[key]}" if other and other not in UNREAD[kind] else "leave it out"
+            other, value = others.get(key), getattr(arguments, key, None)
+            instead = f"give {other}={value}" if other and other not in UNREAD[kind] else "leave it out"
             why = "only metrics=likelihood reads it" if kind == DISTANCE else f"{kind} does not read it"
             raise ConfigError(f"{key}: {why}; {instead}")
 
 
 class Sampled(NamedTuple):
-    """Ready to be measured: the configuration, the model that draws by it, each way to draw, how many, and against
+    """Ready to be measured: the arguments, the model that draws by them, each way to draw, how many, and against
     what."""
 
-    plain: dict[str, Any]
+    arguments: Arguments
     model: Model
     walks: list[SamplingRun]
     num_samples: int
@@ -79,23 +73,23 @@ class Sampled(NamedTuple):
 
     def measure(self, walk: SamplingRun) -> Measured:
         """Draws by one of the walks and scores what it has drawn."""
-        N, batch_size, seed = self.num_samples, self.plain["batch_size"], self.plain["seed"]
+        N, batch_size, seed = self.num_samples, self.arguments.batch_size, self.arguments.seed
         with Phase(f"drawing {N:,} samples by {self.told(walk)}", walk.model.num_steps * -(-N // batch_size)) as phase:
             return measure_walk(self.comparison, walk, seed, N, batch_size, phase.advance)
 
     def told(self, walk: SamplingRun) -> str:
         """How it draws, in words."""
-        return told(self.model, self.plain | ({"sampler": walk.node} if walk.node else {}))
+        return told(self.model, walk.sampler or self.arguments.sampler, self.arguments.guidance)
 
     @property
     def made_with(self) -> dict[str, Any]:
         """What metrics.json holds of the configuration."""
         keys = ("ckpt_path", "pretrained", "seed", "precision", "guidance", "reference", "data")
-        found = {key: self.plain[key] for key in keys if key in self.plain}
+        found = self.arguments.recorded(*keys)
         if len(self.walks) > 1:
             return found
-        node = self.walks[0].node
-        return found | self.walks[0].model.how() | ({} if node is None else {"sampler": node})
+        sampler = self.walks[0].sampler
+        return found | self.walks[0].model.how() | ({} if sampler is None else {"sampler": sampler.node})
 
 
 def sampled(
@@ -113,15 +107,15 @@ def sampled(
     Raises:
         ConfigError, ValueError, FileNotFoundError: samples that cannot be drawn or compared so.
     """
-    plain = check(as_trained(config, trained.file, without=given), SLOTS)
-    model = drawn_so(trained.model, plain, given)
-    real = read_real(plain, trained)
-    count = read_count(plain, real)
-    walks = read_walks(plain, model, given)
-    comparison = compare(extractor, real, device, plain["extrapolate"])
+    arguments = parse(as_trained(config, trained.file, without=given), Arguments)
+    model = drawn_so(trained.model, arguments, given)
+    real = read_real(arguments, trained)
+    count = read_count(arguments.num_samples, real)
+    walks = read_walks(arguments, model, given)
+    comparison = compare(extractor, real, device, arguments.extrapolate)
     comparison.check(count)
-    plain |= {key: shown(part) for key, part in given.items()}
-    return Sampled(plain, model, walks, count, real, comparison)
+    names: dict[str, Any] = {key: shown(key, part) for key, part in given.items()}
+    return Sampled(replace(arguments, **names), model, walks, count, real, comparison)
 
 
 def compare(extractor: Extractor, real: ReferenceData, device: torch.device, extrapolate: bool) -> Comparison:
@@ -133,7 +127,7 @@ def compare(extractor: Extractor, real: ReferenceData, device: torch.device, ext
 class Probed(NamedTuple):
     """Ready to be measured: the model's likelihood, and the images that it is asked about."""
 
-    plain: dict[str, Any]
+    arguments: EarlyArguments
     trained: TrainedModel
     metric: Likelihood
     measurable: Measurable
@@ -141,15 +135,15 @@ class Probed(NamedTuple):
 
     def measure(self, device: torch.device) -> tuple[dict[str, Tensor], float]:
         """Bits per dimension of each image, (N,) by name, and the seconds that it took."""
-        started, parts, plain = time.monotonic(), [], self.plain
-        batches = torch.arange(plain["num_images"]).split(plain["batch_size"])
+        started, parts, arguments = time.monotonic(), [], self.arguments
+        batches = torch.arange(arguments.num_images).split(arguments.batch_size)
         with Phase("likelihood", len(batches) * self.metric.steps(self.measurable)) as phase:
             for batch in batches:
                 images, labels = self.dataset[batch]
                 cond = labels.to(device) if labels is not None and self.trained.num_classes is not None else None
                 parts.append(
                     self.metric(
-                        self.measurable, images.to(device), cond, int(batch[0]), plain["seed"],
+                        self.measurable, images.to(device), cond, int(batch[0]), arguments.seed,
                         on_step=phase.advance,
                     )
                 )  # fmt: skip
@@ -163,16 +157,17 @@ class Probed(NamedTuple):
             error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
             results[name] = {"mean": float(values.mean()), "standard_error": error}
         keys = ("ckpt_path", "pretrained", "split", "num_images", "seed", "precision", "metrics")
-        how = {key: self.plain[key] for key in keys}
+        how = self.arguments.recorded(*keys)
         return results | {"how": how | {"model": self.trained.file.node, "seconds": seconds, "unit": "bits/dim"}}
 
 
-def probed(plain: dict[str, Any], trained: TrainedModel, metric: Likelihood) -> Probed:
+def probed(arguments: EarlyArguments, trained: TrainedModel, metric: Likelihood) -> Probed:
     """Raises ConfigError, ValueError, FileNotFoundError for a likelihood that cannot be measured so."""
-    if plain["split"] not in ("train", "val"):
-        raise ConfigError(f"split={plain['split']}: choose train or val")
+    split, num_images = arguments.split, arguments.num_images
+    if split not in ("train", "val"):
+        raise ConfigError(f"split={split}: choose train or val")
     measurable = metric.check(trained.model)
-    dataset = load_data(trained, plain.get("data"), plain["trust"])[plain["split"]]
-    if plain["num_images"] > len(dataset):
-        raise ConfigError(f"num_images={plain['num_images']}: the {plain['split']} split has {len(dataset)}")
-    return Probed(plain, trained, metric, measurable, dataset)
+    dataset = load_data(trained, arguments.data, arguments.trust)["train" if split == "train" else "val"]
+    if num_images > len(dataset):
+        raise ConfigError(f"num_images={num_images}: the {split} split has {len(dataset)}")
+    return Probed(arguments, trained, metric, measurable, dataset)

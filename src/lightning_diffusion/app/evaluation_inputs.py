@@ -11,9 +11,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
-from lightning_diffusion.app.drawing import NONE, SLOTS, option_of
+from lightning_diffusion.app.drawing import NONE, SamplerArguments, option_of
+from lightning_diffusion.app.evaluation_arguments import Arguments, EarlyArguments
 from lightning_diffusion.checkpoints.loading import TrainedModel, load_data
-from lightning_diffusion.configuration.build import ConfigError, at_least, build, check, did_you_mean
+from lightning_diffusion.configuration.arguments import Node, Text, at_least, parse
+from lightning_diffusion.configuration.errors import ConfigError, did_you_mean
+from lightning_diffusion.configuration.trusted_targets import Targets
 from lightning_diffusion.data.dataset import ImageDataset
 from lightning_diffusion.data.external_images import read_images
 from lightning_diffusion.metrics.extractors.base import Extractor, as_colour
@@ -22,7 +25,6 @@ from lightning_diffusion.models.contracts import Generator, Model
 from lightning_diffusion.system.memory import check_fits
 
 DEFAULT_COUNT = 1000  # samples
-CHOSEN = {"sampler": SLOTS["sampler"], "trust": list[str]}
 
 
 class ReferenceData(NamedTuple):
@@ -33,18 +35,18 @@ class ReferenceData(NamedTuple):
 
 
 class SamplingRun(NamedTuple):
-    """A way to draw: its name, its number of steps, the sampler's node, and the model that draws so."""
+    """A way to draw: its name, its number of steps, the sampler, and the model that draws so."""
 
     name: str
     num_steps: int | None
-    node: dict[str, Any] | None
+    sampler: Node[Any] | None
     model: Generator
 
 
-def read_real(plain: dict[str, Any], model: TrainedModel | None) -> ReferenceData:
+def read_real(arguments: EarlyArguments, model: TrainedModel | None) -> ReferenceData:
     """reference=FOLDER|FILE.npz|NAME, else data=NAME, else the data that the model was trained on."""
-    given, node = plain["reference"] and str(plain["reference"]), plain.get("data")
-    if given is not None and node is not None:
+    given, data = None if arguments.reference is None else str(arguments.reference), arguments.data
+    if given is not None and data is not None:
         raise ConfigError("reference: either reference=… or data=NAME; leave one out")
     if given is not None:
         names = _options("data")
@@ -52,40 +54,40 @@ def read_real(plain: dict[str, Any], model: TrainedModel | None) -> ReferenceDat
             if not Path(given).expanduser().exists():
                 raise ConfigError(f"reference={given}: no such folder or file, nor data{did_you_mean(given, names)}")
             return ReferenceData(read_images(Path(given).expanduser(), "reference"), None)
-        node = _composed([f"data={given}"])["data"]
-    if node is None and model is None:
+        data = Node("data", _composed([f"data={given}"])["data"], Targets(trust=arguments.trust))
+    if data is None and model is None:
         raise ConfigError("reference: missing; give reference=FOLDER, reference=FILE.npz or data=NAME")
-    splits = load_data(model, node, plain["trust"])
+    splits = load_data(model, data, arguments.trust)
     return ReferenceData(splits["train"], splits["val"])
 
 
-def read_samples(plain: dict[str, Any], real: ReferenceData, extractor: Extractor) -> ImageDataset:
+def read_samples(images: Text, real: ReferenceData, extractor: Extractor) -> ImageDataset:
     """All of images=FOLDER|FILE.npz."""
-    samples = read_images(Path(str(plain["images"])).expanduser(), "images")
+    samples = read_images(Path(str(images)).expanduser(), "images")
     if len(samples) < MIN_SAMPLES:
-        raise ConfigError(f"images={plain['images']}: {len(samples)} images; at least {MIN_SAMPLES} are needed")
-    ours, theirs = (tuple(images[torch.arange(1)][0].shape[1:]) for images in (samples, real.images))
+        raise ConfigError(f"images={images}: {len(samples)} images; at least {MIN_SAMPLES} are needed")
+    ours, theirs = (tuple(each[torch.arange(1)][0].shape[1:]) for each in (samples, real.images))
     if extractor.colour:
         as_colour(samples[torch.arange(1)][0])
     if ours != theirs and not extractor.any_size:
         raise ConfigError(
-            f"images={plain['images']}: C×H×W = {'×'.join(map(str, ours))}, but the reference has "
+            f"images={images}: C×H×W = {'×'.join(map(str, ours))}, but the reference has "
             f"{'×'.join(map(str, theirs))}; metrics={extractor.name} compares only equal shapes; "
             "choose metrics=inception or metrics=imagenet_lite, which resize both, or resize the images"
         )
     return samples
 
 
-def read_count(plain: dict[str, Any], real: ReferenceData) -> int:
+def read_count(num_samples: int | None, real: ReferenceData) -> int:
     """num_samples, or as many as there are held-out images and at most DEFAULT_COUNT: the floor is then at equal N."""
-    if plain["num_samples"] is None:
+    if num_samples is None:
         return min(DEFAULT_COUNT, len(real.held_out)) if real.held_out else DEFAULT_COUNT
-    at_least(plain, MIN_SAMPLES, "num_samples")
-    check_fits("num_samples", plain["num_samples"], 4 * real.images[torch.arange(1)][0].numel())
-    return int(plain["num_samples"])
+    at_least(MIN_SAMPLES, num_samples=num_samples)
+    check_fits("num_samples", num_samples, 4 * real.images[torch.arange(1)][0].numel())
+    return num_samples
 
 
-def read_walks(plain: dict[str, Any], model: Model, given: Mapping[str, Any] = NONE) -> list[SamplingRun]:
+def read_walks(arguments: Arguments, model: Model, given: Mapping[str, Any] = NONE) -> list[SamplingRun]:
     """Every pair of `samplers` and `num_steps`; without them, the one sampler of the configuration.
 
     Args:
@@ -94,30 +96,32 @@ def read_walks(plain: dict[str, Any], model: Model, given: Mapping[str, Any] = N
     """
     if not isinstance(model, Generator):
         raise ConfigError(f"ckpt_path: a {type(model).__name__} draws no samples that could be scored")
+    several = {"samplers": arguments.samplers, "num_steps": arguments.num_steps}
     if "sampler" not in model.parts:
-        if one := [key for key in ("samplers", "num_steps") if plain[key] is not None]:
+        if one := [key for key, value in several.items() if value is not None]:
             raise ConfigError(f"{one[0]}: a {type(model).__name__} has no sampler; leave it out")
         return [SamplingRun(type(model).__name__, None, None, model)]
     if "sampler" in given or "time_grid" in given:
-        return [SamplingRun(option_of("sampler", plain["sampler"]), None, None, model)]
-    nodes = {option_of("sampler", plain["sampler"]): plain["sampler"]}
-    if plain["samplers"] is not None:
+        return [SamplingRun(option_of(arguments.sampler), None, None, model)]
+    nodes = {option_of(arguments.sampler): arguments.sampler.node}
+    if arguments.samplers is not None:
         if one := [word for word in HydraConfig.get().overrides.task if re.match(r"\+*sampler[=.]", word)]:
             raise ConfigError(
                 f"samplers: each has its own options; leave out {' '.join(one).replace('++', '')}, or samplers=…"
             )
-        nodes = {name: _sampler_node(name, plain["time_grid"]) for name in _as_list(plain["samplers"])}
-    for key in ("samplers", "num_steps"):
-        if plain[key] == []:
+        nodes = {name: _sampler_node(name, arguments.time_grid.node) for name in _as_list(arguments.samplers)}
+    for key, value in several.items():
+        if value == []:
             raise ConfigError(f"{key}=[]: nothing to measure; give one, or leave it out")
     walks = []
     for name, node in nodes.items():
-        for num_steps in _as_list(plain["num_steps"]):
+        for num_steps in _as_list(arguments.num_steps):
             whole = node if num_steps is None else node | {"num_steps": num_steps}
-            chosen_so = check(OmegaConf.create({"sampler": whole, "trust": plain["trust"]}), CHOSEN)
-            drawn = model.with_parts(sampler=build(chosen_so, "sampler"))
+            chosen = OmegaConf.create({"sampler": whole, "trust": arguments.trust})
+            sampler = parse(chosen, SamplerArguments).sampler
+            drawn = model.with_parts(sampler=sampler.make())
             drawn.check()
-            walks.append(SamplingRun(name, whole.get("num_steps"), whole, drawn))
+            walks.append(SamplingRun(name, whole.get("num_steps"), sampler, drawn))
     return walks
 
 

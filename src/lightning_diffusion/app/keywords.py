@@ -9,9 +9,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_diffusion.app.composition import composed
-from lightning_diffusion.app.drawing import NONE, SLOTS, as_trained
+from lightning_diffusion.app.drawing import NONE, Drawing, as_trained
 from lightning_diffusion.app.saved_words import literal
 from lightning_diffusion.checkpoints.loading import TrainedModel
+from lightning_diffusion.configuration.arguments import keys_of
 from lightning_diffusion.configuration.errors import ConfigError, did_you_mean
 from lightning_diffusion.configuration.signatures import signature_of
 from lightning_diffusion.configuration.trusted_targets import DRAWING, TARGET, Targets
@@ -98,7 +99,7 @@ def _options(config: DictConfig, model: Model, objects: Mapping[str, Any], trust
 
 def _check_kind(key: str, part: object) -> None:
     """Raises ConfigError for a part that is neither a name nor an object of the kind that belongs there."""
-    kind = SLOTS.get(key)
+    kind = keys_of(Drawing).get(key)
     if kind is None:
         raise ConfigError(f"{key}: give the name of an option, not a {type(part).__name__}")
     if not (isinstance(part, kind) if isinstance(kind, type) else callable(part)):

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_diffusion.app.cli import explain
 from lightning_diffusion.app.saved_words import OF_THE_COMMAND_LINE, Word, refuse_changes
 from lightning_diffusion.checkpoints.folder import newest_intact
-from lightning_diffusion.configuration.build import ConfigError
+from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.runs.run import OVERRIDES
 from lightning_diffusion.system.files import Unreadable, read_text, write_text
 from lightning_diffusion.system.quoting import quoted

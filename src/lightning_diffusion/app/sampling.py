@@ -1,31 +1,49 @@
 """What is drawn or edited, and how: the same for src.sample and for the Python API."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lightning_diffusion.app import drawing
-from lightning_diffusion.app.drawing import NONE, as_trained, option_of
+from lightning_diffusion.app.drawing import NONE, Drawing, ModelArguments, as_trained, option_of
 from lightning_diffusion.app.edit_inputs import GivenPictures
 from lightning_diffusion.checkpoints.loading import ModelFile
-from lightning_diffusion.configuration.build import ConfigError, Text, build, check
+from lightning_diffusion.configuration.arguments import Node, Text, parse
+from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.diffusion.editing.base import Editing
 from lightning_diffusion.metrics.batches import shard_batches
 from lightning_diffusion.models.contracts import Editor, Generator, Model
 from lightning_diffusion.system.console import console
 from lightning_diffusion.system.progress import Phase
 
-SLOTS: dict[str, Any] = {  # what the keys of conf/sample.yaml hold
-    "ckpt_path": Text | None, "pretrained": Text | None, "trust": list[str], "num_samples": int, "seed": int,
-    "label": int | None, "batch_size": int, "device": str, "precision": Any, "compile": Any, "output_dir": Text,
-    "edit": Editing | None, "images": list[Text] | None, "mask": Text | None, **drawing.SLOTS,
-}  # fmt: skip
+
+@dataclass(frozen=True)
+class EarlyArguments(ModelArguments):
+    """The keys of conf/sample.yaml that are checked before the model's file is read."""
+
+    num_samples: int
+    label: int | None
+    output_dir: Text
+    images: list[Text] | None
+    mask: Text | None
 
 
-def settled(config: DictConfig, file: ModelFile, given: Mapping[str, Any] = NONE) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Arguments(Drawing, EarlyArguments):
+    """All keys of conf/sample.yaml."""
+
+    edit: Node[Editing] | None  # it takes the time grid
+
+
+def check_rest(config: DictConfig) -> EarlyArguments:
+    """All that can be checked before the model's file is read."""
+    return parse(config, EarlyArguments, whole=Arguments)
+
+
+def settled(config: DictConfig, file: ModelFile, given: Mapping[str, Any] = NONE) -> Arguments:
     """The checked configuration, with the run's own way to draw where no word chooses another.
 
     An edit that needs a deterministic sampler takes the program's default where the run's own is not.
@@ -33,14 +51,14 @@ def settled(config: DictConfig, file: ModelFile, given: Mapping[str, Any] = NONE
     Args:
         given: objects that are drawn with in place of the configuration's, by key.
     """
-    plain = check(as_trained(config, file, without=given), SLOTS)
-    if "sampler" in given or "edit" not in plain or not build(plain, "edit").needs_latents:
-        return plain
-    if not build(plain, "sampler").stochastic:
-        return plain
-    instead = check(as_trained(config, file, without=["sampler", *given]), SLOTS)
-    if instead["sampler"] != plain["sampler"]:
-        own, default = (option_of("sampler", found["sampler"]) for found in (plain, instead))
+    arguments = parse(as_trained(config, file, without=given), Arguments)
+    if "sampler" in given or arguments.edit is None or not arguments.edit.make().needs_latents:
+        return arguments
+    if not arguments.sampler.make().stochastic:
+        return arguments
+    instead = parse(as_trained(config, file, without=["sampler", *given]), Arguments)
+    if instead.sampler.node != arguments.sampler.node:
+        own, default = (option_of(found.sampler) for found in (arguments, instead))
         text = f"sampler={default}: this edit needs a deterministic sampler, which the run's own, {own}, is not"
         console().print(text, soft_wrap=True)
     return instead

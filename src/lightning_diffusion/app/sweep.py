@@ -18,7 +18,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from lightning_diffusion.app.words import CONFIG_DIR, split
-from lightning_diffusion.configuration.build import ConfigError
+from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.runs.comparable import warning
 from lightning_diffusion.runs.job import Job
 from lightning_diffusion.runs.records import SMALL, Record, load, parse_yaml

@@ -20,6 +20,7 @@ from lightning_diffusion.checkpoints.diffusers import folder
 from lightning_diffusion.checkpoints.folder import read_checkpoint
 from lightning_diffusion.checkpoints.format import KEY, VERSION, check_version, of_denoiser, upgrade
 from lightning_diffusion.checkpoints.network_size import no_larger_than
+from lightning_diffusion.configuration.arguments import Node, Text
 from lightning_diffusion.configuration.calls import check_node, make
 from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.configuration.trusted_targets import (
@@ -129,13 +130,14 @@ def assembled(file: ModelFile, trust: Any = ()) -> TrainedModel:
     return TrainedModel(model.eval().requires_grad_(False), file)
 
 
-def read_either(plain: dict[str, Any]) -> ModelFile:
+def read_either(ckpt_path: Text | None, pretrained: Text | None, trust: Any = ()) -> ModelFile:
     """The content of ckpt_path or of pretrained, whichever is given; nothing is made of it yet."""
-    given = [key for key in ("ckpt_path", "pretrained") if plain[key] is not None]
+    given = [(path, key) for path, key in ((ckpt_path, "ckpt_path"), (pretrained, "pretrained")) if path is not None]
     if len(given) != 1:
         told = "give one of the two" if given else "missing; give ckpt_path=… or pretrained=…"
         raise ValueError(f"ckpt_path: {told}")
-    return read(plain[given[0]], given[0], plain["trust"])
+    path, key = given[0]
+    return read(str(path), key, trust)
 
 
 def read(path: str | Path, key: str, trust: Any = ()) -> ModelFile:
@@ -206,22 +208,26 @@ def _adopt(config: DictConfig, ours: DictConfig, theirs: dict[str, Any], groups:
             _adopt(config, config[match[1]], theirs[name], groups)
 
 
-def load_data(model: TrainedModel | None, other: dict[str, Any] | None, trust: Any = ()) -> dict[Split, ImageDataset]:
+def load_data(
+    model: TrainedModel | None, other: Node[ImageDataModule] | None, trust: Any = ()
+) -> dict[Split, ImageDataset]:
     """The splits of the data that a model was trained on, or of other data of the same shape and classes.
 
     Args:
-        other: the node of other data, or of the same in another place, from the command line.
+        other: other data, or the same in another place, from the command line.
+        trust: packages whose classes the model's file may name as its data.
 
     Raises:
         ValueError, FileNotFoundError: data that are missing, damaged or of another shape. Data that the model's file
             names are only read, never fetched.
     """
     if other is not None:
+        counted = {}
         if model is not None:
-            if other.get("num_classes") == AUTO:
-                other = {**other, "num_classes": model.num_classes}
-            check_data(other, model.file.data)
-        datamodule: ImageDataModule = make(other, Targets(trust=trust), "data")
+            if other.node.get("num_classes") == AUTO:
+                counted = {"num_classes": model.num_classes}
+            check_data(other.node | counted, model.file.data)
+        datamodule = other.make(**counted)
         datamodule.prepare_data()
     else:
         node = {} if model is None else {key: value for key, value in model.file.data.items() if key not in LOCAL}

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, NamedTuple
 
-from lightning_diffusion.configuration.build import ConfigError
+from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.runs.run import CHECKPOINT, CONFIG, CURVE, FAILURE, LOG, Run, relative
 from lightning_diffusion.system.checkout import CHECKOUT
 from lightning_diffusion.system.console import printable

@@ -1,11 +1,11 @@
 """Where a program computes."""
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
-from lightning_diffusion.configuration.build import ConfigError
+from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.models.contracts import GRAPHS, Compile, Model
 
 COUNTS = ("max_steps", "log_every_n_steps", "accumulate_grad_batches")
@@ -40,7 +40,7 @@ def usable(name: str) -> torch.device:
 M = TypeVar("M", bound=Model)
 
 
-def prepare_for_inference(model: M, device: torch.device, precision: str, compiled: Compile) -> M:
+def prepare_for_inference(model: M, device: torch.device, precision: object, compiled: object) -> M:
     """A model on a device: its network in that precision, and on a CPU in the faster layout.
 
     Measured by `python -m benchmarks.sampling`. bf16-mixed computes only the network in bfloat16.
@@ -57,7 +57,7 @@ def prepare_for_inference(model: M, device: torch.device, precision: str, compil
         network.forward = torch.autocast(device.type, torch.bfloat16)(network.forward)
     elif device.type == "cpu":
         network.to(memory_format=torch.channels_last)
-    model.compile_network(compiled)
+    model.compile_network(cast(Compile, compiled))
     return model
 
 

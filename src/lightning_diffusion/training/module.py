@@ -75,6 +75,11 @@ class TrainingModule(L.LightningModule):
         self._aligned = False  # the gradients, for DDP
 
     @property
+    def skips_nonfinite(self) -> bool:
+        """Whether steps that are not finite are left out, or end the run."""
+        return self._guard.policy == "skip"
+
+    @property
     def trained(self) -> list[nn.Parameter]:
         """The parameters that the optimizer changes: the model's, and the objective's own."""
         return [*self.model.parameters(), *self.objective.parameters()]

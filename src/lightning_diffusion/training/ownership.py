@@ -10,7 +10,7 @@ import fcntl
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,10 +81,10 @@ def make_run_folder(folder: Path) -> None:
     make_folder(folder)
 
 
-def goes_on(config: Mapping[str, Any]) -> bool:
+def goes_on(ckpt_path: Any, run_dir: Any) -> bool:
     """Whether a run resumes in its own folder, from one of its own checkpoints."""
-    path, run_dir = config["ckpt_path"], Path(config["run_dir"])
-    return path is not None and Path(path).resolve().is_relative_to(run_dir.resolve())
+    folder = Path(run_dir)
+    return ckpt_path is not None and Path(ckpt_path).resolve().is_relative_to(folder.resolve())
 
 
 def tidy(run_dir: Path) -> None:

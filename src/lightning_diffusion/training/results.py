@@ -7,6 +7,7 @@ import os
 import time
 import warnings
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +17,7 @@ from omegaconf import OmegaConf
 from rich.text import Text
 from rich.tree import Tree
 
+from lightning_diffusion.data.module import ImageDataModule
 from lightning_diffusion.models.contracts import Generator
 from lightning_diffusion.runs.comparable import BITS, BITS_ERROR, is_figure
 from lightning_diffusion.runs.run import CHECKPOINT, CONFIG, CURVE, RESULT, Run, relative
@@ -27,7 +29,7 @@ from lightning_diffusion.training.callbacks.scores import SampleScores
 from lightning_diffusion.training.callbacks.throughput import Throughput
 from lightning_diffusion.training.loggers.wandb import WandbLogger
 from lightning_diffusion.training.module import TrainingModule
-from lightning_diffusion.training.ownership import check_owned, goes_on, own, tidy
+from lightning_diffusion.training.ownership import check_owned, own, tidy
 from lightning_diffusion.training.precision import bf16_slowdown
 
 
@@ -54,14 +56,17 @@ class Results:
     As a context it closes the W&B run whatever happens. On ranks but the first it is silent and writes nothing.
     """
 
-    def __init__(self, config: dict[str, Any], trainer: L.Trainer) -> None:
-        self.config, self.trainer = config, trainer
-        self.run_dir = Path(config["run_dir"])
+    def __init__(self, trainer: L.Trainer, run_dir: Path, record: dict[str, Any]) -> None:
+        """record: what config.yaml is to hold."""
+        self.trainer, self.run_dir, self._record = trainer, run_dir, record
         self._console = console(quiet=not trainer.is_global_zero)
         self._started = time.monotonic()
 
-    def claim(self) -> None:
+    def claim(self, goes_on: bool) -> None:
         """Owns the folder and writes config.yaml, where no run is yet, or the one that goes on, which is tidied.
+
+        Args:
+            goes_on: whether the folder is that of the run that is resumed.
 
         Raises:
             FileExistsError: a run's folder: nothing of it is overwritten.
@@ -69,21 +74,28 @@ class Results:
         """
         self.run_dir.mkdir(parents=True, exist_ok=True)
         own(self.run_dir)
-        if goes_on(self.config):
+        if goes_on:
             tidy(self.run_dir)
         elif os.path.lexists(self.run_dir / CONFIG):
             folder = relative(self.run_dir)
             raise FileExistsError(
                 f"run_dir={folder}: holds a run already; go on with resume={folder}, or choose another hydra.run.dir"
             )
-        write_text(self.run_dir / CONFIG, OmegaConf.to_yaml(self.config))
+        write_text(self.run_dir / CONFIG, OmegaConf.to_yaml(self._record))
 
-    def start(self, module: TrainingModule, datamodule: Any) -> None:
-        """Prints what is to be trained."""
+    def start(
+        self, module: TrainingModule, datamodule: ImageDataModule, called: Mapping[str, str], print_config: bool
+    ) -> None:
+        """Prints what is to be trained.
+
+        Args:
+            called: what the configuration calls under each of its keys: {"schedule": "cosine"}.
+            print_config: whether to print all of the configuration too.
+        """
         if not self.trainer.is_global_zero:
             return
-        if self.config["print_config"]:
-            self._console.print(_tree("config", self.config))
+        if print_config:
+            self._console.print(_tree("config", self._record))
         model, trainer = module.model, self.trainer
         self._facts, self._draws = model.facts(), isinstance(model, Generator)
         parameters = sum(p.numel() for p in model.parameters())
@@ -96,7 +108,7 @@ class Results:
                 "run": str(relative(self.run_dir)),
                 "data": f"{sizes['train']:,} images, {sizes['val']:,} held out, {H}×{W}×{C}{classes}",
                 "network": f"{type(model.network).__name__}, {parameters:,} parameters",
-                **model.describe(_options(self.config)),
+                **model.describe(called),
                 "training": f"{trainer.max_steps:,} steps of {datamodule.batch_size} images, "
                 f"{trainer.world_size} × {device}, {trainer.precision}",
                 **_slow_bf16(device, str(trainer.precision)),
@@ -221,9 +233,3 @@ def _figures(held_out: dict[str, float]) -> dict[str, str]:
     if BITS in rows:
         rows[BITS] += f" ± {held_out[BITS_ERROR]:.4f}"
     return rows
-
-
-def _options(config: dict[str, Any]) -> dict[str, str]:
-    """What is called under each key, by the last part of its name."""
-    targets = {key: node["_target_"] for key, node in config.items() if isinstance(node, dict) and "_target_" in node}
-    return {key: str(target).rsplit(".", 1)[-1] for key, target in targets.items()}

@@ -1,5 +1,6 @@
 """A trained model, written for other programs."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -7,31 +8,41 @@ from omegaconf import DictConfig
 from lightning_diffusion.app.cli import mistakes
 from lightning_diffusion.checkpoints.diffusers import folder
 from lightning_diffusion.checkpoints.loading import assembled, read, write_safetensors
-from lightning_diffusion.configuration.build import ConfigError, Text, check
+from lightning_diffusion.configuration.arguments import Text, parse
+from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.system.console import console
 from lightning_diffusion.system.files import writable
 
-SLOTS = {"ckpt_path": Text, "trust": list[str], "format": str, "output_dir": Text, "label": int | None}
+
+@dataclass(frozen=True)
+class Arguments:
+    """The keys of conf/export.yaml."""
+
+    ckpt_path: Text
+    trust: list[str]
+    format: str
+    output_dir: Text
+    label: int | None
 
 
 def main(config: DictConfig) -> None:
     """Writes the averaged weights: a folder for diffusers' pipelines, or denoiser.safetensors."""
     with mistakes():
-        plain = check(config, SLOTS)
-        model = assembled(read(plain["ckpt_path"], "ckpt_path", plain["trust"]), plain["trust"])
-        output_dir, label = Path(str(plain["output_dir"])), plain["label"]
-        if plain["format"] not in ("diffusers", "safetensors"):
-            raise ConfigError(f"format={plain['format']}: choose diffusers or safetensors")
+        arguments = parse(config, Arguments)
+        model = assembled(read(str(arguments.ckpt_path), "ckpt_path", arguments.trust), arguments.trust)
+        output_dir, label = Path(str(arguments.output_dir)), arguments.label
+        if arguments.format not in ("diffusers", "safetensors"):
+            raise ConfigError(f"format={arguments.format}: choose diffusers or safetensors")
         if output_dir.exists() and any(output_dir.iterdir()):
             raise ConfigError(f"output_dir={output_dir}: not empty; name a new folder")
         if label is not None:
             K = model.num_classes
-            if plain["format"] != "diffusers" or K is None or not isinstance(label, int) or not 0 <= label < K:
+            if arguments.format != "diffusers" or K is None or not 0 <= label < K:
                 raise ConfigError(
                     f"label={label}: one class can be baked in by format=diffusers, label=0 … K − 1 of K classes"
                 )
         writable(output_dir, "output_dir")
-        if plain["format"] == "safetensors":
+        if arguments.format == "safetensors":
             write_safetensors(output_dir / "denoiser.safetensors", model)
             told = [f"{output_dir}/denoiser.safetensors"]
         else:

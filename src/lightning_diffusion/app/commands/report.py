@@ -2,13 +2,15 @@
 
 import os
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
 from rich.table import Table
 
 from lightning_diffusion.app.cli import mistakes
-from lightning_diffusion.configuration.build import ConfigError, Text, at_least, check
+from lightning_diffusion.configuration.arguments import Text, at_least, parse
+from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.runs.comparable import BITS, LOSS, misled_by
 from lightning_diffusion.runs.reporting.page import write
 from lightning_diffusion.runs.reporting.table import Comparison, compare
@@ -16,22 +18,31 @@ from lightning_diffusion.runs.run import Run, find, relative
 from lightning_diffusion.system.console import console, printable
 from lightning_diffusion.system.progress import Phase
 
-SLOTS = {"runs": Text, "metric": str | None, "output_dir": Text | None, "num_pictures": int}
 SHOWN, DAMAGED = 10, 30  # runs and damaged files that are listed
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The keys of conf/report.yaml."""
+
+    runs: Text
+    metric: str | None
+    output_dir: Text | None
+    num_pictures: int
 
 
 def main(config: DictConfig) -> None:
     """Writes the report of the runs in a folder, and prints the best of them and every damaged file."""
-    plain = check(config, SLOTS)
-    at_least(plain, 1, "num_pictures")
-    folder = Path(str(plain["runs"])).expanduser()
+    arguments = parse(config, Arguments)
+    at_least(1, num_pictures=arguments.num_pictures)
+    folder = Path(str(arguments.runs)).expanduser()
     runs = find(folder) if folder.is_dir() else []
     if not runs:
-        raise ConfigError(f"runs={plain['runs']}: no run in it; name a run's folder, or one that runs lie in")
-    output_dir = Path(str(plain["output_dir"] or folder / "report")).expanduser()
-    with Phase(f"reading {len(runs)} runs"), mistakes(f"runs={plain['runs']}"):  # a folder that cannot be written
-        table = compare(runs, _metric(plain["metric"], runs))
-        damaged = write(table, folder, output_dir, plain["num_pictures"])
+        raise ConfigError(f"runs={arguments.runs}: no run in it; name a run's folder, or one that runs lie in")
+    output_dir = Path(str(arguments.output_dir or folder / "report")).expanduser()
+    with Phase(f"reading {len(runs)} runs"), mistakes(f"runs={arguments.runs}"):  # a folder that cannot be written
+        table = compare(runs, _metric(arguments.metric, runs))
+        damaged = write(table, folder, output_dir, arguments.num_pictures)
     terminal = console()
     terminal.print(_best(table))
     for note in table.notes:

@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,11 +9,12 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from lightning_diffusion.app.cli import mistakes
-from lightning_diffusion.app.drawing import check_rest, drawn_so, told
+from lightning_diffusion.app.drawing import drawn_so, told
 from lightning_diffusion.app.edit_inputs import GivenPictures, one_class, read_given, strip
-from lightning_diffusion.app.sampling import SLOTS, as_editor, as_generator, draw, edit, settled
-from lightning_diffusion.checkpoints.loading import assembled, read_either
-from lightning_diffusion.configuration.build import ConfigError, at_least, build
+from lightning_diffusion.app.sampling import Arguments, as_editor, as_generator, check_rest, draw, edit, settled
+from lightning_diffusion.checkpoints.loading import assembled
+from lightning_diffusion.configuration.arguments import at_least
+from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.diffusion.editing.base import Editing
 from lightning_diffusion.models.contracts import Editor, Generator
 from lightning_diffusion.runs.pictures import grid, square_columns, write_png
@@ -27,38 +27,39 @@ from lightning_diffusion.training.devices import prepare_for_inference, usable
 def main(config: DictConfig) -> None:
     """Writes a picture (grid.png, or an edit's strip.png) and samples.npz into output_dir."""
     with mistakes():
-        rest = check_rest(config, SLOTS)
-        at_least(rest, 1, "num_samples", "batch_size")
-        writable(Path(str(rest["output_dir"])), "output_dir")
-        device = usable(rest["device"])
-        file = read_either(rest)
-        plain = settled(config, file)
-        model = drawn_so(assembled(file, plain["trust"]).model, plain)
-        how = told(model, plain)
-        prepare_for_inference(model, device, plain["precision"], plain["compile"])
-        if "edit" in plain:
-            editor, editing = as_editor(model), build(plain, "edit")
-            given = read_given(plain, editing, model)
+        early = check_rest(config)
+        at_least(1, num_samples=early.num_samples, batch_size=early.batch_size)
+        writable(Path(str(early.output_dir)), "output_dir")
+        device = usable(early.device)
+        file = early.read()
+        arguments = settled(config, file)
+        model = drawn_so(assembled(file, arguments.trust).model, arguments)
+        how = told(model, arguments.sampler, arguments.guidance)
+        prepare_for_inference(model, device, arguments.precision, arguments.compile)
+        if arguments.edit is not None:
+            editor, editing = as_editor(model), arguments.edit.make()
+            given = read_given(arguments.images, arguments.label, arguments.mask, editing, model)
             editor.check_edit(editing, len(given.pictures) // editing.num_variants)
-        elif plain["images"] is not None or plain["mask"] is not None:
+        elif arguments.images is not None or arguments.mask is not None:
             raise ConfigError(
                 "images: say what to do with them; give edit=inpaint, image_to_image, invert or interpolate"
             )
         else:
             generator = as_generator(model)
-            check_fits("num_samples", plain["num_samples"], 4 * math.prod(model.shape))
-            labels = _labels(plain, generator)
+            check_fits("num_samples", arguments.num_samples, 4 * math.prod(model.shape))
+            labels = _labels(arguments, generator)
 
-    if "edit" in plain:
-        _edit(editor, editing, given, plain["seed"], how, Path(str(plain["output_dir"])))
+    output_dir = Path(str(arguments.output_dir))  # it may refer to the run's own sampler
+    if arguments.edit is not None:
+        _edit(editor, editing, given, arguments.seed, how, output_dir)
     else:
-        _draw(generator, labels, plain, how)
+        _draw(generator, labels, arguments, how, output_dir)
 
 
-def _draw(model: Generator, labels: Tensor | None, plain: dict[str, Any], how: str) -> None:
-    N, output_dir = plain["num_samples"], Path(str(plain["output_dir"]))
-    drawn = draw(model, labels, N, plain["batch_size"], plain["seed"])
-    columns = square_columns(N, model.num_classes if plain["label"] is None else None)
+def _draw(model: Generator, labels: Tensor | None, arguments: Arguments, how: str, output_dir: Path) -> None:
+    N = arguments.num_samples
+    drawn = draw(model, labels, N, arguments.batch_size, arguments.seed)
+    columns = square_columns(N, model.num_classes if arguments.label is None else None)
     _write(output_dir, "grid.png", grid(drawn, columns), drawn, labels)
     _tell(f"{N} samples by {how}: {output_dir}/grid.png, {output_dir}/samples.npz")
 
@@ -86,7 +87,7 @@ def _tell(text: str) -> None:
     console().print(text, soft_wrap=True)
 
 
-def _labels(plain: dict[str, Any], model: Generator) -> Tensor | None:
-    if plain["label"] is None:
-        return model.labels_in_turn(range(plain["num_samples"]))
-    return one_class(plain["label"], plain["num_samples"], model.num_classes)
+def _labels(arguments: Arguments, model: Generator) -> Tensor | None:
+    if arguments.label is None:
+        return model.labels_in_turn(range(arguments.num_samples))
+    return one_class(arguments.label, arguments.num_samples, model.num_classes)

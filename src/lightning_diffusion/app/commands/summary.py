@@ -5,8 +5,8 @@ from rich.table import Table
 
 from lightning_diffusion.app.classes import count_classes
 from lightning_diffusion.app.cli import mistakes
-from lightning_diffusion.app.commands.train import SLOTS, groups
-from lightning_diffusion.configuration.build import build, check
+from lightning_diffusion.app.commands.train import Arguments, groups
+from lightning_diffusion.configuration.arguments import parse
 from lightning_diffusion.networks.image_size import height_width
 from lightning_diffusion.networks.summary import Summary, summarize
 from lightning_diffusion.system.console import console
@@ -16,13 +16,13 @@ def main(config: DictConfig) -> None:
     """Prints parameters, FLOPs and activation memory of one image, and what lies at which resolution."""
     with mistakes():
         count_classes(config)
-        plain = check(config, SLOTS, groups())
-        network = build(plain, "backbone")
-        data = plain["data"]
+        arguments = parse(config, Arguments, groups())
+        backbone, data = arguments.nodes["backbone"], arguments.data.node
+        network = backbone.make()
         shape = (data["channels"], *height_width(data["image_size"]))
         summary = summarize(network, shape, data["num_classes"])
     terminal = console()
-    terminal.print(_totals(plain["backbone"]["_target_"].rsplit(".", 1)[-1], shape, summary))
+    terminal.print(_totals(backbone.name, shape, summary))
     terminal.print()
     terminal.print(_levels(summary))
 

@@ -2,14 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
 from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins import CheckpointIO, Precision
 from omegaconf import DictConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -21,8 +21,9 @@ from lightning_diffusion.checkpoints.content import check_resumable
 from lightning_diffusion.checkpoints.folder import Damaged, locate, read_checkpoint
 from lightning_diffusion.checkpoints.loading import adopt, load_weights, of_checkpoint
 from lightning_diffusion.checkpoints.network_size import TOO_LARGE, no_larger_than, no_larger_than_memory
-from lightning_diffusion.configuration.build import ConfigError, Text, build, check
-from lightning_diffusion.configuration.trusted_targets import CONF, require_plain
+from lightning_diffusion.configuration.arguments import Node, Nodes, Record, Text, parse
+from lightning_diffusion.configuration.errors import ConfigError
+from lightning_diffusion.configuration.trusted_targets import CONF, TARGET, require_plain
 from lightning_diffusion.data.dataset import WrongLabel
 from lightning_diffusion.data.decoding import UnreadableImage
 from lightning_diffusion.data.module import ImageDataModule
@@ -44,13 +45,39 @@ from lightning_diffusion.training.ownership import goes_on, own, ownership
 from lightning_diffusion.training.precision import TrueBFloat16
 from lightning_diffusion.training.results import Results, quiet
 
-SLOTS: dict[str, Any] = {  # what the keys of conf/train.yaml hold; a family brings its own
-    "name": Text, "seed": int, "metric": str, "group": Text | None, "tags": list[Text], "trust": list[str],
-    "resume": Any, "ckpt_path": Text | None, "pretrained": Text | None, "compile": Compile, "run_dir": Text,
-    "print_config": bool, "data": ImageDataModule, "model": Model, "objective": Objective, "module": TrainingModule,
-    "metrics": Any, "optimizer": Callable[..., Optimizer], "lr_scheduler": Callable[..., LRScheduler],
-    "trainer": L.Trainer, "callbacks": dict[str, L.Callback | None], "logger": dict[str, Logger | None],
-}  # fmt: skip
+
+@dataclass(frozen=True)
+class Arguments:
+    """The keys of conf/train.yaml; a family brings its own, which `nodes` has too."""
+
+    name: Text
+    seed: int
+    metric: str
+    group: Text | None
+    tags: list[Text]
+    trust: list[str]
+    resume: object
+    ckpt_path: Text | None
+    pretrained: Text | None
+    compile: Compile
+    run_dir: Text
+    print_config: bool
+    data: Node[ImageDataModule]
+    model: Node[Model]
+    objective: Node[Objective]
+    module: Node[TrainingModule]
+    metrics: Node[object] | None  # of callbacks=scores
+    optimizer: Node[Callable[..., Optimizer]]
+    lr_scheduler: Node[Callable[..., LRScheduler]]
+    trainer: Node[L.Trainer]
+    callbacks: Node[dict[str, L.Callback | None]]
+    logger: Node[dict[str, Logger | None]]
+    nodes: Nodes
+    record: Record  # what config.yaml and the checkpoints hold
+
+    def from_checkpoint(self, path: Path) -> "Arguments":
+        """The same, with this file to go on from."""
+        return replace(self, ckpt_path=str(path), record=self.record | {"ckpt_path": str(path)})
 
 
 @ownership()
@@ -63,33 +90,35 @@ def main(config: DictConfig) -> float:
                 "sweep=samplers: it takes a trained model; python -m src.evaluate ckpt_path=… sweep=samplers"
             )
         given, config = config, config if config.resume is None else resumed(config)
-        if goes_on(config):
+        if goes_on(config.ckpt_path, config.run_dir):
             own(Path(config.run_dir))
-        plain, trainer, module, datamodule = assemble(config)
+        arguments, trainer, module, datamodule = assemble(config)
         if trainer.world_size > 1:
             let_sigterm_end_at_once()  # until the run takes signals itself
         datamodule.fetches = given.resume is None or "data.root" in typed_keys()
-        results = Results(plain, trainer)
+        results = Results(trainer, Path(str(arguments.run_dir)), arguments.record)
         if trainer.is_global_zero:
             prepare_data(trainer, datamodule)
-            results.claim()
+            results.claim(goes_on(arguments.ckpt_path, arguments.run_dir))
             announce(results.run_dir)
-    module.save_hyperparameters(plain)
+    module.save_hyperparameters(arguments.record)
 
-    with results, ending(results):
+    with results, ending(results, module.skips_nonfinite):
         if trainer.is_global_zero:
             record(results.run_dir)
             save_overrides(results.run_dir, given)
-        results.start(module, datamodule)
-        trainer.fit(module, datamodule, ckpt_path=plain["ckpt_path"], weights_only=True)
+        called = {key: node.name for key, node in arguments.nodes.items() if TARGET in node.node}
+        results.start(module, datamodule, called, arguments.print_config)
+        ckpt_path = None if arguments.ckpt_path is None else str(arguments.ckpt_path)
+        trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
         trainer.validate(module, datamodule, verbose=False)
-        return results.finish()[config.metric]
+        return results.finish()[arguments.metric]
 
 
 class Parts(NamedTuple):
-    """What a run is made of; plain is the configuration."""
+    """What a run is made of."""
 
-    plain: dict[str, Any]
+    arguments: Arguments
     trainer: L.Trainer
     module: TrainingModule
     datamodule: ImageDataModule
@@ -99,23 +128,24 @@ def assemble(config: DictConfig) -> Parts:
     """Everything that a configuration names, built and checked; nothing is read but a checkpoint, nothing written."""
     count_classes(config)
     weights = adopt(config, groups()) if config.get("pretrained") is not None else None
-    plain = check(config, SLOTS, groups())
+    arguments = parse(config, Arguments, groups())
     try:
-        require_plain(plain)
+        require_plain(arguments.record)
     except ConfigError as error:
         raise ConfigError(f"config: {error}; nothing could read its checkpoints again") from error
-    L.seed_everything(plain["seed"], verbose=False)
-    datamodule: ImageDataModule = build(plain, "data")
-    source = f"pretrained={plain['pretrained']}"
+    L.seed_everything(arguments.seed, verbose=False)
+    datamodule = arguments.data.make()
+    source = f"pretrained={arguments.pretrained}"
     too_large = f"{source}: its configuration {TOO_LARGE}"
     with no_larger_than_memory() if weights is None else no_larger_than(weights, too_large):
-        module: TrainingModule = build(plain, "module")
+        module = arguments.module.make()
     if weights is not None:
         for model in (module.model, module.ema.model):
             load_weights(model, weights, source)
-    parts = Parts(plain, build_trainer(plain), module, datamodule)
-    check_together(parts)
-    return parts
+    trainer = build_trainer(arguments.trainer, arguments.callbacks, arguments.logger)
+    parts = Parts(arguments, trainer, module, datamodule)
+    optimizer = check_together(parts)
+    return parts if arguments.ckpt_path is None else parts._replace(arguments=resumable(arguments, module, optimizer))
 
 
 def groups() -> list[str]:
@@ -125,28 +155,26 @@ def groups() -> list[str]:
     return [str(group) for group in GlobalHydra.instance().config_loader().list_groups("")]
 
 
-def build_trainer(plain: dict[str, Any]) -> L.Trainer:
+def build_trainer(
+    trainer: Node[L.Trainer], callbacks: Node[dict[str, L.Callback | None]], loggers: Node[dict[str, Logger | None]]
+) -> L.Trainer:
     """Lightning's trainer, with the project's own ways to save and to round."""
-    options = plain["trainer"]
-    device_type = check_trainer(options)
-    callbacks: dict[str, L.Callback | None] = build(plain, "callbacks")
-    loggers: dict[str, Logger | None] = build(plain, "logger")
-    plugins: list[CheckpointIO | Precision] = [DurableCheckpointIO()]
-    if options["precision"] == TrueBFloat16.precision:
-        options, plugins = {**options, "precision": None}, [*plugins, TrueBFloat16(device_type)]
-    parts = {
-        "callbacks": [callback for callback in callbacks.values() if callback is not None],
-        "logger": [logger for logger in loggers.values() if logger is not None],
-        "plugins": plugins,
+    device_type = check_trainer(trainer.node)
+    parts: dict[str, Any] = {
+        "callbacks": [callback for callback in callbacks.make().values() if callback is not None],
+        "logger": [logger for logger in loggers.make().values() if logger is not None],
+        "plugins": [DurableCheckpointIO()],
     }
+    if trainer.node["precision"] == TrueBFloat16.precision:
+        parts["plugins"].append(TrueBFloat16(device_type))
+        parts["precision"] = None
     with mistakes("trainer"):
-        trainer: L.Trainer = build(plain | {"trainer": options}, "trainer", **parts)
-    return trainer
+        return trainer.make(**parts)
 
 
-def check_together(parts: Parts) -> None:
-    """Raises ValueError where parts that are each in order do not fit each other."""
-    plain, trainer, module, datamodule = parts
+def check_together(parts: Parts) -> Optimizer:
+    """The optimizer. Raises ValueError where parts that are each in order do not fit each other."""
+    arguments, trainer, module, datamodule = parts
     datamodule.check_devices(trainer.world_size)
     if trainer.num_nodes > 1 and not ({"MASTER_ADDR", "SLURM_JOB_ID"} & os.environ.keys()):
         raise ValueError(
@@ -158,7 +186,7 @@ def check_together(parts: Parts) -> None:
             f"compile={GRAPHS} and trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: a graph writes "
             "every batch's gradients to the same place; choose compile=true"
         )
-    check_parts_for_data(plain)
+    check_parts_for_data(arguments.nodes)
     module.model.check()
     try:
         optimizer: Optimizer = module.configure_optimizers()["optimizer"]
@@ -171,24 +199,31 @@ def check_together(parts: Parts) -> None:
     measured = [BITS] if isinstance(module.model, Likelihood) else []
     measured += [f"val/{name}" for name in module.objective.figures]
     measured += [name for scores in callbacks_of(trainer, SampleScores) for name in scores.names]
-    if plain["metric"] not in measured:
-        raise ValueError(f"metric={plain['metric']}: choose {', '.join(measured)}")
+    if arguments.metric not in measured:
+        raise ValueError(f"metric={arguments.metric}: choose {', '.join(measured)}")
     for keeper in callbacks_of(trainer, LastCheckpoint):
         keeper.check(measured)
-    if plain["ckpt_path"] is not None:
-        plain["ckpt_path"] = str(locate(plain["ckpt_path"]))
-        content, source = read_checkpoint(plain["ckpt_path"]), f"ckpt_path={plain['ckpt_path']}"
-        of_checkpoint(content, source, plain["trust"])
-        check_resumable(content, module, optimizer, source)
+    return optimizer
 
 
-def check_parts_for_data(plain: dict[str, Any]) -> None:
+def resumable(arguments: Arguments, module: TrainingModule, optimizer: Optimizer) -> Arguments:
+    """The arguments with the file itself in place of the link to it.
+
+    Raises:
+        FileNotFoundError, Damaged, ValueError: no such file, none that is intact, or one of another run.
+    """
+    path = locate(str(arguments.ckpt_path))
+    content, source = read_checkpoint(path), f"ckpt_path={path}"
+    of_checkpoint(content, source, arguments.trust)
+    check_resumable(content, module, optimizer, source)
+    return arguments.from_checkpoint(path)
+
+
+def check_parts_for_data(nodes: Mapping[str, Node[Any]]) -> None:
     """Raises ValueError where a part is made for other images than those of the data."""
-    data = plain["data"]
-    for key, node in plain.items():
+    data = nodes["data"].node
+    for key, node in ((key, part.node) for key, part in nodes.items() if key != "data"):
         for theirs, ours in (("in_channels", "channels"), ("image_size", "image_size"), ("num_classes", "num_classes")):
-            if key == "data" or not isinstance(node, dict):
-                continue
             if simplest(node.get(theirs, data[ours])) != simplest(data[ours]):
                 raise ValueError(
                     f"{key}.{theirs}={node[theirs]} and data.{ours}={data[ours]}: the network is for other images; "
@@ -211,7 +246,7 @@ def prepare_data(trainer: L.Trainer, datamodule: ImageDataModule) -> None:
 
 
 @contextlib.contextmanager
-def ending(results: Results) -> Iterator[None]:
+def ending(results: Results, skips_nonfinite: bool) -> Iterator[None]:
     """A run that cannot go on ends in one line: what would come after would be lost."""
     try:
         yield
@@ -232,9 +267,5 @@ def ending(results: Results) -> Iterator[None]:
         kept = (
             "the checkpoints are from before it" if results.has_checkpoint else "there is no checkpoint from before it"
         )
-        skip = (
-            ""
-            if results.config["module"]["nonfinite"] == "skip"
-            else ", or module.nonfinite=skip to leave such steps out"
-        )
+        skip = "" if skips_nonfinite else ", or module.nonfinite=skip to leave such steps out"
         raise ConfigError(f"{error}; {kept}: lower optimizer.lr{skip}") from error
