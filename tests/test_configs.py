@@ -11,6 +11,7 @@ from omegaconf import OmegaConf, open_dict
 from lightning_diffusion.app.cli import CONF
 from lightning_diffusion.app.commands import evaluate, sample
 from lightning_diffusion.app.commands.train import SLOTS
+from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.configuration.build import check
 from lightning_diffusion.configuration.calls import make
 from lightning_diffusion.configuration.trusted_targets import Targets
@@ -80,13 +81,14 @@ def test_experiment_takes_a_training_and_a_sampling_step(name):
     plain = check(compose(f"experiment={name}", *REQUIRED.get(name, [])), SLOTS, GROUPS)
     data, module, sampler = build(plain["data"]), build(plain["module"]), build(plain["sampler"])
     K = data.num_classes
-    labels = None if K is None else torch.arange(2) % K
+    condition = by_label(None if K is None else torch.arange(2) % K)
     x_0 = torch.rand(2, *data.shape) * 2 - 1
-    loss = module.objective(module.model.denoiser, x_0, labels)
+    loss = module.objective(module.model.denoiser, x_0, condition)
     loss.backward()
     assert torch.isfinite(loss)
     sampler.num_steps = 2
-    x = sampler.sample(build(plain["guidance"])(module.model.denoiser), range(2), data.shape, seed=0, labels=labels)
+    guided = build(plain["guidance"])(module.model.denoiser)
+    x = sampler.sample(guided, range(2), data.shape, seed=0, condition=condition)
     assert torch.isfinite(x).all()
 
 

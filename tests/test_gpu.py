@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.diffusion import beta
 from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
 from lightning_diffusion.diffusion.guidance import Unguided
@@ -68,11 +69,11 @@ def fit(max_steps=6, optimizer=None, precision="32-true", ckpt_path=None, save=N
 @pytest.mark.parametrize("options", [{}, {"patch_size": 2}, {"scale_shift": True, "resampling": "residual"}])
 def test_network_and_gradient_are_those_of_the_cpu(options):
     """On a CPU norm, SiLU and convolution are one step, doubling is a transposed convolution; not so here."""
-    x, time, cond = torch.randn(4, 1, 8, 8), torch.rand(4) * 1000, torch.arange(4)
+    x, time, condition = torch.randn(4, 1, 8, 8), torch.rand(4) * 1000, Condition(label=torch.arange(4))
     outputs, gradients = [], []
     for device in ("cpu", GPU):
         here = network(**options).to(device)
-        output = here(x.to(device), time.to(device), cond.to(device))
+        output = here(x.to(device), time.to(device), condition.to(device))
         output.square().mean().backward()
         outputs.append(output.detach().cpu())
         gradients.append({name: p.grad.cpu() for name, p in here.named_parameters()})
@@ -89,7 +90,7 @@ def test_samples_are_those_of_the_cpu(how):
         denoiser = NetworkDenoiser(network(), beta.linear(1000), V()).eval()
         model = DiffusionModel(denoiser, 1, 8, 10, DDIM(Trailing(), 5), Unguided)
         model = prepare_for_inference(model, device, "32-true", compiled)
-        batches = [model.draw(batch, model.labels_in_turn(batch), 3).images for batch in (range(8), range(8, 16))]
+        batches = [model.draw(batch, model.conditions_in_turn(batch), 3).images for batch in (range(8), range(8, 16))]
         images.append(torch.cat(batches).cpu().numpy().astype(int))
     assert images[0].std() > 30
     assert np.abs(images[0] - images[1]).max() <= 1

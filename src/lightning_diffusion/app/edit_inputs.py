@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.configuration.build import ConfigError
 from lightning_diffusion.data.decoding import read_image
 from lightning_diffusion.diffusion.editing.base import Editing
@@ -15,10 +16,10 @@ HALVES = ("left", "right", "top", "bottom", "middle")
 
 
 class GivenPictures(NamedTuple):
-    """Pictures, uint8 (B, C, H, W), their labels (B,) or None, and where to fill in, (H, W), or None."""
+    """Pictures, uint8 (B, C, H, W), their condition or None, and where to fill in, (H, W), or None."""
 
     pictures: Tensor
-    labels: Tensor | None
+    condition: Condition | None
     mask: Tensor | None
 
 
@@ -36,9 +37,9 @@ def read_given(plain: dict[str, Any], editing: Editing, model: Any) -> GivenPict
     pictures = torch.stack([_read("images", file, model.shape) for file in files])
     pictures = pictures.repeat(editing.num_variants, 1, 1, 1)
     if plain["label"] is not None:
-        labels = one_class(plain["label"], len(pictures), model.num_classes)
+        condition = one_class(plain["label"], len(pictures), model.num_classes)
     elif not model.needs_labels:
-        labels = None
+        condition = None
     else:
         raise ConfigError(
             f"label: this model knows images by their class alone; give label=0 … {model.num_classes - 1}"
@@ -48,16 +49,16 @@ def read_given(plain: dict[str, Any], editing: Editing, model: Any) -> GivenPict
         mask = _mask(plain["mask"], model.shape)
     elif plain["mask"] is not None:
         raise ConfigError("mask: only edit=inpaint takes one; leave it out")
-    return GivenPictures(pictures, labels, mask)
+    return GivenPictures(pictures, condition, mask)
 
 
-def one_class(label: Any, count: int, num_classes: int | None) -> Tensor:
-    """The same label for all, (count,)."""
+def one_class(label: Any, count: int, num_classes: int | None) -> Condition:
+    """The same label for all, of length `count`."""
     if num_classes is None:
         raise ConfigError(f"label={label}: this model was trained without classes; leave label out")
     if not isinstance(label, int) or not 0 <= label < num_classes:
         raise ConfigError(f"label={label}: choose a whole number from 0 to {num_classes - 1}")
-    return torch.full((count,), label)
+    return Condition(label=torch.full((count,), label))
 
 
 def strip(columns: dict[str, Tensor], editing: Editing) -> Tensor:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning_diffusion.runs.pictures import grid, write_png
 from rich.table import Table
 from torch.nn import functional as F
 
@@ -20,6 +19,7 @@ from lightning_diffusion.metrics.batches import shard_batches
 from lightning_diffusion.metrics.comparison import Comparison, Neighbours
 from lightning_diffusion.metrics.extractors.base import Features, as_colour, concatenate
 from lightning_diffusion.metrics.scores import Score
+from lightning_diffusion.runs.pictures import grid, write_png
 from lightning_diffusion.runs.plots import over_evaluations, save
 from lightning_diffusion.system.console import console, printable
 from lightning_diffusion.system.files import write_text
@@ -49,7 +49,7 @@ def measure_walk(
     started, evaluations = time.monotonic(), 0
     images, features = [], []
     for indices in shard_batches(count, batch_size):
-        drawn = walk.model.draw(indices, walk.model.labels_in_turn(indices), seed, on_step)
+        drawn = walk.model.draw(indices, walk.model.conditions_in_turn(indices), seed, on_step)
         evaluations += drawn.cost
         images.append(drawn.images)
         features.append(comparison.extractor(drawn.images, comparison.device))

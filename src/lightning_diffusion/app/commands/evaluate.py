@@ -18,6 +18,7 @@ from lightning_diffusion.app.evaluation_inputs import ReferenceData, read_count,
 from lightning_diffusion.app.evaluation_report import measure_images, measure_walk, tell, tell_curve
 from lightning_diffusion.app.resume import typed_keys
 from lightning_diffusion.checkpoints.loading import TrainedModel, assembled, load_data, read_either
+from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.configuration.build import ConfigError, Text, at_least, build, check
 from lightning_diffusion.data.module import ImageDataModule
 from lightning_diffusion.metrics.comparison import Comparison
@@ -157,10 +158,10 @@ def evaluate_likelihood(plain: dict[str, Any], metric: Likelihood) -> None:
     with Phase("likelihood", len(batches) * metric.steps(measurable)) as phase:
         for batch in batches:
             images, labels = dataset[batch]
-            cond = labels.to(device) if labels is not None and model.num_classes is not None else None
+            condition = by_label(None if labels is None or model.num_classes is None else labels.to(device))
             parts.append(
                 metric(
-                    measurable, images.to(device), cond, int(batch[0]), plain["seed"],
+                    measurable, images.to(device), condition, int(batch[0]), plain["seed"],
                     on_step=phase.advance,
                 )
             )  # fmt: skip

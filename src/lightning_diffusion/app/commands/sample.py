@@ -14,6 +14,7 @@ from lightning_diffusion.app.cli import mistakes
 from lightning_diffusion.app.drawing import as_trained, check_rest, drawn_so, option_of, told
 from lightning_diffusion.app.edit_inputs import GivenPictures, one_class, read_given, strip
 from lightning_diffusion.checkpoints.loading import ModelFile, assembled, read_either
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.configuration.build import ConfigError, Text, at_least, build, check
 from lightning_diffusion.diffusion.editing.base import Editing
 from lightning_diffusion.metrics.batches import shard_batches
@@ -58,12 +59,12 @@ def main(config: DictConfig) -> None:
             raise ConfigError(f"ckpt_path: a {type(model).__name__} draws no samples")
         else:
             check_fits("num_samples", plain["num_samples"], 4 * math.prod(model.shape))
-            labels = _labels(plain, model)
+            condition = _condition(plain, model)
 
     if isinstance(model, Editor) and "edit" in plain:
         _edit(model, editing, given, plain["seed"], how, Path(str(plain["output_dir"])))
     elif isinstance(model, Generator):
-        _draw(model, labels, plain, how)
+        _draw(model, condition, plain, how)
 
 
 def _settled(config: DictConfig, file: ModelFile) -> dict[str, Any]:
@@ -81,16 +82,16 @@ def _settled(config: DictConfig, file: ModelFile) -> dict[str, Any]:
     return instead
 
 
-def _draw(model: Generator, labels: Tensor | None, plain: dict[str, Any], how: str) -> None:
+def _draw(model: Generator, condition: Condition | None, plain: dict[str, Any], how: str) -> None:
     N, output_dir = plain["num_samples"], Path(str(plain["output_dir"]))
     batches, images = shard_batches(N, plain["batch_size"]), []
     with Phase(f"drawing {N:,} samples", model.num_steps * len(batches)) as phase:
         for batch in batches:
-            asked = None if labels is None else labels[batch.start : batch.stop]
+            asked = None if condition is None else condition[batch.start : batch.stop]
             images.append(model.draw(batch, asked, plain["seed"], phase.advance).images)
     columns = square_columns(N, model.num_classes if plain["label"] is None else None)
     drawn = torch.cat(images)
-    _write(output_dir, "grid.png", grid(drawn, columns), drawn, labels)
+    _write(output_dir, "grid.png", grid(drawn, columns), drawn, condition)
     _tell(f"{N} samples by {how}: {output_dir}/grid.png, {output_dir}/samples.npz")
 
 
@@ -98,18 +99,20 @@ def _edit(model: Editor, editing: Editing, given: GivenPictures, seed: int, how:
     with Phase("editing") as phase:
         columns = model.edit(editing, *given, seed, phase.advance)
     results = [images for name, images in columns.items() if name not in editing.inputs]
-    labels = None if given.labels is None else given.labels[: len(results[0])].repeat(len(results))
-    _write(output_dir, "strip.png", strip(columns, editing), torch.cat(results), labels)
+    condition = given.condition
+    if condition is not None:
+        condition = Condition.cat([condition[: len(results[0])]] * len(results))
+    _write(output_dir, "strip.png", strip(columns, editing), torch.cat(results), condition)
     by = f" by {how}" if editing.takes_sampler else ""
     _tell(f"{', '.join(columns)}{by}: {output_dir}/strip.png; {output_dir}/samples.npz")
 
 
-def _write(output_dir: Path, name: str, picture: Tensor, images: Tensor, labels: Tensor | None) -> None:
+def _write(output_dir: Path, name: str, picture: Tensor, images: Tensor, condition: Condition | None) -> None:
     """samples.npz holds images, uint8 N×H×W×C, and labels where the model is conditional."""
     make_folder(output_dir)
     arrays = {"images": images.permute(0, 2, 3, 1).numpy()}
-    if labels is not None:
-        arrays["labels"] = labels.numpy()
+    if condition is not None and condition.label is not None:
+        arrays["labels"] = condition.label.numpy()
     write(output_dir / "samples.npz", lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
     write_png(output_dir / name, picture)
 
@@ -118,7 +121,7 @@ def _tell(text: str) -> None:
     console().print(text, soft_wrap=True)
 
 
-def _labels(plain: dict[str, Any], model: Generator) -> Tensor | None:
+def _condition(plain: dict[str, Any], model: Generator) -> Condition | None:
     if plain["label"] is None:
-        return model.labels_in_turn(range(plain["num_samples"]))
+        return model.conditions_in_turn(range(plain["num_samples"]))
     return one_class(plain["label"], plain["num_samples"], model.num_classes)
