@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from lightning_diffusion.app.classes import count_classes
 from lightning_diffusion.app.cli import CONF
 from lightning_diffusion.app.commands.train import Arguments, groups
+from lightning_diffusion.codecs.condition import by_label
+from lightning_diffusion.codecs.image_size import height_width
 from lightning_diffusion.configuration.arguments import Node, parse
 from lightning_diffusion.data.batch import Batch
 from lightning_diffusion.data.module import ImageDataModule
 from lightning_diffusion.diffusion.noise import BatchRNG, stream_seed
 from lightning_diffusion.models.contracts import Training
-from lightning_diffusion.networks.image_size import height_width
 from lightning_diffusion.training.guard import BatchRecord, Guard
 from lightning_diffusion.training.module import TrainingModule
 
@@ -40,7 +41,7 @@ def random_batches(part: Node[ImageDataModule]) -> Iterator[Batch]:
     shape = (data["batch_size"], data["channels"], *height_width(data["image_size"]))
     images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
     labels = torch.randint(data["num_classes"], shape[:1], generator=generator) if data["num_classes"] else None
-    return (Batch(images, labels, start) for start in itertools.count(0, len(images)))
+    return (Batch(images, by_label(labels), start) for start in itertools.count(0, len(images)))
 
 
 class BareLoop:
@@ -60,10 +61,10 @@ class BareLoop:
     def step(self) -> Tensor:
         module, batch = self.module, next(self.batches)
         images = batch.images.to(self.device, non_blocking=True)
-        labels = None if batch.labels is None else batch.labels.to(self.device, non_blocking=True)
+        condition = None if batch.condition is None else batch.condition.to(self.device)
         rng = BatchRNG(stream_seed("train", module.seed, batch.start), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            batch, training = Batch(images, labels, batch.start), Training(0.0, module.ema.model)
+            batch, training = Batch(images, condition, batch.start), Training(0.0, module.ema.model)
             losses = module.objective.loss(module.model, batch, rng, training)
             loss = losses.values.mean()
         self.optimizer.zero_grad()

@@ -13,8 +13,8 @@ from lightning_diffusion.configuration.trusted_targets import CONF, targets_in
 PACKAGE = Path(__file__).parent.parent / "src" / "lightning_diffusion"
 NAME = PACKAGE.name
 FLOORS = (  # a room may import rooms of lower floors only, and itself
-    {"diffusion", "networks", "codecs", "system", "configuration"},
-    {"data", "runs"},
+    {"codecs", "system", "configuration"},
+    {"diffusion", "networks", "data", "runs"},
     {"models"},
     {"metrics", "checkpoints"},
     {"training"},
@@ -143,7 +143,7 @@ def test_rooms_import_few_libraries(room):
 
 
 OF_A_FAMILY = (f"{NAME}.diffusion.", f"{NAME}.models.diffusion.", f"{NAME}.networks.")  # what belongs to one
-ANYBODYS = (f"{NAME}.diffusion.noise.", f"{NAME}.networks.image_size.", f"{NAME}.networks.summary.")
+ANYBODYS = (f"{NAME}.diffusion.noise.", f"{NAME}.networks.summary.")
 KNOW_ONE = (  # what is about diffusion models by its purpose
     "checkpoints/diffusers/", "checkpoints/weak_model.py", "app/drawing.py", "app/edit_inputs.py",
     "app/commands/sample.py", "app/sampling.py", "api.py",

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf, open_dict
 from lightning_diffusion.app import evaluation_arguments, sampling
 from lightning_diffusion.app.cli import CONF
 from lightning_diffusion.app.commands import train
+from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.configuration.arguments import Record, parse
 from lightning_diffusion.configuration.calls import make
 from lightning_diffusion.configuration.trusted_targets import Targets
@@ -81,13 +82,13 @@ def test_experiment_takes_a_training_and_a_sampling_step(name):
     arguments = parse(compose(f"experiment={name}", *REQUIRED.get(name, [])), train.Arguments, GROUPS)
     data, module, sampler, guidance = (arguments.nodes[key].make() for key in ("data", "module", "sampler", "guidance"))
     K = data.num_classes
-    labels = None if K is None else torch.arange(2) % K
+    condition = by_label(None if K is None else torch.arange(2) % K)
     x_0 = torch.rand(2, *data.shape) * 2 - 1
-    loss = module.objective(module.model.denoiser, x_0, labels)
+    loss = module.objective(module.model.denoiser, x_0, condition)
     loss.backward()
     assert torch.isfinite(loss)
     sampler.num_steps = 2
-    x = sampler.sample(guidance(module.model.denoiser), range(2), data.shape, seed=0, labels=labels)
+    x = sampler.sample(guidance(module.model.denoiser), range(2), data.shape, seed=0, condition=condition)
     assert torch.isfinite(x).all()
 
 

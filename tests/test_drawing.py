@@ -64,7 +64,7 @@ def drawn(folder, *words):
 def made(run, sampler, guidance):
     """The same by hand."""
     model = run.model.with_parts(sampler=sampler, guidance=guidance)
-    images = model.draw(range(10), model.labels_in_turn(range(10)), seed=0).images
+    images = model.draw(range(10), model.conditions_in_turn(range(10)), seed=0).images
     return images.permute(0, 2, 3, 1).numpy()
 
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from lightning_diffusion.checkpoints.loading import load, load_data
+from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.metrics.likelihood import Likelihood
 from src.evaluate import main as evaluate
 from tests.command import in_process
@@ -40,7 +41,7 @@ def test_likelihood_of_each_image_does_not_depend_on_the_batch(finished, tmp_pat
 
     model = load(finished[0] / "checkpoints" / "last.ckpt")
     images, labels = load_data(model, None)["val"][torch.arange(6)]
-    again = Likelihood(tolerance=1e-6)(model.model, images, labels, start=0, seed=0)
+    again = Likelihood(tolerance=1e-6)(model.model, images, by_label(labels), start=0, seed=0)
     assert float(again["flow"].mean()) == pytest.approx(whole["flow"]["mean"], rel=2e-5)
 
 
@@ -49,10 +50,10 @@ def test_a_better_model_needs_fewer_bits(finished, tmp_path):
     model = load(finished[0] / "checkpoints" / "last.ckpt")
     images, labels = load_data(model, None)["val"][torch.arange(6)]
     metric = Likelihood()
-    after = metric(model.model, images, labels, start=0, seed=0)
+    after = metric(model.model, images, by_label(labels), start=0, seed=0)
     for parameter in model.model.network.head.parameters():
         parameter.zero_()
-    before = metric(model.model, images, labels, start=0, seed=0)
+    before = metric(model.model, images, by_label(labels), start=0, seed=0)
     assert float(after["bound"].mean()) < float(before["bound"].mean())
     assert float(after["flow"].mean()) < float(before["flow"].mean())
 
@@ -242,7 +243,7 @@ def test_pixels_are_spread_evenly_over_their_own_level(finished, monkeypatch):
         return torch.zeros(len(x_0))
 
     monkeypatch.setattr("lightning_diffusion.models.diffusion.likelihood.flow_log_likelihood", flow)
-    Likelihood()(model.model, images, labels, start=0, seed=0)
+    Likelihood()(model.model, images, by_label(labels), start=0, seed=0)
     offsets = (seen[0] + 1) * 127.5 - images.float()
     assert offsets.abs().max() <= 0.5 + 1e-4
     assert abs(float(offsets.mean())) < 5 / (12 * offsets.numel()) ** 0.5

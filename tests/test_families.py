@@ -18,6 +18,7 @@ from lightning_diffusion.app.sample import main as sample
 from lightning_diffusion.app.train import main as train
 from lightning_diffusion.checkpoints.folder import read_checkpoint
 from lightning_diffusion.checkpoints.loading import load
+from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.data.digits import Digits
 from lightning_diffusion.runs.run import find
 from tests.command import in_process, run, start
@@ -93,12 +94,14 @@ class TestGaussian:
         found = json.loads((tmp_path / "metrics.json").read_text())["exact"]
         model = load(folder / "checkpoints" / "last.ckpt", trust=["toy"]).model
         levels = torch.arange(256, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 1, 8, 8)
-        total = model.log_probability(levels, torch.full((256,), 3)).double().exp().sum(0)
+        total = model.log_probability(levels, by_label(torch.full((256,), 3))).double().exp().sum(0)
         torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-5)  # P of all levels of a pixel
         data = Digits(1, 8, 10, 64)
         data.setup()
         images, labels = data.splits["val"][torch.arange(297)]
-        assert found["mean"] == pytest.approx(float(model.bits_per_dim(images, labels, range(297), 0).mean()), rel=1e-5)
+        assert found["mean"] == pytest.approx(
+            float(model.bits_per_dim(images, by_label(labels), range(297), 0).mean()), rel=1e-5
+        )
         with pytest.raises(AssertionError, match="metrics.tolerance: this model's likelihood has no such option"):
             done(evaluate, *TRUST, "metrics=likelihood", "metrics.tolerance=1e-5", cwd=outside)
 

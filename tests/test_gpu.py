@@ -6,7 +6,11 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.utilities import move_data_to_device
 
+from lightning_diffusion.codecs.condition import Condition
+from lightning_diffusion.data.dataset import Batches, InMemory
+from lightning_diffusion.data.workers import Loader
 from lightning_diffusion.diffusion import beta
 from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
 from lightning_diffusion.diffusion.guidance import Unguided
@@ -68,11 +72,11 @@ def fit(max_steps=6, optimizer=None, precision="32-true", ckpt_path=None, save=N
 @pytest.mark.parametrize("options", [{}, {"patch_size": 2}, {"scale_shift": True, "resampling": "residual"}])
 def test_network_and_gradient_are_those_of_the_cpu(options):
     """On a CPU norm, SiLU and convolution are one step, doubling is a transposed convolution; not so here."""
-    x, time, cond = torch.randn(4, 1, 8, 8), torch.rand(4) * 1000, torch.arange(4)
+    x, time, condition = torch.randn(4, 1, 8, 8), torch.rand(4) * 1000, Condition(label=torch.arange(4))
     outputs, gradients = [], []
     for device in ("cpu", GPU):
         here = network(**options).to(device)
-        output = here(x.to(device), time.to(device), cond.to(device))
+        output = here(x.to(device), time.to(device), condition.to(device))
         output.square().mean().backward()
         outputs.append(output.detach().cpu())
         gradients.append({name: p.grad.cpu() for name, p in here.named_parameters()})
@@ -89,7 +93,7 @@ def test_samples_are_those_of_the_cpu(how):
         denoiser = NetworkDenoiser(network(), beta.linear(1000), V()).eval()
         model = DiffusionModel(denoiser, 1, 8, 10, DDIM(Trailing(), 5), Unguided)
         model = prepare_for_inference(model, device, "32-true", compiled)
-        batches = [model.draw(batch, model.labels_in_turn(batch), 3).images for batch in (range(8), range(8, 16))]
+        batches = [model.draw(batch, model.conditions_in_turn(batch), 3).images for batch in (range(8), range(8, 16))]
         images.append(torch.cat(batches).cpu().numpy().astype(int))
     assert images[0].std() > 30
     assert np.abs(images[0] - images[1]).max() <= 1
@@ -188,3 +192,24 @@ def test_a_run_that_diverges_ends_with_a_good_checkpoint(tmp_path):
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 4
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_condition_is_pinned_and_moved_with_its_batch(workers):
+    dataset = Batches(InMemory(torch.zeros(6, 1, 8, 8, dtype=torch.uint8), torch.arange(6)), num_classes=6)
+    (batch,) = Loader(dataset, num_workers=workers, sampler=[(0, torch.arange(6))], pin_memory=True)
+    assert batch.images.is_pinned()
+    assert batch.condition.label.is_pinned()
+    moved = move_data_to_device(batch, GPU)
+    assert moved.condition.label.device.type == "cuda"
+    assert moved.condition.label.tolist() == [*range(6)]
+
+
+def test_graphs_replay_with_the_condition_of_the_call():
+    made = network().eval().to(GPU)
+    x, time = torch.randn(4, 1, 8, 8, device=GPU), torch.rand(4, device=GPU) * 1000
+    compiled = torch.compile(made, mode=GRAPHS)
+    with torch.inference_mode():
+        for first in (0, 1, 2, 3, 4):  # the first calls warm up and record
+            condition = Condition(label=torch.arange(first, first + 4)).to(GPU)
+            torch.testing.assert_close(compiled(x, time, condition), made(x, time, condition), rtol=1e-3, atol=1e-3)

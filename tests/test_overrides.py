@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_diffusion.app.cli import CONF, explain, mistakes
 from lightning_diffusion.app.commands.train import assemble
+from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.configuration.errors import ConfigError
 
 BASE = [  # small and quick, unless drawn otherwise
@@ -83,7 +84,7 @@ def check_trains_or_is_refused(overrides):
     x_0 = torch.rand(2, *data.shape) * 2 - 1
     labels = None if data.num_classes is None else torch.zeros(2, dtype=torch.long)
     optimizer = module.configure_optimizers()["optimizer"]
-    loss = module.objective(module.model.denoiser, x_0, labels)
+    loss = module.objective(module.model.denoiser, x_0, by_label(labels))
     loss.backward()
     optimizer.step()
     module.ema.update(module.model, 0)

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_diffusion.codecs.condition import Condition
+
 VALUE = 1
 
 
@@ -18,8 +20,8 @@ class Doubled(nn.Module):
         self.classes = nn.Embedding((num_classes or 0) + 1, channels)
         self.first, self.last = nn.Conv2d(in_channels, channels, 3, padding=1), nn.Conv2d(channels, in_channels, 1)
 
-    def forward(self, x: Tensor, time: Tensor, cond: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
         hidden = self.first(x)
-        if cond is not None:
-            hidden = hidden + self.classes(cond)[:, :, None, None]
+        if condition is not None:
+            hidden = hidden + self.classes(condition.label)[:, :, None, None]
         return self.last(torch.relu(hidden))

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lightning_diffusion.app.cli import mistakes
 from lightning_diffusion.app.drawing import drawn_so
-from lightning_diffusion.app.edit_inputs import given, given_classes
+from lightning_diffusion.app.edit_inputs import given, given_condition
 from lightning_diffusion.app.evaluation import Probed, Sampled, asked, probed, sampled
 from lightning_diffusion.app.evaluation_report import results_of
 from lightning_diffusion.app.keywords import asked_for
@@ -32,6 +32,7 @@ from lightning_diffusion.app.sampling import as_editor, as_generator, check_rest
 from lightning_diffusion.app.sampling import draw as draw_all
 from lightning_diffusion.app.sampling import edit as edit_all
 from lightning_diffusion.checkpoints.loading import TrainedModel, assembled, read
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.configuration.arguments import at_least
 from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.diffusion.denoiser import Denoiser
@@ -115,8 +116,8 @@ class LoadedModel:
             ConfigError: see the class.
         """
         parts = {"sampler": sampler, "time_grid": time_grid, "guidance": guidance}
-        model, labels = self._generator(num_samples, seed, label, batch_size, parts, options)
-        return _arrays(draw_all(model, labels, num_samples, batch_size, seed))
+        model, condition = self._generator(num_samples, seed, label, batch_size, parts, options)
+        return _arrays(draw_all(model, condition, num_samples, batch_size, seed))
 
     def trajectory(
         self,
@@ -136,10 +137,10 @@ class LoadedModel:
             ConfigError: see the class.
         """
         parts = {"sampler": sampler, "time_grid": time_grid, "guidance": guidance}
-        model, labels = self._generator(num_samples, seed, label, batch_size, parts, options, states=True)
+        model, condition = self._generator(num_samples, seed, label, batch_size, parts, options, states=True)
         walks = []
         for batch in shard_batches(num_samples, batch_size):
-            asked = None if labels is None else labels[batch.start : batch.stop]
+            asked = None if condition is None else condition[batch.start : batch.stop]
             walks.append(torch.stack(list(model.trajectory(batch, asked, seed))))
         return _arrays(torch.cat(walks, dim=1))
 
@@ -163,15 +164,15 @@ class LoadedModel:
             at_least(1, batch_size=batch_size)
             model = LikelihoodMetric().check(self.module)
             pictures = self._pictures(images)
-            labels = given_classes(label, len(pictures), self.num_classes)
-            if labels is None and isinstance(model, Generator) and model.needs_labels:
+            condition = given_condition(label, len(pictures), self.num_classes)
+            if condition is None and isinstance(model, Generator) and model.needs_labels:
                 raise ConfigError("label: this model knows images by their class only; give the class of each")
         found = []
         with torch.no_grad():
             for batch in shard_batches(len(pictures), batch_size):
                 here = slice(batch.start, batch.stop)
-                classes = None if labels is None else labels[here].to(self.device)
-                found.append(model.bits_per_dim(pictures[here].to(self.device), classes, batch, seed).cpu().double())
+                asked = None if condition is None else condition[here].to(self.device)
+                found.append(model.bits_per_dim(pictures[here].to(self.device), asked, batch, seed).cpu().double())
         bits: npt.NDArray[np.float64] = torch.cat(found).numpy()
         return bits
 
@@ -283,8 +284,8 @@ class LoadedModel:
         parts: Mapping[str, Any],
         options: Mapping[str, Any],
         states: bool = False,
-    ) -> tuple[Generator, Tensor | None]:
-        """The model that draws so, and the class of each sample."""
+    ) -> tuple[Generator, Condition | None]:
+        """The model that draws so, and what each sample is asked to be."""
         keys = {"num_samples": num_samples, "seed": seed, "batch_size": batch_size}
         with mistakes(), asked_for(self._trained, self._trust, "sample", keys, parts, options) as (config, objects):
             as_generator(self.module, "model")
@@ -293,8 +294,8 @@ class LoadedModel:
             model = as_generator(drawn_so(self.module, settled(config, self._trained.file, objects), objects))
             size = 1 + model.num_steps if states else 4
             check_fits("num_samples", num_samples, size * math.prod(self.shape))
-            labels = given_classes(label, num_samples, self.num_classes)
-        return model, model.labels_in_turn(range(num_samples)) if labels is None else labels
+            condition = given_condition(label, num_samples, self.num_classes)
+        return model, model.conditions_in_turn(range(num_samples)) if condition is None else condition
 
     def _pictures(self, images: Images | Tensor) -> Tensor:
         """uint8 (N, C, H, W) on the CPU."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.networks.dit import DiT
 from lightning_diffusion.networks.unet import UNet
 from lightning_diffusion.networks.unet_lecture import LectureUNet
@@ -41,17 +42,17 @@ each = pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)
 
 
 def batch(count=2):
-    return torch.randn(count, 1, 8, 8), torch.linspace(1, 900, count), torch.arange(count) % 11
+    return torch.randn(count, 1, 8, 8), torch.linspace(1, 900, count), by_label(torch.arange(count) % 11)
 
 
 @each
 def test_starts_at_zero_and_gradients_reach_every_parameter(make):
     network = make(num_classes=10, outputs=2)
-    x, time, cond = batch(11)
-    output = network(x, time, cond)
+    x, time, condition = batch(11)
+    output = network(x, time, condition)
     assert output.shape == (11, 2, 8, 8)
     assert (output == 0).all()
-    randomized(network)(x, time, cond).square().sum().backward()
+    randomized(network)(x, time, condition).square().sum().backward()
     dead = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert not dead
 
@@ -69,7 +70,7 @@ def test_overfits_a_batch_of_eight_digits(make):
     network, losses = make(num_classes=10), []
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     for _ in range(400):
-        loss = (network(x_t, time, labels) - target).square().mean()
+        loss = (network(x_t, time, by_label(labels)) - target).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -82,13 +83,17 @@ def test_overfits_a_batch_of_eight_digits(make):
 @each
 def test_time_and_class_matter_and_images_of_a_batch_do_not_meet(make):
     network = randomized(make(num_classes=10)).eval()
-    x, time, cond = batch(5)
-    together = network(x, time, cond)
+    x, time, condition = batch(5)
+    together = network(x, time, condition)
     scale = float(together.detach().abs().max())
-    torch.testing.assert_close(network(x[3:4], time[3:4], cond[3:4]), together[3:4], rtol=1e-4, atol=1e-5 * scale)
-    for other in (network(x, time + 1, cond), network(x, time, (cond + 1) % 10), network(x, time)):
+    torch.testing.assert_close(network(x[3:4], time[3:4], condition[3:4]), together[3:4], rtol=1e-4, atol=1e-5 * scale)
+    for other in (
+        network(x, time + 1, condition),
+        network(x, time, by_label((condition.label + 1) % 10)),
+        network(x, time),
+    ):
         assert ((other - together).flatten(1).abs().amax(1) > 1e-6 * scale).all()
-    assert torch.equal(network(x, time), network(x, time, torch.full((5,), 10)))
+    assert torch.equal(network(x, time), network(x, time, by_label(torch.full((5,), 10))))
 
 
 @each
@@ -133,10 +138,10 @@ def test_checkpointing_changes_nothing_but_what_is_kept(make):
 
 def compiled_equals_eager(make, backend):
     network = randomized(make(num_classes=10)).eval()
-    x, time, cond = batch()
-    expected = network(x, time, cond)
+    x, time, condition = batch()
+    expected = network(x, time, condition)
     torch._dynamo.reset()
-    compiled = torch.compile(network, backend=backend)(x, time, cond)
+    compiled = torch.compile(network, backend=backend)(x, time, condition)
     torch.testing.assert_close(compiled, expected, rtol=1e-4, atol=1e-4 * float(expected.detach().abs().max()))
 
 

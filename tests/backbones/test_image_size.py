@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from lightning_diffusion.codecs.condition import by_label
+from lightning_diffusion.codecs.image_size import height_width, simplest
 from lightning_diffusion.networks.dit import DiT
-from lightning_diffusion.networks.image_size import height_width, simplest
 from lightning_diffusion.networks.layers import SelfAttention
 from lightning_diffusion.networks.summary import summarize
 from lightning_diffusion.networks.transformer import Patches, position_embedding
@@ -22,7 +23,7 @@ NETWORKS = {
     "uvit": lambda size: UViT(size, 2, patch_size=4, dim=32, depth=3, num_heads=2, num_classes=3),
 }
 each = pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
-TIME, LABELS = torch.tensor([3.0, 700.0]), torch.tensor([0, 2])
+TIME, CONDITION = torch.tensor([3.0, 700.0]), by_label(torch.tensor([0, 2]))
 
 
 @each
@@ -30,7 +31,7 @@ TIME, LABELS = torch.tensor([3.0, 700.0]), torch.tensor([0, 2])
 def test_images_that_are_not_square_come_back_and_every_pixel_counts(make, size):
     network = randomized(make(size))
     x = torch.randn(2, 2, *size, requires_grad=True)
-    output = network(x, TIME, LABELS)
+    output = network(x, TIME, CONDITION)
     assert output.shape == x.shape
     output.square().sum().backward()
     assert (x.grad != 0).all()
@@ -48,7 +49,7 @@ def test_a_square_by_both_sides_is_the_same_network(make):
     assert list(one) == list(other)
     assert all(torch.equal(one[name], other[name]) for name in one)
     x = torch.randn(2, 2, 20, 20)
-    first, second = (randomized(network)(x, TIME, LABELS) for network in networks)
+    first, second = (randomized(network)(x, TIME, CONDITION) for network in networks)
     assert torch.equal(first, second)
 
 

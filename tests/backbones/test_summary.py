@@ -17,7 +17,7 @@ class OneConvolution(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(1, 4, 3, padding=1)
 
-    def forward(self, x, time, cond):
+    def forward(self, x, time, condition):
         return torch.relu(self.conv(x))
 
 

@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.networks.layers import (
     BlockConfig,
     Downsample,
@@ -74,9 +75,9 @@ def test_every_pixel_reaches_the_output(size):
 
 def test_starts_at_zero_and_gradients_reach_every_parameter():
     network = tiny(num_classes=10, attention_resolutions=(4,), num_heads=2)
-    x, time, cond = torch.randn(2, 1, 8, 8), torch.tensor([1.0, 900.0]), torch.tensor([3, 10])
-    assert (network(x, time, cond) == 0).all()
-    randomized(network)(x, time, cond).square().sum().backward()
+    x, time, condition = torch.randn(2, 1, 8, 8), torch.tensor([1.0, 900.0]), by_label(torch.tensor([3, 10]))
+    assert (network(x, time, condition) == 0).all()
+    randomized(network)(x, time, condition).square().sum().backward()
     dead = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert not dead
 
@@ -85,15 +86,15 @@ def test_time_and_class_matter_and_no_class_is_a_class_of_its_own():
     network = randomized(tiny(num_classes=10)).eval()
     x, time = torch.randn(1, 1, 8, 8), torch.tensor([500.0])
     outputs = [
-        network(x, time, torch.tensor([3])),
-        network(x, time, torch.tensor([4])),
-        network(x, torch.tensor([501.0]), torch.tensor([3])),
+        network(x, time, by_label(torch.tensor([3]))),
+        network(x, time, by_label(torch.tensor([4]))),
+        network(x, torch.tensor([501.0]), by_label(torch.tensor([3]))),
         network(x, time),
     ]
     for i, first in enumerate(outputs):
         for second in outputs[i + 1 :]:
             assert not torch.allclose(first, second)
-    assert torch.equal(outputs[-1], network(x, time, torch.tensor([10])))
+    assert torch.equal(outputs[-1], network(x, time, by_label(torch.tensor([10]))))
 
 
 @pytest.mark.parametrize("channels", [8, 16, 32, 48, 64, 128])
@@ -112,9 +113,9 @@ def test_patches_are_pixels_folded_into_channels(outputs):
     inner = tiny(4, in_channels=8, outputs=outputs, num_classes=3).eval()
     inner.load_state_dict(folding.state_dict())
     x, time, labels = torch.randn(3, 2, 8, 8), torch.tensor([1.0, 300.0, 1000.0]), torch.tensor([0, 1, 3])
-    inside = inner(F.pixel_unshuffle(x, 2), time, labels)
+    inside = inner(F.pixel_unshuffle(x, 2), time, by_label(labels))
     expected = [F.pixel_shuffle(part, 2) for part in inside.chunk(outputs, dim=1)]  # an image, and its variance
-    assert torch.equal(folding(x, time, labels), torch.cat(expected, dim=1))
+    assert torch.equal(folding(x, time, by_label(labels)), torch.cat(expected, dim=1))
 
 
 def test_images_of_a_batch_do_not_meet():

@@ -102,10 +102,10 @@ def test_where_a_data_set_does_not_know_them_the_batch_is_looked_at(labels):
     dataset.labels = labels
     Data(dataset, num_classes=4).setup()
     batches = Batches(Mirrored(dataset), 4)
-    assert batches[0, torch.tensor([0, 1])].labels.tolist() == [0, 1]
+    assert batches[0, torch.tensor([0, 1])].condition.label.tolist() == [0, 1]
     with pytest.raises(WrongLabel, match=r"data.num_classes=4: these images have label (4|-1)"):
         batches[0, torch.arange(4)]
-    assert Batches(dataset, None)[0, torch.arange(4)].labels is None
+    assert Batches(dataset, None)[0, torch.arange(4)].condition is None
 
 
 @pytest.mark.parametrize("workers", [0, 1])

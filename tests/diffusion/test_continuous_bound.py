@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.diffusion import beta as chains
 from lightning_diffusion.diffusion import parameterization as predictions
 from lightning_diffusion.diffusion.analytic import FiniteSet, Gaussian
@@ -52,7 +53,7 @@ class Trained(Denoiser):
         super().__init__()
         self.exact, self.parameterization, self.schedule = exact, parameterization, exact.schedule
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         x_0 = self.exact(x_t, t)
         eps = to_eps(x_0, x_t, self.schedule.alpha(t), self.schedule.sigma(t))
         output = self.parameterization.target(self.schedule, x_0, eps, t).float()

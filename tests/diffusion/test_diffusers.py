@@ -34,7 +34,7 @@ N = 20
 class Bounded(torch.nn.Module):
     """Some network whose walks do not run away."""
 
-    def forward(self, x, time, cond):
+    def forward(self, x, time, condition):
         return 0.7 * torch.tanh(x) + 0.1 * torch.sin(time / 100)[:, None, None, None]
 
 
@@ -140,7 +140,7 @@ class Bent(Denoiser):
         super().__init__()
         self.schedule = schedule
 
-    def forward(self, x_t, t, cond=None):
+    def forward(self, x_t, t, condition=None):
         sigma = self.schedule.sigma(t)
         return torch.tanh(0.7 * x_t / (1 + sigma)) - 0.1 * torch.sin(sigma)
 

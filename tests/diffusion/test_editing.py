@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.diffusion.analytic import Gaussian
 from lightning_diffusion.diffusion.denoiser import Denoiser
 from lightning_diffusion.diffusion.editing.base import EditInputs
@@ -92,9 +93,9 @@ class Conditional(Denoiser):
         self.schedule = self.inner.schedule
         self.calls = 0
 
-    def forward(self, x_t, t, cond=None):
+    def forward(self, x_t, t, condition=None):
         self.calls += 1
-        assert cond.tolist() == [3] * len(x_t)
+        assert condition.label.tolist() == [3] * len(x_t)
         return self.inner(x_t, t)
 
 
@@ -103,7 +104,7 @@ def test_labels_go_with_the_pictures():
     mask = torch.ones(2)
     for edit in (ImageToImage(), Inpaint(Trailing(), 5, 1, 2), Invert(1), Interpolate(4, 1)):
         denoiser = Conditional()
-        edit(denoiser, DDIM(Trailing(), 5), EditInputs(x_0, torch.full((3,), 3), mask, normal_like(x_0)))
+        edit(denoiser, DDIM(Trailing(), 5), EditInputs(x_0, by_label(torch.full((3,), 3)), mask, normal_like(x_0)))
         assert denoiser.calls > 0
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torchdiffeq import odeint
 
+from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.diffusion.denoiser import Conditioned, Denoiser
 from lightning_diffusion.diffusion.probability_flow import angle, radius, solve, time_of, transport
 from lightning_diffusion.diffusion.samplers.ode import ODE
@@ -70,19 +71,19 @@ class Labelled(Denoiser):
         self.inner = mixture(SCHEDULES["vp"])
         self.schedule, self.evaluated = self.inner.schedule, 0
 
-    def forward(self, x_t, t, cond=None):
+    def forward(self, x_t, t, condition=None):
         self.evaluated += len(x_t)
-        sign = (1 - 2 * cond[:, None]).to(x_t)
+        sign = (1 - 2 * condition.label[:, None]).to(x_t)
         return sign * self.inner(sign * x_t, t)
 
 
 def test_an_item_is_solved_as_if_it_were_alone():
     denoiser, x = Labelled(), points(16, 2)
-    cond = torch.arange(16) % 2
+    condition = by_label(torch.arange(16) % 2)
     t, s = denoiser.schedule.end, torch.tensor(1e-3, dtype=F64)
-    together = transport(Conditioned(denoiser, cond), x, t, s, 1e-5)
+    together = transport(Conditioned(denoiser, condition), x, t, s, 1e-5)
     count = denoiser.evaluated
-    alone = [transport(Conditioned(denoiser, cond[i : i + 1]), x[i : i + 1], t, s, 1e-5) for i in range(16)]
+    alone = [transport(Conditioned(denoiser, condition[i : i + 1]), x[i : i + 1], t, s, 1e-5) for i in range(16)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-9, atol=1e-9)
     assert denoiser.evaluated == 2 * count  # and at the same cost: none waits for the hardest
 

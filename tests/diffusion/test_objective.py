@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.diffusion import beta as schedules
 from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
 from lightning_diffusion.diffusion.objective import Objective
@@ -15,8 +16,8 @@ class Constant(nn.Module):
         super().__init__()
         self.value, self.seen = value, []
 
-    def forward(self, x, time, cond):
-        self.seen.append((x, time, cond))
+    def forward(self, x, time, condition):
+        self.seen.append((x, time, condition))
         return torch.full_like(x, self.value)
 
 
@@ -87,13 +88,13 @@ def test_labels_are_dropped_while_training_alone():
     denoiser = NetworkDenoiser(network, schedules.linear(), Eps(), label_dropout=0.2)
     labels, x_0 = torch.arange(5000) % 10, torch.zeros(5000, 1, 1, 1)
     torch.manual_seed(0)
-    Objective(Uniform(), Simple())(denoiser, x_0, labels)
-    seen = network.seen[0][2]
+    Objective(Uniform(), Simple())(denoiser, x_0, by_label(labels))
+    seen = network.seen[0][2].label
     dropped = seen == 10
     assert abs(float(dropped.float().mean()) - 0.2) < 5 * (0.2 * 0.8 / 5000) ** 0.5
     assert torch.equal(seen[~dropped], labels[~dropped])
-    Objective(Uniform(), Simple())(denoiser.eval(), x_0, labels)
-    assert torch.equal(network.seen[1][2], labels)
+    Objective(Uniform(), Simple())(denoiser.eval(), x_0, by_label(labels))
+    assert torch.equal(network.seen[1][2].label, labels)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ class Tiny(torch.nn.Module):
         self.conv = torch.nn.Conv2d(1, 1, 3, padding=1)
         torch.nn.init.normal_(self.conv.weight, std=1e-2)
 
-    def forward(self, x, time, cond):
+    def forward(self, x, time, condition):
         assert torch.isfinite(time).all()
         return self.conv(x) + 1e-3 * torch.sin(time)[:, None, None, None]
 

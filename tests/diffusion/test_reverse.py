@@ -6,6 +6,7 @@ import diffusers
 import pytest
 import torch
 
+from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.diffusion import beta as schedules
 from lightning_diffusion.diffusion.denoiser import Denoiser, NetworkDenoiser
 from lightning_diffusion.diffusion.guidance import ClassifierFree, Clip
@@ -33,10 +34,12 @@ class TwoOutputs(torch.nn.Module):
 
     outputs, num_classes = 2, 10
 
-    def forward(self, x, time, cond):
+    def forward(self, x, time, condition):
         output = 0.7 * torch.tanh(x) + 0.1 * torch.sin(time / 100)[:, None, None, None]
         raw = 0.8 * torch.cos(3 * x)
-        return torch.cat([output, raw if cond is None else raw + 0.01 * cond[:, None, None, None]], dim=1)
+        return torch.cat(
+            [output, raw if condition is None else raw + 0.01 * condition.label[:, None, None, None]], dim=1
+        )
 
 
 def test_share_0_is_the_posteriors_variance_and_1_the_transitions():
@@ -105,10 +108,10 @@ class KnowsItsVariance(Denoiser):
         super().__init__()
         self.inner, self.schedule = inner, inner.schedule
 
-    def forward(self, x_t, t, cond=None):
+    def forward(self, x_t, t, condition=None):
         return self.inner(x_t, t)
 
-    def with_share(self, x_t, t, cond=None):
+    def with_share(self, x_t, t, condition=None):
         c = self.inner.covariances[0].diag()
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         left = c * sigma**2 / (alpha**2 * c + sigma**2)
@@ -148,7 +151,7 @@ def test_hybrid_loss_teaches_the_variance_and_leaves_the_mean_to_l_simple():
         torch.manual_seed(0)
         network = torch.nn.Conv2d(1, 2, 3, padding=1)
         network.outputs = 2
-        network.forward = lambda x, time, cond, f=network.forward: f(x)
+        network.forward = lambda x, time, condition, f=network.forward: f(x)
         denoiser = NetworkDenoiser(network, schedules.cosine(), V())
         objective = Objective(Uniform(), Simple(), vlb_weight=vlb_weight)
         torch.manual_seed(1)
@@ -196,18 +199,18 @@ def test_hybrid_loss_is_finite_at_every_time(name):
 
 def test_share_comes_from_the_conditional_estimate_of_the_same_evaluation():
     denoiser = NetworkDenoiser(TwoOutputs(), schedules.cosine(), V(), label_dropout=0.1)
-    x, t, cond = torch.randn(3, *SHAPE), time(500), torch.tensor([1, 2, 3])
+    x, t, condition = torch.randn(3, *SHAPE), time(500), by_label(torch.tensor([1, 2, 3]))
     guided = Clip(ClassifierFree(denoiser, scale=3.0))
-    x_0, share = guided.with_share(x, t, cond)
-    torch.testing.assert_close(share, denoiser.with_share(x, t, cond)[1])
-    torch.testing.assert_close(x_0, guided(x, t, cond))
+    x_0, share = guided.with_share(x, t, condition)
+    torch.testing.assert_close(share, denoiser.with_share(x, t, condition)[1])
+    torch.testing.assert_close(x_0, guided(x, t, condition))
     assert guided.learns_variance
-    p = reverse(guided, x, t, t - 1, "learned", cond)
+    p = reverse(guided, x, t, t - 1, "learned", condition)
     torch.testing.assert_close(p.var, between(denoiser.schedule, t, t - 1, share))
 
 
 class OneOutput(torch.nn.Module):
-    def forward(self, x, time, cond):
+    def forward(self, x, time, condition):
         return x
 
 

@@ -8,6 +8,7 @@ import diffusers
 import pytest
 import torch
 
+from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.diffusion import beta as schedules
 from lightning_diffusion.diffusion.analytic import Gaussian
 from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
@@ -75,7 +76,7 @@ def test_ddpm_recovers_the_mean_and_variance_of_the_data(variance):
 class Cubic(torch.nn.Module):
     """Some network: smooth, and different at every time."""
 
-    def forward(self, x, time, cond):
+    def forward(self, x, time, condition):
         return 0.3 * x - 0.1 * x**3 + 0.05 * torch.sin(time / 100)[:, None, None, None]
 
 
@@ -179,12 +180,12 @@ def test_a_sample_depends_on_seed_and_index_alone(sampler):
 
 def test_labels_follow_their_samples():
     class Echo(torch.nn.Module):
-        def forward(self, x, time, cond):
-            return cond[:, None, None, None].expand_as(x).float()
+        def forward(self, x, time, condition):
+            return condition.label[:, None, None, None].expand_as(x).float()
 
     denoiser = NetworkDenoiser(Echo(), schedules.cosine(), X0())
     labels = torch.arange(10)
-    x = DDIM(Trailing(), 5).sample(denoiser, range(10), SHAPE, seed=0, labels=labels, batch_size=3)
+    x = DDIM(Trailing(), 5).sample(denoiser, range(10), SHAPE, seed=0, condition=by_label(labels), batch_size=3)
     torch.testing.assert_close(x[:, 0, 0, 0], labels.float())
 
 

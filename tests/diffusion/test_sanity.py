@@ -23,7 +23,7 @@ class TwoHills(Denoiser):
         super().__init__()
         self.schedule = schedule
 
-    def forward(self, x_t, t, cond=None):
+    def forward(self, x_t, t, condition=None):
         alpha, sigma = (expand(scale(t), x_t) for scale in (self.schedule.alpha, self.schedule.sigma))
         var = 0.04 * alpha**2 + sigma**2
         hill = 0.8 * torch.tanh(0.8 * alpha * x_t / var)

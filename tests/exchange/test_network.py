@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lightning_diffusion.checkpoints.diffusers import folder, network
+from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.diffusion import beta as schedules
 from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
 from lightning_diffusion.diffusion.parameterization import EDM, Eps, V
@@ -38,7 +39,7 @@ def test_imported_outputs_agree(both):
     t = torch.randint(1, 1001, (N,), generator=generator)
     labels = None if K is None else torch.arange(N)
     theirs = network(x, t - 1, class_labels=labels).sample  # diffusers counts its steps from 0
-    ours = denoiser.predict(x, t.float(), labels)
+    ours = denoiser.predict(x, t.float(), by_label(labels))
     if ours.share is None:
         torch.testing.assert_close(ours.output, theirs, rtol=1e-5, atol=1e-5)
     else:
@@ -62,7 +63,7 @@ def test_steps_of_ddim_agree(tmp_path, config, num_steps):
     x = x_T
     for t in scheduler.timesteps:
         x = scheduler.step(network(x, t, class_labels=labels).sample, t, x, eta=0.0).prev_sample
-    *_, ours = DDIM(Trailing(), num_steps).walk(denoiser, lambda: x_T, labels)
+    *_, ours = DDIM(Trailing(), num_steps).walk(denoiser, lambda: x_T, by_label(labels))
     torch.testing.assert_close(ours, x, rtol=1e-3, atol=1e-3 * float(x.abs().max()))
 
 
@@ -87,13 +88,14 @@ def test_export_followed_by_import_is_exact_and_diffusers_agrees(tmp_path, optio
     assert torch.equal(back.schedule.alpha(t), denoiser.schedule.alpha(t))
     assert type(back.parameterization) is V
     x, time, labels = torch.randn(4, 1, 8, 8), torch.tensor([1.0, 20.0, 500.0, 1000.0]), torch.tensor([0, 3, 9, 10])
-    cond = labels if "num_classes" in options else None
-    assert torch.equal(back(x, time, cond), denoiser(x, time, cond))
+    labels = labels if "num_classes" in options else None
+    condition = by_label(labels)
+    assert torch.equal(back(x, time, condition), denoiser(x, time, condition))
 
     network = diffusers.DDPMPipeline.from_pretrained(tmp_path).unet
     assert network.config.dropout == options.get("dropout", 0.0)
-    theirs = network(x, time - 1, class_labels=cond).sample
-    expected = denoiser.backbone(x, time - 1, cond)
+    theirs = network(x, time - 1, class_labels=labels).sample
+    expected = denoiser.backbone(x, time - 1, condition)
     torch.testing.assert_close(theirs, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
@@ -125,7 +127,7 @@ def test_a_pipeline_samples_a_class_that_is_baked_in(tmp_path):
     images = loaded(batch_size=2, num_inference_steps=3, output_type="np", generator=torch.Generator().manual_seed(0))
     assert images.images.shape == (2, 8, 8, 1)
     x = torch.randn(2, 1, 8, 8)
-    expected = denoiser.backbone(x, torch.full((2,), 7.0), torch.full((2,), 3))
+    expected = denoiser.backbone(x, torch.full((2,), 7.0), by_label(torch.full((2,), 3)))
     theirs = loaded.unet(x, 7).sample
     torch.testing.assert_close(theirs, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 

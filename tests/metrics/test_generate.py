@@ -25,8 +25,8 @@ class ByClass(Denoiser):
         self.schedule = beta.cosine()
         self.on = torch.nn.Parameter(torch.zeros(()))  # where it is
 
-    def forward(self, x_t, t, cond=None):
-        level = torch.where(cond == self.no_class, -1.0, cond / 10)
+    def forward(self, x_t, t, condition=None):
+        level = torch.where(condition.label == self.no_class, -1.0, condition.label / 10)
         return level.reshape(-1, 1, 1, 1).expand_as(x_t)
 
 
@@ -35,7 +35,7 @@ def by_class(sampler=None, guidance=Clip):
 
 
 def drawn(model, indices):
-    return model.draw(indices, model.labels_in_turn(indices), seed=0)
+    return model.draw(indices, model.conditions_in_turn(indices), seed=0)
 
 
 def test_a_sample_is_of_the_class_of_its_number():
@@ -59,7 +59,7 @@ def test_evaluations_are_counted_for_each_image(sampler, guidance, nfe):
 
 def test_a_trajectory_ends_with_the_sample():
     model, indices = by_class(), range(3, 6)
-    states = list(model.trajectory(indices, model.labels_in_turn(indices), seed=0))
+    states = list(model.trajectory(indices, model.conditions_in_turn(indices), seed=0))
     assert len(states) == 4
     assert torch.equal(states[-1], drawn(model, indices).images)
 

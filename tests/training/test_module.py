@@ -5,6 +5,7 @@ import lightning as L
 import pytest
 import torch
 
+from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.data.batch import Batch
 from lightning_diffusion.diffusion.time_sampler import Importance
 from lightning_diffusion.training.callbacks.checkpoint import LastCheckpoint
@@ -52,9 +53,9 @@ def test_steps_and_ranks_draw_different_noise():
     model = module(dropout=0.0).eval()
     model.trainer = trainer(1)
     images, labels = digits_batch()
-    losses = {model.training_step(Batch(images, labels, start)).item() for start in range(20)}
+    losses = {model.training_step(Batch(images, by_label(labels), start)).item() for start in range(20)}
     assert len(losses) == 20  # the same images: only the noise differs
-    again = model.training_step(Batch(images, labels, 7)).item()
+    again = model.training_step(Batch(images, by_label(labels), 7)).item()
     assert again in losses
 
 
@@ -134,7 +135,7 @@ def test_channels_last_changes_the_order_in_memory_alone():
         for each in (model.model, model.ema.model):
             weight = each.denoiser.backbone.down[0][0].block.conv_2.weight
             assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
-        losses.append(float(model.training_step(Batch(images, labels, 0))))
+        losses.append(float(model.training_step(Batch(images, by_label(labels), 0))))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
@@ -161,13 +162,13 @@ class TestDiverging:
         module, steps = runs.module(), itertools.count(1)
         draw = module.objective.draw
 
-        def drawn(denoiser, x_0, cond, draws):
+        def drawn(denoiser, x_0, condition, draws):
             here = next(steps) == at
             if here and place == "sample":
                 x_0[2, 0, 3, 3] = value
             if here and place == "weight":
                 next(denoiser.parameters()).data.view(-1)[0] = value
-            times, losses = draw(denoiser, x_0, cond, draws)
+            times, losses = draw(denoiser, x_0, condition, draws)
             if here and place == "loss":
                 losses = torch.where(torch.arange(len(losses)) == 2, value, losses)
             if here and place == "gradient":

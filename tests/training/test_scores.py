@@ -110,7 +110,7 @@ def check_equal(found, cache_dir, model, count, batch_size):
     data.setup()
     comparison = Comparison(made.extractor, data.splits["train"])
     batches = [range(start, start + batch_size) for start in range(0, count, batch_size)]
-    images = torch.cat([model.draw(batch, model.labels_in_turn(batch), 0).images for batch in batches])
+    images = torch.cat([model.draw(batch, model.conditions_in_turn(batch), 0).images for batch in batches])
     expected = comparison(made.extractor.extract(InMemory(images)))
     assert list(found) == list(expected)
     for name, score in expected.items():

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightning_diffusion.app.resume import typed_keys
 from lightning_diffusion.checkpoints.loading import ModelFile, check_drawing, named, read_either
-from lightning_diffusion.configuration.arguments import Node, Text
+from lightning_diffusion.configuration.arguments import Node, Text, keys_of
 from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.configuration.trusted_targets import CONF, DRAWING, TARGET, Targets
 from lightning_diffusion.diffusion.denoiser import Denoiser
@@ -73,7 +73,7 @@ def as_trained(config: DictConfig, file: ModelFile, without: Collection[str] = (
     own = {key: node for key, node in file.drawing.items() if key not in typed and key not in without}
     with named(file.source):
         for key, node in own.items():
-            check_drawing(key, node, trust, SLOTS[key])
+            check_drawing(key, node, trust, keys_of(Drawing)[key])
     config = copy.deepcopy(config)
     for key, node in own.items():
         node = copy.deepcopy(node)

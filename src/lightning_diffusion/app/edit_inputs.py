@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.configuration.arguments import Text
 from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.data.decoding import read_image
@@ -18,10 +19,10 @@ HALVES = ("left", "right", "top", "bottom", "middle")
 
 
 class GivenPictures(NamedTuple):
-    """Pictures, uint8 (B, C, H, W), their labels (B,) or None, and where to fill in, (H, W), or None."""
+    """Pictures, uint8 (B, C, H, W), their condition or None, and where to fill in, (H, W), or None."""
 
     pictures: Tensor
-    labels: Tensor | None
+    condition: Condition | None
     mask: Tensor | None
 
 
@@ -49,22 +50,22 @@ def given(pictures: Tensor, label: Any, mask: Any, editing: Editing, model: Any)
     Raises:
         ConfigError: a mask or a label that is missing or of no use here.
     """
-    labels = given_classes(label, len(pictures), model.num_classes)
-    if labels is None and isinstance(model, Generator) and model.needs_labels:
+    V = editing.num_variants
+    condition = given_condition(label, len(pictures), model.num_classes)
+    if condition is None and isinstance(model, Generator) and model.needs_labels:
         last = (model.num_classes or 1) - 1
         raise ConfigError(f"label: this model knows images by their class alone; give label=0 … {last}")
     if mask is not None and not editing.needs_mask:
         raise ConfigError("mask: only edit=inpaint takes one; leave it out")
-    V = editing.num_variants
     return GivenPictures(
         pictures.repeat(V, 1, 1, 1),
-        None if labels is None else labels.repeat(V),
+        None if condition is None else Condition.cat([condition] * V),
         _mask(mask, model.shape) if editing.needs_mask else None,
     )
 
 
-def given_classes(label: Any, count: int, num_classes: int | None) -> Tensor | None:
-    """The class of each image, (count,): one for all of them, or as many as there are images; None for None.
+def given_condition(label: Any, count: int, num_classes: int | None) -> Condition | None:
+    """The class of each of `count` images: one for all of them, or as many as there are images; None for None.
 
     Raises:
         ConfigError: a class that this model does not have, or another number of them.
@@ -81,16 +82,16 @@ def given_classes(label: Any, count: int, num_classes: int | None) -> Tensor | N
         raise ConfigError(f"label: expected a whole number, or {count} of them; its shape is {tuple(labels.shape)}")
     for each in labels.unique().tolist():
         one_class(each, 1, num_classes)
-    return labels.long()
+    return Condition(label=labels.long())
 
 
-def one_class(label: Any, count: int, num_classes: int | None) -> Tensor:
-    """The same label for all, (count,)."""
+def one_class(label: Any, count: int, num_classes: int | None) -> Condition:
+    """The same label for all, of length `count`."""
     if num_classes is None:
         raise ConfigError(f"label={label}: this model was trained without classes; leave label out")
     if not isinstance(label, int) or not 0 <= label < num_classes:
         raise ConfigError(f"label={label}: choose a whole number from 0 to {num_classes - 1}")
-    return torch.full((count,), label)
+    return Condition(label=torch.full((count,), label))
 
 
 def strip(columns: dict[str, Tensor], editing: Editing) -> Tensor:

@@ -15,6 +15,7 @@ from lightning_diffusion.app.evaluation_inputs import ReferenceData, SamplingRun
 from lightning_diffusion.app.evaluation_report import Measured, measure_walk
 from lightning_diffusion.app.resume import typed_keys
 from lightning_diffusion.checkpoints.loading import TrainedModel, load_data
+from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.configuration.arguments import at_least, parse
 from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.data.dataset import ImageDataset
@@ -140,10 +141,10 @@ class Probed(NamedTuple):
         with Phase("likelihood", len(batches) * self.metric.steps(self.measurable)) as phase:
             for batch in batches:
                 images, labels = self.dataset[batch]
-                cond = labels.to(device) if labels is not None and self.trained.num_classes is not None else None
+                condition = by_label(None if labels is None or self.trained.num_classes is None else labels.to(device))
                 parts.append(
                     self.metric(
-                        self.measurable, images.to(device), cond, int(batch[0]), arguments.seed,
+                        self.measurable, images.to(device), condition, int(batch[0]), arguments.seed,
                         on_step=phase.advance,
                     )
                 )  # fmt: skip

@@ -49,7 +49,7 @@ def measure_walk(
     started, evaluations = time.monotonic(), 0
     images, features = [], []
     for indices in shard_batches(count, batch_size):
-        drawn = walk.model.draw(indices, walk.model.labels_in_turn(indices), seed, on_step)
+        drawn = walk.model.draw(indices, walk.model.conditions_in_turn(indices), seed, on_step)
         evaluations += drawn.cost
         images.append(drawn.images)
         features.append(comparison.extractor(drawn.images, comparison.device))

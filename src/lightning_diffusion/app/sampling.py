@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_diffusion.app.drawing import NONE, Drawing, ModelArguments, as_trained, option_of
 from lightning_diffusion.app.edit_inputs import GivenPictures
 from lightning_diffusion.checkpoints.loading import ModelFile
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.configuration.arguments import Node, Text, parse
 from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.diffusion.editing.base import Editing
@@ -78,12 +79,12 @@ def as_editor(model: Model) -> Editor:
     return model
 
 
-def draw(model: Generator, labels: Tensor | None, count: int, batch_size: int, seed: int) -> Tensor:
-    """Samples 0 … count − 1, uint8 (N, C, H, W), by batches. labels: (N,) or None."""
+def draw(model: Generator, condition: Condition | None, count: int, batch_size: int, seed: int) -> Tensor:
+    """Samples 0 … count − 1, uint8 (N, C, H, W), by batches. condition: of length N, or None."""
     batches, images = shard_batches(count, batch_size), []
     with Phase(f"drawing {count:,} samples", model.num_steps * len(batches)) as phase:
         for batch in batches:
-            asked = None if labels is None else labels[batch.start : batch.stop]
+            asked = None if condition is None else condition[batch.start : batch.stop]
             images.append(model.draw(batch, asked, seed, phase.advance).images)
     return torch.cat(images)
 

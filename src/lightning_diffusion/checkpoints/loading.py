@@ -20,6 +20,7 @@ from lightning_diffusion.checkpoints.diffusers import folder
 from lightning_diffusion.checkpoints.folder import read_checkpoint
 from lightning_diffusion.checkpoints.format import KEY, VERSION, check_version, of_denoiser, upgrade
 from lightning_diffusion.checkpoints.network_size import no_larger_than
+from lightning_diffusion.codecs.image_size import height_width, simplest, typed
 from lightning_diffusion.configuration.arguments import Node, Text
 from lightning_diffusion.configuration.calls import check_node, make
 from lightning_diffusion.configuration.errors import ConfigError
@@ -35,7 +36,6 @@ from lightning_diffusion.configuration.trusted_targets import (
 from lightning_diffusion.data.dataset import ImageDataset
 from lightning_diffusion.data.module import AUTO, ImageDataModule, Split
 from lightning_diffusion.models.contracts import Model
-from lightning_diffusion.networks.image_size import height_width, simplest, typed
 from lightning_diffusion.system.files import write_bytes
 
 OPENS_FILES = f"{__package__}.weak_model."  # what may stand in a command line only

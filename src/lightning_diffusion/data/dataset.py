@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.data.batch import Batch
 
 
@@ -120,7 +121,7 @@ class Batches(Dataset[Batch]):
     """The DataLoader's view: a (start, indices) pair of an order -> the batch.
 
     Args:
-        num_classes: None leaves labels out.
+        num_classes: None leaves labels out; else they are the condition.
 
     Raises:
         WrongLabel: on access, where the data set does not know its labels beforehand.
@@ -137,4 +138,4 @@ class Batches(Dataset[Batch]):
             return Batch(images, None, start)
         if self._unknown:
             check_labels(range_of(labels), self.num_classes)
-        return Batch(images, labels, start)
+        return Batch(images, by_label(labels), start)

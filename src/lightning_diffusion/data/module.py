@@ -9,11 +9,11 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
+from lightning_diffusion.codecs.image_size import ImageSize, height_width, typed
 from lightning_diffusion.data.batch import Batch
 from lightning_diffusion.data.dataset import Batches, First, ImageDataset, Mirrored, check_labels
 from lightning_diffusion.data.order import EndlessShuffle, Sequential
 from lightning_diffusion.data.workers import Loader
-from lightning_diffusion.networks.image_size import ImageSize, height_width, typed
 from lightning_diffusion.system.memory import check_fits
 
 Split = Literal["train", "val"]

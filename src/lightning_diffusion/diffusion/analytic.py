@@ -6,6 +6,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.diffusion.denoiser import Denoiser
 from lightning_diffusion.diffusion.schedule import NoiseSchedule
 
@@ -16,7 +17,7 @@ class Exact(Denoiser):
     Images are handled as vectors of D = C·H·W numbers; t is one time for the whole batch, or one for each item.
     """
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         return self._posterior_mean(x_t.flatten(1), *self._scales(x_t, t)).reshape(x_t.shape)
 
     def log_density(self, x_t: Tensor, t: Tensor) -> Tensor:

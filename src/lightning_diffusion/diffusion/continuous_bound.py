@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.diffusion.denoiser import Denoiser
 from lightning_diffusion.diffusion.likelihood import Bound, log_bin, log_normal
 from lightning_diffusion.diffusion.noise import Noise
@@ -46,7 +47,7 @@ def continuous_bound(
     x_0: Tensor,
     noise: Noise,
     offsets: Tensor,
-    cond: Tensor | None = None,
+    condition: Condition | None = None,
     num_levels: int = 4,
     discretized: bool = True,
     highest: float = HIGHEST,
@@ -78,9 +79,9 @@ def continuous_bound(
     low, high = span(denoiser.schedule, highest)
     steps = x_0.new_zeros(len(x_0))
     for k in range(num_levels):
-        logsnr, x0_hat = _estimate(denoiser, x_0, noise(), low + (high - low) * (k + offsets) / num_levels, cond)
+        logsnr, x0_hat = _estimate(denoiser, x_0, noise(), low + (high - low) * (k + offsets) / num_levels, condition)
         steps += 0.5 * (high - low) / num_levels * logsnr.exp() * (x_0 - x0_hat).square().flatten(1).mean(1)
-    _, x0_hat = _estimate(denoiser, x_0, noise(), torch.full_like(offsets, high), cond)
+    _, x0_hat = _estimate(denoiser, x_0, noise(), torch.full_like(offsets, high), condition)
     if discretized:
         log_p = _log_mixture(x_0, x0_hat)
     else:
@@ -89,13 +90,13 @@ def continuous_bound(
 
 
 def _estimate(
-    denoiser: Denoiser, x_0: Tensor, eps: Tensor, logsnr: Tensor, cond: Tensor | None
+    denoiser: Denoiser, x_0: Tensor, eps: Tensor, logsnr: Tensor, condition: Condition | None
 ) -> tuple[Tensor, Tensor]:
     """The log-SNR (B,) that the schedule has next to the one asked for, and x̂_0 there."""
     schedule = denoiser.schedule
     t = _time(schedule, logsnr).to(x_0)
     x_t = marginal(x_0, eps, schedule.alpha(t), schedule.sigma(t))
-    return schedule.logsnr(t), denoiser(x_t, t, cond)
+    return schedule.logsnr(t), denoiser(x_t, t, condition)
 
 
 def _prior(x_0: Tensor, logsnr: float) -> Tensor:

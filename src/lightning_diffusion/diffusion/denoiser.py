@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.diffusion.noise import BatchRNG
 from lightning_diffusion.diffusion.parameterization import Parameterization
 from lightning_diffusion.diffusion.process import expand
@@ -29,14 +29,14 @@ class Denoiser(nn.Module, ABC):
         return False
 
     @abstractmethod
-    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """x_t (B, C, H, W), t () or (B,), cond (B,) class labels or None -> x̂_0 (B, C, H, W), float32."""
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        """x_t (B, C, H, W), t () or (B,), condition of length B or None -> x̂_0 (B, C, H, W), float32."""
 
     def of(self, items: Tensor) -> "Denoiser":
         """This denoiser for some items of the batch that it is meant for, (b,) of their numbers."""
         return self
 
-    def with_share(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def with_share(self, x_t: Tensor, t: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor]:
         """x̂_0 and, from the same evaluation, the share v of β in the reverse step's variance, both (B, C, H, W)."""
         raise no_variance()
 
@@ -60,11 +60,11 @@ class NetworkDenoiser(Denoiser):
     """A backbone F whose output, under a parameterization, stands for x̂_0.
 
     Args:
-        backbone: network F(x_t, time, cond), with x_t (B, C, H, W) and time (B,). If its attribute `outputs` is 2, its
-            output has 2C channels, and the second C say the reverse step's variance.
+        backbone: network F(x_t, time, condition), with x_t (B, C, H, W) and time (B,). If its attribute `outputs` is 2,
+            its output has 2C channels, and the second C say the reverse step's variance.
         schedule: α(t), σ(t).
         parameterization: what F predicts.
-        label_dropout: share of labels replaced by "no class" while training, in [0, 1), so that one network learns
+        label_dropout: share of conditions replaced by "none" while training, in [0, 1), so that one network learns
             the conditional and the unconditional estimate. Ref: Classifier-Free Diffusion Guidance Alg. 1
 
     Raises:
@@ -106,37 +106,38 @@ class NetworkDenoiser(Denoiser):
             )
         return int(num_classes)
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        return self.parameterization.to_x0(self.schedule, self.predict(x_t, t, cond).output, x_t, t)
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        return self.parameterization.to_x0(self.schedule, self.predict(x_t, t, condition).output, x_t, t)
 
     @property
     def learns_variance(self) -> bool:
         return getattr(self.backbone, "outputs", 1) == 2
 
-    def with_share(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        output, share = self.predict(x_t, t, cond)
+    def with_share(self, x_t: Tensor, t: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor]:
+        output, share = self.predict(x_t, t, condition)
         if share is None:
-            return super().with_share(x_t, t, cond)
+            return super().with_share(x_t, t, condition)
         return self.parameterization.to_x0(self.schedule, output, x_t, t), share
 
-    def drop_labels(self, cond: Tensor | None, draws: BatchRNG) -> Tensor | None:
-        """Labels (B,) as training shows them: a share of them, label_dropout, is taken away."""
-        if cond is None or not self.training or self.label_dropout == 0:
-            return cond
-        return torch.where(draws.uniform(len(cond)) < self.label_dropout, self.no_class, cond)
+    def drop_condition(self, condition: Condition | None, draws: BatchRNG) -> Condition | None:
+        """The condition as training shows it: for a share of the samples, label_dropout, none."""
+        if condition is None or not self.training or self.label_dropout == 0:
+            return condition
+        none = condition.none(None if condition.label is None else self.no_class)
+        return condition.dropped(draws.uniform(len(condition)) < self.label_dropout, none)
 
-    def predict(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
         """The network's own words, in the precision of x_t: a reduced one lives inside the network alone."""
         time = self.schedule.network_time(t).to(x_t).expand(len(x_t))
         scale = expand(self.parameterization.input_scale(self.schedule, t), x_t)
-        output = self.backbone(scale * x_t, time, cond).to(x_t)
+        output = self.backbone(scale * x_t, time, condition).to(x_t)
         if not self.learns_variance:
             return Prediction(output, None)
         output, raw = output.chunk(2, dim=1)
         return Prediction(output, (raw + 1) / 2)  # a network that starts at 0 starts halfway
 
 
-Denoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x_t, t, cond) -> x̂_0
+Denoise = Callable[[Tensor, Tensor, Condition | None], Tensor]  # (x_t, t, condition) -> x̂_0
 
 
 class DenoiserWrapper(Denoiser):
@@ -147,8 +148,8 @@ class DenoiserWrapper(Denoiser):
         self.denoiser, self.schedule = denoiser, denoiser.schedule
 
     @abstractmethod
-    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-        """x̂_0 (B, C, H, W) from calls of denoise(x_t, t, cond), the first of them on x_t or on a batch that begins
+    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
+        """x̂_0 (B, C, H, W) from calls of denoise(x_t, t, condition), the first of them on x_t or on a batch that begins
         with it."""
 
     @property
@@ -159,32 +160,32 @@ class DenoiserWrapper(Denoiser):
     def learns_variance(self) -> bool:
         return self.denoiser.learns_variance
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        return self.around(self.denoiser, x_t, t, cond)
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        return self.around(self.denoiser, x_t, t, condition)
 
-    def with_share(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def with_share(self, x_t: Tensor, t: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor]:
         shares = []
 
-        def denoise(x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-            x_0, share = self.denoiser.with_share(x_t, t, cond)
+        def denoise(x_t: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
+            x_0, share = self.denoiser.with_share(x_t, t, condition)
             shares.append(share)
             return x_0
 
-        return self.around(denoise, x_t, t, cond), shares[0][: len(x_t)]
+        return self.around(denoise, x_t, t, condition), shares[0][: len(x_t)]
 
 
 class Conditioned(DenoiserWrapper):
     """A denoiser with its condition filled in: D(·, ·, c)."""
 
-    def __init__(self, denoiser: Denoiser, cond: Tensor | None) -> None:
+    def __init__(self, denoiser: Denoiser, condition: Condition | None) -> None:
         super().__init__(denoiser)
-        self.cond = cond
+        self.condition = condition
 
     def of(self, items: Tensor) -> "Conditioned":
-        return Conditioned(self.denoiser, None if self.cond is None else self.cond[items])
+        return Conditioned(self.denoiser, None if self.condition is None else self.condition[items])
 
-    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-        return denoise(x_t, t, self.cond)
+    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
+        return denoise(x_t, t, self.condition)
 
 
 class Counted(DenoiserWrapper):
@@ -194,9 +195,9 @@ class Counted(DenoiserWrapper):
         super().__init__(denoiser)
         self.items = 0
 
-    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
         self.items += len(x_t)
-        return denoise(x_t, t, cond)
+        return denoise(x_t, t, condition)
 
 
 def to_eps(x_0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.diffusion.denoiser import Denoise, Denoiser, DenoiserWrapper
 from lightning_diffusion.diffusion.process import expand
 
@@ -13,8 +14,8 @@ from lightning_diffusion.diffusion.process import expand
 class Unguided(DenoiserWrapper):
     """The denoiser as it is."""
 
-    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-        return denoise(x_t, t, cond)
+    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
+        return denoise(x_t, t, condition)
 
 
 class Clip(DenoiserWrapper):
@@ -30,8 +31,8 @@ class Clip(DenoiserWrapper):
             raise ValueError(f"guidance.bound={bound}: choose a bound > 0 (images are in [-1, 1])")
         self.bound = bound
 
-    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-        return denoise(x_t, t, cond).clamp(-self.bound, self.bound)
+    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
+        return denoise(x_t, t, condition).clamp(-self.bound, self.bound)
 
 
 class DynamicThreshold(DenoiserWrapper):
@@ -47,8 +48,8 @@ class DynamicThreshold(DenoiserWrapper):
             raise ValueError(f"guidance.percentile={percentile}: choose 0 < percentile <= 1 (Imagen uses 0.995)")
         self.percentile = percentile
 
-    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-        x_0 = denoise(x_t, t, cond)
+    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
+        x_0 = denoise(x_t, t, condition)
         s = torch.quantile(x_0.flatten(1).abs(), self.percentile, dim=1).clamp(min=1)
         s = s.reshape(-1, *[1] * (x_0.ndim - 1))
         return x_0.clamp(-s, s) / s
@@ -89,12 +90,12 @@ class ClassifierFree(DenoiserWrapper):
         # a model that knows no "no class" refuses here, not while sampling
         self._free = None if scale == 1 else denoiser.no_class
 
-    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
         level = self.schedule.sigma(t) / self.schedule.alpha(t)
         inside = (level > self.level_min) & (level <= self.level_max)
-        if cond is None or self._free is None or not bool(inside.any()):
-            return denoise(x_t, t, cond)
-        both = torch.cat([cond, torch.full_like(cond, self._free)])
+        if condition is None or self._free is None or not bool(inside.any()):
+            return denoise(x_t, t, condition)
+        both = Condition.cat([condition, condition.none(self._free)])
         times = t if t.ndim == 0 else torch.cat([t, t])
         given, free = denoise(torch.cat([x_t, x_t]), times, both).chunk(2)
         guided = free + self.scale * (given - free)
@@ -126,8 +127,8 @@ class Autoguidance(DenoiserWrapper):
             )
         self.weak, self.scale = weak, scale
 
-    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-        x_0, weak = denoise(x_t, t, cond), self.weak(x_t, t, cond)
+    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
+        x_0, weak = denoise(x_t, t, condition), self.weak(x_t, t, condition)
         return weak + self.scale * (x_0 - weak)
 
 
@@ -145,13 +146,14 @@ class Classifier(DenoiserWrapper):
         super().__init__(denoiser)
         self.classifier, self.scale = classifier, scale
 
-    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-        x_0 = denoise(x_t, t, cond)
-        if cond is None:
+    def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
+        x_0 = denoise(x_t, t, condition)
+        if condition is None or condition.label is None:
             return x_0
+        label = condition.label
         with torch.inference_mode(False), torch.enable_grad():
             x = x_t.detach().clone().requires_grad_()
-            log_p = self.classifier(x, t).gather(1, cond[:, None].clone()).sum()
+            log_p = self.classifier(x, t).gather(1, label[:, None].clone()).sum()
             (slope,) = torch.autograd.grad(log_p, x)
         return x_0 + expand(self.scale * self.schedule.sigma(t) ** 2 / self.schedule.alpha(t), x_t) * slope
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.diffusion.denoiser import Conditioned, Denoiser
 from lightning_diffusion.diffusion.noise import Noise
 from lightning_diffusion.diffusion.probability_flow import angle, radius, solve, time_of, velocity
@@ -34,7 +35,7 @@ def variational_bound(
     denoiser: Denoiser,
     x_0: Tensor,
     noise: Noise,
-    cond: Tensor | None = None,
+    condition: Condition | None = None,
     variance: Variance = "posterior",
     discretized: bool = True,
     on_step: Callable[[], None] = lambda: None,
@@ -68,7 +69,7 @@ def variational_bound(
     steps, decoder = torch.zeros_like(x_0), torch.zeros_like(x_0)
     for t in torch.arange(int(schedule.T), 0, -1, dtype=torch.float64):
         x_t = marginal(x_0, noise(), schedule.alpha(t), schedule.sigma(t))
-        p = reverse(denoiser, x_t, t, t - 1, variance, cond)
+        p = reverse(denoiser, x_t, t, t - 1, variance, condition)
         if t > 1:
             steps += divergence(schedule, x_0, p.x_0, p.var, t, t - 1)
         else:
@@ -106,7 +107,7 @@ def flow_log_likelihood(
     denoiser: Denoiser,
     x_0: Tensor,
     noise: Noise,
-    cond: Tensor | None = None,
+    condition: Condition | None = None,
     num_probes: int | None = 1,
     tolerance: float = 1e-5,
     t_start: float | None = None,
@@ -124,7 +125,7 @@ def flow_log_likelihood(
 
     Ref: score-SDE Eq. 39, App. D.2; FFJORD §3.1 for the estimator
     """
-    schedule, denoiser = denoiser.schedule, Conditioned(denoiser, cond)
+    schedule, denoiser = denoiser.schedule, Conditioned(denoiser, condition)
     t = torch.tensor(schedule.t_min if t_start is None else t_start, dtype=torch.float64)
     (B, *shape), D = x_0.shape, x_0[0].numel()
     if num_probes is None:

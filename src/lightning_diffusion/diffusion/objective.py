@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.diffusion.denoiser import NetworkDenoiser, Prediction
 from lightning_diffusion.diffusion.likelihood import bound_of_step
 from lightning_diffusion.diffusion.noise import BatchRNG, IndexedNoise, spread
@@ -66,14 +67,14 @@ class Objective(nn.Module):
             )
 
     def forward(
-        self, denoiser: NetworkDenoiser, x_0: Tensor, cond: Tensor | None = None, draws: BatchRNG | None = None
+        self, denoiser: NetworkDenoiser, x_0: Tensor, condition: Condition | None = None, draws: BatchRNG | None = None
     ) -> Tensor:
-        """One draw of the loss for a batch x_0 (B, C, H, W) in [−1, 1] with labels cond (B,) or None -> ().
+        """One draw of the loss for a batch x_0 (B, C, H, W) in [−1, 1] -> ().
 
         Args:
-            draws: of times, noise and dropped labels; None follows torch's own generator.
+            draws: of times, noise and dropped conditions; None follows torch's own generator.
         """
-        return self.weighted(*self.draw(denoiser, x_0, cond, draws or BatchRNG(device=x_0.device))).mean()
+        return self.weighted(*self.draw(denoiser, x_0, condition, draws or BatchRNG(device=x_0.device))).mean()
 
     def weighted(self, times: Times, losses: Tensor) -> Tensor:
         """The items' losses (B,) of what `draw` gave, whose mean is the batch's; the time sampler hears of them."""
@@ -81,15 +82,15 @@ class Objective(nn.Module):
         return times.weight * losses
 
     def draw(
-        self, denoiser: NetworkDenoiser, x_0: Tensor, cond: Tensor | None, draws: BatchRNG
+        self, denoiser: NetworkDenoiser, x_0: Tensor, condition: Condition | None, draws: BatchRNG
     ) -> tuple[Times, Tensor]:
         """Times drawn for the items of a batch, and their losses (B,) before the times' own weights."""
         times = self.time_sampler(len(x_0), denoiser.schedule, draws)
         t = times.t
         eps = draws.normal(x_0)
-        cond = denoiser.drop_labels(cond, draws)
+        condition = denoiser.drop_condition(condition, draws)
         x_t = _noised(denoiser, x_0, eps, t)
-        prediction = denoiser.predict(x_t, t, cond)
+        prediction = denoiser.predict(x_t, t, condition)
         weights = self.weighting.of_output(denoiser.schedule, denoiser.parameterization, t)
         losses = weights * self._error(denoiser, prediction, x_0, eps, t)
         if self.vlb_weight > 0:
@@ -102,7 +103,7 @@ class Objective(nn.Module):
         x_0: Tensor,
         indices: Sequence[int],
         seed: int,
-        cond: Tensor | None = None,
+        condition: Condition | None = None,
     ) -> HeldOut:
         """The unweighted loss of each item at its own ε and t: item i meets the same ones in every call.
 
@@ -111,13 +112,15 @@ class Objective(nn.Module):
         """
         eps = IndexedNoise(seed, indices, x_0.shape[1:], x_0.device, stream="validation")()
         u = spread(indices).to(x_0)
-        return self.at(denoiser, x_0, eps, denoiser.schedule.quantile(u), cond)
+        return self.at(denoiser, x_0, eps, denoiser.schedule.quantile(u), condition)
 
-    def at(self, denoiser: NetworkDenoiser, x_0: Tensor, eps: Tensor, t: Tensor, cond: Tensor | None = None) -> HeldOut:
+    def at(
+        self, denoiser: NetworkDenoiser, x_0: Tensor, eps: Tensor, t: Tensor, condition: Condition | None = None
+    ) -> HeldOut:
         """The unweighted loss of each item at given ε (B, C, H, W) and t (B,)."""
         schedule = denoiser.schedule
         x_t = _noised(denoiser, x_0, eps, t)
-        prediction = denoiser.predict(x_t, t, cond)
+        prediction = denoiser.predict(x_t, t, condition)
         x0_hat = denoiser.parameterization.to_x0(schedule, prediction.output, x_t, t)
         error = (x0_hat - x_0).square().flatten(1).mean(dim=1)
         return HeldOut(t / schedule.T, self._error(denoiser, prediction, x_0, eps, t), error)

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.diffusion.denoiser import Denoiser
 from lightning_diffusion.diffusion.process import expand, first_posterior_variance, posterior, transition
 from lightning_diffusion.diffusion.schedule import NoiseSchedule
@@ -26,7 +27,7 @@ def reverse(
     t: Tensor,
     s: Tensor,
     variance: Variance = "posterior",
-    cond: Tensor | None = None,
+    condition: Condition | None = None,
 ) -> Reverse:
     """p(x_s | x_t) = q(x_s | x_t, x̂_0) up to its variance: β̃ = σ²_{t|s} σ_s²/σ_t² ("posterior"), β = σ²_{t|s}
     ("transition"), or what the network says between the two ("learned").
@@ -44,10 +45,10 @@ def reverse(
     """
     q = posterior(denoiser.schedule, t, s)
     if variance == "learned":
-        x_0, share = denoiser.with_share(x_t, t, cond)
+        x_0, share = denoiser.with_share(x_t, t, condition)
         var = between(denoiser.schedule, t, s, share)
     else:
-        x_0, beta = denoiser(x_t, t, cond), transition(denoiser.schedule, t, s).var
+        x_0, beta = denoiser(x_t, t, condition), transition(denoiser.schedule, t, s).var
         var = expand(beta if variance == "transition" else torch.where(s > 0, q.var, beta), x_t)
     return Reverse(x_0, expand(q.on_x_t, x_t) * x_t + expand(q.on_x_0, x_t) * x_0, var)
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.models.contracts import Likelihood as Measurable
 from lightning_diffusion.models.contracts import OnStep, no_report
 
@@ -35,7 +36,7 @@ class Likelihood:
         self,
         model: Measurable,
         images: Tensor,
-        labels: Tensor | None,
+        condition: Condition | None,
         start: int,
         seed: int,
         on_step: OnStep = no_report,
@@ -43,8 +44,8 @@ class Likelihood:
         """Bits per dimension of each image, by name.
 
         Args:
-            images: uint8 (B, C, H, W), numbers start … start + B − 1 of the data; labels (B,) or None.
+            images: uint8 (B, C, H, W), numbers start … start + B − 1 of the data; condition of length B or None.
             on_step: called `steps` times.
         """
         indices = range(start, start + len(images))
-        return model.likelihoods(images, labels, indices, seed, on_step, **self.options)
+        return model.likelihoods(images, condition, indices, seed, on_step, **self.options)

@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, Literal, NamedTuple, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from lightning_diffusion.codecs.condition import Condition, by_label
 from lightning_diffusion.data.batch import Batch
 from lightning_diffusion.diffusion.noise import BatchRNG
 
@@ -89,16 +90,18 @@ class Drawn(NamedTuple):
 
 
 class Generator(ABC):
-    """Draws images. Sample i is a function of (weights, seed, i, its class) alone, up to float rounding."""
+    """Draws images. Sample i is a function of (weights, seed, i, its condition) alone, up to float rounding."""
 
     num_classes: int | None
 
     @abstractmethod
-    def draw(self, indices: Sequence[int], labels: Tensor | None, seed: int, on_step: OnStep = no_report) -> Drawn:
+    def draw(
+        self, indices: Sequence[int], condition: Condition | None, seed: int, on_step: OnStep = no_report
+    ) -> Drawn:
         """Samples number `indices`, all at once.
 
         Args:
-            labels: the class of each, (B,), or None.
+            condition: what each is asked to be, of length B, or None.
             on_step: called `num_steps` times.
         """
 
@@ -107,9 +110,9 @@ class Generator(ABC):
     def num_steps(self) -> int:
         """Calls of `on_step` for one batch."""
 
-    def trajectory(self, indices: Sequence[int], labels: Tensor | None, seed: int) -> Iterator[Tensor]:
+    def trajectory(self, indices: Sequence[int], condition: Condition | None, seed: int) -> Iterator[Tensor]:
         """The states on the way to these samples, `num_steps` or more, each uint8 (B, C, H, W) on the CPU."""
-        yield self.draw(indices, labels, seed).images
+        yield self.draw(indices, condition, seed).images
 
     def how(self) -> dict[str, Any]:
         """How it draws, for metrics.json."""
@@ -120,9 +123,10 @@ class Generator(ABC):
         """Whether it cannot draw an image without a class."""
         return self.num_classes is not None
 
-    def labels_in_turn(self, indices: Sequence[int]) -> Tensor | None:
-        """Sample i is of class i mod K, (B,); None without classes."""
-        return None if self.num_classes is None else torch.tensor(list(indices), dtype=torch.long) % self.num_classes
+    def conditions_in_turn(self, indices: Sequence[int]) -> Condition | None:
+        """Sample i is of class i mod K; None without classes."""
+        K = self.num_classes
+        return by_label(None if K is None else torch.tensor(list(indices), dtype=torch.long) % K)
 
 
 class Likelihood(ABC):
@@ -131,12 +135,12 @@ class Likelihood(ABC):
     exact: bool = False  # or a bound
 
     @abstractmethod
-    def bits_per_dim(self, images: Tensor, labels: Tensor | None, indices: range, seed: int) -> Tensor:
+    def bits_per_dim(self, images: Tensor, condition: Condition | None, indices: range, seed: int) -> Tensor:
         """Of each image, (B,): lower is better.
 
         Args:
             images: uint8 (B, C, H, W), numbers `indices` of the data; image i meets the same noise in every call.
-            labels: (B,), or None.
+            condition: of length B, or None.
         """
 
     def check_likelihood(self, **options: Any) -> None:
@@ -151,14 +155,14 @@ class Likelihood(ABC):
     def likelihoods(
         self,
         images: Tensor,
-        labels: Tensor | None,
+        condition: Condition | None,
         indices: range,
         seed: int,
         on_step: OnStep = no_report,
         **options: Any,
     ) -> dict[str, Tensor]:
         """All that can be said of these images, each (B,) in bits per dimension, by name."""
-        found = {"exact" if self.exact else "bound": self.bits_per_dim(images, labels, indices, seed)}
+        found = {"exact" if self.exact else "bound": self.bits_per_dim(images, condition, indices, seed)}
         on_step()
         return found
 
@@ -172,13 +176,19 @@ class Editor(ABC):
 
     @abstractmethod
     def edit(
-        self, editing: Any, pictures: Tensor, labels: Tensor | None, mask: Tensor | None, seed: int, on_step: OnStep
+        self,
+        editing: Any,
+        pictures: Tensor,
+        condition: Condition | None,
+        mask: Tensor | None,
+        seed: int,
+        on_step: OnStep,
     ) -> dict[str, Tensor]:
         """Columns of a strip, from what was given to what came of it, each uint8 (B, C, H, W) on the CPU.
 
         Args:
             editing: an option of conf/edit.
-            pictures: uint8 (B, C, H, W). labels: (B,) or None. mask: (H, W), 1 where to fill in, or None.
+            pictures: uint8 (B, C, H, W). condition: of length B, or None. mask: (H, W), 1 where to fill in, or None.
         """
 
 

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_diffusion.networks.image_size import ImageSize
+from lightning_diffusion.codecs.condition import Condition
+from lightning_diffusion.codecs.image_size import ImageSize
 from lightning_diffusion.networks.layers import ConditionEmbedding, maybe_checkpoint
 from lightning_diffusion.networks.transformer import Patches, TokenAttention, check_tokens, mlp, position_embedding
 
@@ -51,9 +52,9 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, num_heads) for _ in range(depth))
         self.modulation = Modulation(dim, 2)
 
-    def forward(self, x: Tensor, time: Tensor, cond: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), time (B,) on DDPM's clock 0 … 1000, cond (B,) labels or None -> (B, outputs·C, H, W)."""
-        embedding = F.silu(self.embedding(time, cond))
+    def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
+        """x (B, C, H, W), time (B,) on DDPM's clock 0 … 1000, condition by label or None -> (B, outputs·C, H, W)."""
+        embedding = F.silu(self.embedding(time, condition))
         tokens = self.patches.to_tokens(x)
         tokens = tokens + self.position.to(tokens.dtype)
         for block in self.blocks:

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lightning_diffusion.networks.image_size import ImageSize, height_width, simplest, typed
+from lightning_diffusion.codecs.condition import Condition
+from lightning_diffusion.codecs.image_size import ImageSize, height_width, simplest, typed
 from lightning_diffusion.networks.norm import GroupNorm, NormSiLU, norm_silu_conv
 
 SHORT = 64  # positions up to which plain products do in bfloat16 on a CPU; the fused kernel takes 14 ms for 49 there
@@ -94,7 +95,7 @@ class BlockConfig:
 class ConditionEmbedding(nn.Module):
     """Time, and class where there are classes, as one vector.
 
-    The embedding table has one row more than classes; that row, also taken where cond is None, is "no class".
+    The embedding table has one row more than classes; that row, also taken without a condition, is "no class".
 
     Args:
         dim: sinusoidal width, even, ≥ 4.
@@ -109,15 +110,28 @@ class ConditionEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, out_dim), nn.SiLU(), nn.Linear(out_dim, out_dim))
         self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, out_dim)
 
-    def forward(self, time: Tensor, cond: Tensor | None) -> Tensor:
-        """time (B,), cond (B,) in 0 … num_classes or None -> (B, out_dim)."""
+    def forward(self, time: Tensor, condition: Condition | None) -> Tensor:
+        """time (B,), condition by label in 0 … num_classes or None -> (B, out_dim).
+
+        Raises:
+            ValueError: a part of the condition that has no embedding here.
+        """
+        refuse_parts(condition, *([] if self.classes is None else ["label"]))
         features = sinusoidal_embedding(time, self.dim, self.frequency_shift)
         embedding = self.mlp(features.to(next(self.mlp.parameters()).dtype))
         if self.classes is not None and self.num_classes is not None:
-            if cond is None:
-                cond = torch.full(time.shape, self.num_classes, device=time.device, dtype=torch.long)
-            embedding = embedding + self.classes(cond)
+            label = None if condition is None else condition.label
+            if label is None:
+                label = torch.full(time.shape, self.num_classes, device=time.device, dtype=torch.long)
+            embedding = embedding + self.classes(label)
         return embedding
+
+
+def refuse_parts(condition: Condition | None, *embedded: str) -> None:
+    """Raises ValueError for a part of the condition that is none of those which a network embeds."""
+    for name in () if condition is None else condition.parts:
+        if name not in embedded:
+            raise ValueError(f"condition.{name}: this network has no embedding for it; leave it out")
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

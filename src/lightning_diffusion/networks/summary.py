@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from lightning_diffusion.codecs.condition import Condition, by_label
 from lightning_diffusion.networks.layers import SelfAttention
 from lightning_diffusion.networks.transformer import TokenAttention
 
@@ -53,9 +54,9 @@ def summarize(network: nn.Module, shape: tuple[int, int, int], num_classes: int 
             level.layers += 1
             level.channels.add(output.shape[1] if output.ndim == 4 else output.shape[-1])
 
-    def batch(size: int, device: str = "cpu") -> list[Tensor | None]:
-        cond = None if num_classes is None else torch.zeros(size, dtype=torch.long, device=device)
-        return [torch.zeros(size, *shape, device=device), torch.full((size,), 500.0, device=device), cond]
+    def batch(size: int, device: str = "cpu") -> list[Tensor | Condition | None]:
+        condition = by_label(None if num_classes is None else torch.zeros(size, dtype=torch.long, device=device))
+        return [torch.zeros(size, *shape, device=device), torch.full((size,), 500.0, device=device), condition]
 
     network.train()
     one, two = (_kept(network, *batch(size)) for size in (1, 2))
@@ -75,7 +76,7 @@ def summarize(network: nn.Module, shape: tuple[int, int, int], num_classes: int 
     )
 
 
-def _kept(network: nn.Module, *inputs: Tensor | None) -> int:
+def _kept(network: nn.Module, *inputs: Tensor | Condition | None) -> int:
     """Bytes that a forward pass keeps for the backward pass; those that do not grow with the batch are no image's."""
     kept: dict[int, int] = {}
 

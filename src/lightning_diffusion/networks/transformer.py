@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lightning_diffusion.networks.image_size import ImageSize
+from lightning_diffusion.codecs.image_size import ImageSize
 from lightning_diffusion.networks.layers import attend, patch_rows_columns
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_diffusion.networks.image_size import ImageSize, typed
+from lightning_diffusion.codecs.condition import Condition
+from lightning_diffusion.codecs.image_size import ImageSize, typed
 from lightning_diffusion.networks.layers import (
     BlockConfig,
     ConditionEmbedding,
@@ -135,9 +136,9 @@ class UNet(nn.Module):
         self.norm = style.norm_silu(width)
         self.head = zero(nn.Conv2d(width, patch_size**2 * outputs * in_channels, 3, padding=1))
 
-    def forward(self, x: Tensor, time: Tensor, cond: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), time (B,) on DDPM's clock 0 … 1000, cond (B,) labels or None -> (B, outputs·C, H, W)."""
-        embedding = self.embedding(time, cond)
+    def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
+        """x (B, C, H, W), time (B,) on DDPM's clock 0 … 1000, condition by label or None -> (B, outputs·C, H, W)."""
+        embedding = self.embedding(time, condition)
         x = self.stem(F.pixel_unshuffle(x.to(self.stem.weight.dtype), self.patch_size))
         skips = [x]
         for level, stages in enumerate(self.down):

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from lightning_diffusion.networks.image_size import ImageSize, height_width, typed
-from lightning_diffusion.networks.layers import ConditionEmbedding, zero
+from lightning_diffusion.codecs.condition import Condition
+from lightning_diffusion.codecs.image_size import ImageSize, height_width, typed
+from lightning_diffusion.networks.layers import ConditionEmbedding, refuse_parts, zero
 
 
 class LectureUNet(nn.Module):
@@ -68,9 +69,13 @@ class LectureUNet(nn.Module):
         )
         self.head = zero(nn.Conv2d(channels, outputs * in_channels if out_channels is None else out_channels, 1))
 
-    def forward(self, x: Tensor, time: Tensor | None = None, cond: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), time (B,) on DDPM's clock or None, cond (B,) labels or None -> (B, C_out, H, W)."""
-        embedding = self.embedding(time, cond) if self.embedding is not None and time is not None else None
+    def forward(self, x: Tensor, time: Tensor | None = None, condition: Condition | None = None) -> Tensor:
+        """x (B, C, H, W), time (B,) on DDPM's clock or None, condition by label or None -> (B, C_out, H, W)."""
+        embedding = None
+        if self.embedding is not None and time is not None:
+            embedding = self.embedding(time, condition)
+        else:
+            refuse_parts(condition)
         x = x.to(next(self.parameters()).dtype)
         copied = []
         for double_convolution in self.contracting_path:

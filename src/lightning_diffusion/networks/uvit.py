@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from lightning_diffusion.networks.image_size import ImageSize
+from lightning_diffusion.codecs.condition import Condition
+from lightning_diffusion.codecs.image_size import ImageSize
 from lightning_diffusion.networks.layers import ConditionEmbedding, maybe_checkpoint
 from lightning_diffusion.networks.transformer import Patches, TokenAttention, check_tokens, mlp
 
@@ -59,9 +60,9 @@ class UViT(nn.Module):
         nn.init.dirac_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, time: Tensor, cond: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), time (B,) on DDPM's clock 0 … 1000, cond (B,) labels or None -> (B, outputs·C, H, W)."""
-        token = self.embedding(time, cond)[:, None]
+    def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
+        """x (B, C, H, W), time (B,) on DDPM's clock 0 … 1000, condition by label or None -> (B, outputs·C, H, W)."""
+        token = self.embedding(time, condition)[:, None]
         tokens = torch.cat([token, self.patches.to_tokens(x)], dim=1) + self.position  # (B, 1 + N, dim)
         skips = []
         for block in self.inward:

@@ -110,7 +110,7 @@ class TrainingModule(L.LightningModule):
         for name, values in held_out.figures.items():
             self.log(f"val/{name}", values.mean(), batch_size=B, sync_dist=True, prog_bar=name == "loss")
         if isinstance(model, Likelihood):
-            self._bits.add(model.bits_per_dim(batch.images, batch.labels, indices, self.val_seed))
+            self._bits.add(model.bits_per_dim(batch.images, batch.condition, indices, self.val_seed))
         return held_out
 
     def on_validation_epoch_end(self) -> None:

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.codecs.pixels import to_model, to_uint8
 from lightning_diffusion.diffusion.noise import IndexedNoise
 from lightning_diffusion.models.contracts import (
@@ -49,27 +50,27 @@ class Gaussian(Model, Generator, Likelihood):
     def num_steps(self) -> int:
         return 1
 
-    def _moments(self, count: int, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def _moments(self, count: int, condition: Condition | None) -> tuple[torch.Tensor, torch.Tensor]:
         none = torch.full((count,), self.num_classes or 0, device=self.device)
-        return self.moments(none if labels is None else labels.to(self.device))
+        return self.moments(none if condition is None else condition.to(self.device).label)
 
     @torch.no_grad()
-    def draw(self, indices, labels, seed, on_step=no_report) -> Drawn:
-        mean, std = self._moments(len(indices), labels)
+    def draw(self, indices, condition, seed, on_step=no_report) -> Drawn:
+        mean, std = self._moments(len(indices), condition)
         x = mean + std * IndexedNoise(seed, indices, self.shape, self.device)()
         on_step()
         return Drawn(to_uint8(x).cpu(), len(x))
 
-    def log_probability(self, images: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+    def log_probability(self, images: torch.Tensor, condition: Condition | None) -> torch.Tensor:
         """log P of the 256 levels of each pixel, (B, C, H, W)."""
-        x, (mean, std) = to_model(images), self._moments(len(images), labels)
+        x, (mean, std) = to_model(images), self._moments(len(images), condition)
         upper, lower = (torch.special.ndtr((edge - mean) / std) for edge in (x + HALF, x - HALF))
         upper, lower = torch.where(images == 255, 1.0, upper), torch.where(images == 0, 0.0, lower)
         return (upper - lower).clamp(min=1e-12).log()
 
     @torch.no_grad()
-    def bits_per_dim(self, images, labels, indices, seed) -> torch.Tensor:
-        return -self.log_probability(images, labels).flatten(1).mean(1) / math.log(2)
+    def bits_per_dim(self, images, condition, indices, seed) -> torch.Tensor:
+        return -self.log_probability(images, condition).flatten(1).mean(1) / math.log(2)
 
 
 class MaximumLikelihood(Objective):
@@ -84,11 +85,11 @@ class MaximumLikelihood(Objective):
             raise ValueError("objective: choose a model that is a Gaussian")
 
     def loss(self, model, batch, rng, training) -> Losses:
-        labels = batch.labels
-        if labels is not None:
-            dropped = rng.uniform(len(labels)) < self.label_dropout
-            labels = torch.where(dropped, model.num_classes, labels)
-        return Losses(-model.log_probability(batch.images, labels).flatten(1).mean(1) / math.log(2))
+        condition = batch.condition
+        if condition is not None:
+            dropped = rng.uniform(len(condition)) < self.label_dropout
+            condition = condition.dropped(dropped, condition.none(model.num_classes))
+        return Losses(-model.log_probability(batch.images, condition).flatten(1).mean(1) / math.log(2))
 
     def held_out(self, model, batch, indices, seed) -> HeldOut:
-        return HeldOut({"loss": model.bits_per_dim(batch.images, batch.labels, indices, seed)})
+        return HeldOut({"loss": model.bits_per_dim(batch.images, batch.condition, indices, seed)})

@@ -13,6 +13,7 @@ from lightning_diffusion.app.drawing import drawn_so, told
 from lightning_diffusion.app.edit_inputs import GivenPictures, one_class, read_given, strip
 from lightning_diffusion.app.sampling import Arguments, as_editor, as_generator, check_rest, draw, edit, settled
 from lightning_diffusion.checkpoints.loading import assembled
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.configuration.arguments import at_least
 from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.diffusion.editing.base import Editing
@@ -47,38 +48,40 @@ def main(config: DictConfig) -> None:
         else:
             generator = as_generator(model)
             check_fits("num_samples", arguments.num_samples, 4 * math.prod(model.shape))
-            labels = _labels(arguments, generator)
+            condition = _condition(arguments, generator)
 
     output_dir = Path(str(arguments.output_dir))  # it may refer to the run's own sampler
     if arguments.edit is not None:
         _edit(editor, editing, given, arguments.seed, how, output_dir)
     else:
-        _draw(generator, labels, arguments, how, output_dir)
+        _draw(generator, condition, arguments, how, output_dir)
 
 
-def _draw(model: Generator, labels: Tensor | None, arguments: Arguments, how: str, output_dir: Path) -> None:
+def _draw(model: Generator, condition: Condition | None, arguments: Arguments, how: str, output_dir: Path) -> None:
     N = arguments.num_samples
-    drawn = draw(model, labels, N, arguments.batch_size, arguments.seed)
+    drawn = draw(model, condition, N, arguments.batch_size, arguments.seed)
     columns = square_columns(N, model.num_classes if arguments.label is None else None)
-    _write(output_dir, "grid.png", grid(drawn, columns), drawn, labels)
+    _write(output_dir, "grid.png", grid(drawn, columns), drawn, condition)
     _tell(f"{N} samples by {how}: {output_dir}/grid.png, {output_dir}/samples.npz")
 
 
 def _edit(model: Editor, editing: Editing, given: GivenPictures, seed: int, how: str, output_dir: Path) -> None:
     columns = edit(model, editing, given, seed)
     results = [images for name, images in columns.items() if name not in editing.inputs]
-    labels = None if given.labels is None else given.labels[: len(results[0])].repeat(len(results))
-    _write(output_dir, "strip.png", strip(columns, editing), torch.cat(results), labels)
+    condition = given.condition
+    if condition is not None:
+        condition = Condition.cat([condition[: len(results[0])]] * len(results))
+    _write(output_dir, "strip.png", strip(columns, editing), torch.cat(results), condition)
     by = f" by {how}" if editing.takes_sampler else ""
     _tell(f"{', '.join(columns)}{by}: {output_dir}/strip.png; {output_dir}/samples.npz")
 
 
-def _write(output_dir: Path, name: str, picture: Tensor, images: Tensor, labels: Tensor | None) -> None:
+def _write(output_dir: Path, name: str, picture: Tensor, images: Tensor, condition: Condition | None) -> None:
     """samples.npz holds images, uint8 N×H×W×C, and labels where the model is conditional."""
     make_folder(output_dir)
     arrays = {"images": images.permute(0, 2, 3, 1).numpy()}
-    if labels is not None:
-        arrays["labels"] = labels.numpy()
+    if condition is not None and condition.label is not None:
+        arrays["labels"] = condition.label.numpy()
     write(output_dir / "samples.npz", lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
     write_png(output_dir / name, picture)
 
@@ -87,7 +90,7 @@ def _tell(text: str) -> None:
     console().print(text, soft_wrap=True)
 
 
-def _labels(arguments: Arguments, model: Generator) -> Tensor | None:
+def _condition(arguments: Arguments, model: Generator) -> Condition | None:
     if arguments.label is None:
-        return model.labels_in_turn(range(arguments.num_samples))
+        return model.conditions_in_turn(range(arguments.num_samples))
     return one_class(arguments.label, arguments.num_samples, model.num_classes)

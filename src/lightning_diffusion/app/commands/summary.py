@@ -6,8 +6,8 @@ from rich.table import Table
 from lightning_diffusion.app.classes import count_classes
 from lightning_diffusion.app.cli import mistakes
 from lightning_diffusion.app.commands.train import Arguments, groups
+from lightning_diffusion.codecs.image_size import height_width
 from lightning_diffusion.configuration.arguments import parse
-from lightning_diffusion.networks.image_size import height_width
 from lightning_diffusion.networks.summary import Summary, summarize
 from lightning_diffusion.system.console import console
 

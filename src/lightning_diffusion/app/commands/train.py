@@ -21,6 +21,7 @@ from lightning_diffusion.checkpoints.content import check_resumable
 from lightning_diffusion.checkpoints.folder import Damaged, locate, read_checkpoint
 from lightning_diffusion.checkpoints.loading import adopt, load_weights, of_checkpoint
 from lightning_diffusion.checkpoints.network_size import TOO_LARGE, no_larger_than, no_larger_than_memory
+from lightning_diffusion.codecs.image_size import simplest
 from lightning_diffusion.configuration.arguments import Node, Nodes, Record, Text, parse
 from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.configuration.trusted_targets import CONF, TARGET, require_plain
@@ -28,7 +29,6 @@ from lightning_diffusion.data.dataset import WrongLabel
 from lightning_diffusion.data.decoding import UnreadableImage
 from lightning_diffusion.data.module import ImageDataModule
 from lightning_diffusion.models.contracts import GRAPHS, Compile, Generator, Likelihood, Model, Objective
-from lightning_diffusion.networks.image_size import simplest
 from lightning_diffusion.runs.attended import announce
 from lightning_diffusion.runs.comparable import BITS
 from lightning_diffusion.runs.environment import record

@@ -21,10 +21,10 @@ from lightning_diffusion.checkpoints.diffusers.network import (
 from lightning_diffusion.checkpoints.diffusers.process import PIPELINES, read_process, scheduler_config
 from lightning_diffusion.checkpoints.diffusers.settings import Part, Settings
 from lightning_diffusion.checkpoints.diffusers.weights import CLASSES, from_diffusers, to_diffusers
+from lightning_diffusion.codecs.image_size import simplest
 from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
 from lightning_diffusion.models.contracts import Model
 from lightning_diffusion.models.diffusion.model import DiffusionModel
-from lightning_diffusion.networks.image_size import simplest
 from lightning_diffusion.networks.unet import UNet
 from lightning_diffusion.system.files import write as write_file
 from lightning_diffusion.system.files import write_text

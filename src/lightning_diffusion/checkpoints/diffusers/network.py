@@ -3,7 +3,7 @@
 from typing import Any
 
 from lightning_diffusion.checkpoints.diffusers.settings import Part, Settings
-from lightning_diffusion.networks.image_size import ImageSize, height_width, simplest, typed
+from lightning_diffusion.codecs.image_size import ImageSize, height_width, simplest, typed
 from lightning_diffusion.networks.layers import SelfAttention
 from lightning_diffusion.networks.unet import UNet
 

@@ -6,16 +6,17 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.diffusion.denoiser import Denoiser
 from lightning_diffusion.diffusion.noise import Noise
 from lightning_diffusion.diffusion.samplers.base import Sampler
 
 
 class EditInputs(NamedTuple):
-    """Pictures x_0 (B, C, H, W) in [−1, 1], their labels (B,) or None, where to fill in (H, W) or None, and noise."""
+    """Pictures x_0 (B, C, H, W) in [−1, 1], their condition or None, where to fill in (H, W) or None, and noise."""
 
     x_0: Tensor
-    cond: Tensor | None
+    condition: Condition | None
     mask: Tensor | None
     noise: Noise
 

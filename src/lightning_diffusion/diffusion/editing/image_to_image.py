@@ -36,5 +36,5 @@ class ImageToImage(Editing):
         N = len(times) - 1
         times = times[N - max(1, round(self.strength * N)) :]
         x_t = marginal(given.x_0, given.noise(), schedule.alpha(times[0]), schedule.sigma(times[0]))
-        x = last_of(sampler.walk(denoiser, given.noise, given.cond, x_t, times), on_step)
+        x = last_of(sampler.walk(denoiser, given.noise, given.condition, x_t, times), on_step)
         return {"picture": given.x_0, "noised": x_t, "result": x}

@@ -50,7 +50,7 @@ class Inpaint(Editing):
         assert given.mask is not None
         mask = given.mask.to(given.x_0)
         walker = RePaint(self.time_grid, self.num_steps, self.jump, self.resamples, given.x_0, mask)
-        x = last_of(walker.walk(denoiser, given.noise, given.cond), on_step)
+        x = last_of(walker.walk(denoiser, given.noise, given.condition), on_step)
         return {"picture": given.x_0, "given": (1 - mask) * given.x_0, "result": x}
 
 

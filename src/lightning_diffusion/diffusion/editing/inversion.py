@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.diffusion.denoiser import Conditioned, Denoiser
 from lightning_diffusion.diffusion.editing.base import Editing, EditInputs, last_of
 from lightning_diffusion.diffusion.process import expand
@@ -30,8 +31,8 @@ class Invert(Editing):
         self, denoiser: Denoiser, sampler: Sampler, given: EditInputs, on_step: Callable[[], None] = lambda: None
     ) -> dict[str, Tensor]:
         times = sampler.times(denoiser.schedule)
-        latent = last_of(invert(denoiser, given.x_0, times, given.cond, self.num_iterations), on_step)
-        x = last_of(sampler.walk(denoiser, given.noise, given.cond, latent, times), on_step)
+        latent = last_of(invert(denoiser, given.x_0, times, given.condition, self.num_iterations), on_step)
+        x = last_of(sampler.walk(denoiser, given.noise, given.condition, latent, times), on_step)
         return {"picture": given.x_0, "latent": latent / denoiser.schedule.prior_std, "result": x}
 
 
@@ -58,17 +59,17 @@ class Interpolate(Editing):
         self, denoiser: Denoiser, sampler: Sampler, given: EditInputs, on_step: Callable[[], None] = lambda: None
     ) -> dict[str, Tensor]:
         times, M = sampler.times(denoiser.schedule), self.num_frames
-        latents = last_of(invert(denoiser, given.x_0, times, given.cond, self.num_iterations), on_step)
+        latents = last_of(invert(denoiser, given.x_0, times, given.condition, self.num_iterations), on_step)
         shares = torch.linspace(0, 1, M + 2)[1:-1].tolist()
         starts = torch.cat([slerp(latents[:-1], latents[1:], w) for w in shares])
-        cond = None if given.cond is None else given.cond[:-1].repeat(M)
-        frames = last_of(sampler.walk(denoiser, given.noise, cond, starts, times), on_step).chunk(M)
+        condition = None if given.condition is None else Condition.cat([given.condition[:-1]] * M)
+        frames = last_of(sampler.walk(denoiser, given.noise, condition, starts, times), on_step).chunk(M)
         columns = {f"{w:.2f}": frame for w, frame in zip(shares, frames, strict=True)}
         return {"from": given.x_0[:-1], **columns, "to": given.x_0[1:]}
 
 
 def invert(
-    denoiser: Denoiser, x_0: Tensor, times: Tensor, cond: Tensor | None = None, num_iterations: int = 5
+    denoiser: Denoiser, x_0: Tensor, times: Tensor, condition: Condition | None = None, num_iterations: int = 5
 ) -> Iterator[Tensor]:
     """Yields x_{t_0} = x_0, x_{t_1}, …, x_{t_N}: DDIM's deterministic steps, each undone.
 
@@ -87,7 +88,7 @@ def invert(
 
     Ref: DDIM §4.3, §5.4; Fixed-point inversion: AIDI §4.1
     """
-    schedule, denoiser = denoiser.schedule, Conditioned(denoiser, cond)
+    schedule, denoiser = denoiser.schedule, Conditioned(denoiser, condition)
     rising = times.flip(0)
     x, x0_hat = x_0, x_0
     yield x

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.diffusion.denoiser import Conditioned, Denoiser
 from lightning_diffusion.diffusion.noise import IndexedNoise, Noise
 from lightning_diffusion.diffusion.schedule import NoiseSchedule
@@ -63,7 +64,7 @@ class Sampler(ABC):
         self,
         denoiser: Denoiser,
         noise: Noise,
-        cond: Tensor | None = None,
+        condition: Condition | None = None,
         start: Tensor | None = None,
         times: Tensor | None = None,
     ) -> Iterator[Tensor]:
@@ -74,7 +75,7 @@ class Sampler(ABC):
             start: x_{t_N}; a draw of N(0, prior_std² I) if None.
             times: t_N > … > t_0; those of the time grid if None.
         """
-        denoiser = Conditioned(denoiser, cond)
+        denoiser = Conditioned(denoiser, condition)
         times = self.times(denoiser.schedule) if times is None else times
         x, state = denoiser.schedule.prior_std * noise() if start is None else start, None
         yield x
@@ -89,7 +90,7 @@ class Sampler(ABC):
         indices: Sequence[int],
         shape: Sequence[int],
         seed: int,
-        labels: Tensor | None = None,
+        condition: Condition | None = None,
         batch_size: int = 64,
         device: torch.device | str = "cpu",
         on_step: Callable[[], None] = lambda: None,
@@ -101,22 +102,17 @@ class Sampler(ABC):
             indices: which samples to make.
             shape: (C, H, W).
             seed: ≥ 0.
-            labels: class of each sample, (N,), or None.
+            condition: of all samples, of length N, or None.
             batch_size: samples made at once; the result does not depend on it, up to float rounding.
             on_step: called after every step of every batch.
         """
         batches = []
         for start in range(0, len(indices), batch_size):
             noise = IndexedNoise(seed, indices[start : start + batch_size], shape, device)
-            cond = None if labels is None else labels[start : start + batch_size].to(device)
+            given = None if condition is None else condition[start : start + batch_size].to(device)
             x = None
-            for x in self.walk(denoiser, noise, cond):  # noqa: B007 - the last one is the sample
+            for x in self.walk(denoiser, noise, given):  # noqa: B007 - the last one is the sample
                 on_step()
             assert x is not None
             batches.append(x.float().cpu())
         return torch.cat(batches) if batches else torch.empty(0, *shape)
-
-
-def class_labels(num_samples: int, num_classes: int | None) -> Tensor | None:
-    """Sample i is of class i mod K, (num_samples,); None without classes."""
-    return None if num_classes is None else torch.arange(num_samples) % num_classes

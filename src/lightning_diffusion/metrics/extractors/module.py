@@ -5,9 +5,9 @@ import re
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_diffusion.codecs.image_size import ImageSize, height_width
 from lightning_diffusion.codecs.pixels import to_model
 from lightning_diffusion.metrics.extractors.base import Extractor, Features, ImageSet, as_colour
-from lightning_diffusion.networks.image_size import ImageSize, height_width
 
 
 class Module(Extractor):

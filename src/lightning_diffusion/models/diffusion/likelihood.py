@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.diffusion.denoiser import Denoiser
 from lightning_diffusion.diffusion.likelihood import bits_per_dim, flow_log_likelihood, variational_bound
 from lightning_diffusion.diffusion.noise import IndexedNoise
@@ -47,7 +48,7 @@ class FlowAndBound:
         self,
         denoiser: Denoiser,
         x_0: Tensor,
-        labels: Tensor | None,
+        condition: Condition | None,
         indices: range,
         seed: int,
         on_step: Callable[[], None] = lambda: None,
@@ -55,7 +56,7 @@ class FlowAndBound:
         """Bits per dimension of each image, by name.
 
         Args:
-            x_0: (B, C, H, W) in [−1, 1], numbers `indices` of the data; labels (B,) or None.
+            x_0: (B, C, H, W) in [−1, 1], numbers `indices` of the data; condition of length B or None.
             on_step: called `steps` times.
         """
 
@@ -65,7 +66,7 @@ class FlowAndBound:
         scores = {}
         if denoiser.schedule.discrete:
             variance = self.variance or ("learned" if denoiser.learns_variance else "transition")
-            bound = variational_bound(denoiser, x_0, noise("bound"), labels, variance, on_step=on_step)
+            bound = variational_bound(denoiser, x_0, noise("bound"), condition, variance, on_step=on_step)
             scores = {
                 "bound": bound.total,
                 "bound/prior": bound.prior,
@@ -73,6 +74,6 @@ class FlowAndBound:
                 "bound/decoder": bound.decoder,
             }
         between = x_0 + PIXEL * (torch.special.ndtr(noise("dequantization")()) - 0.5)
-        log_p = flow_log_likelihood(denoiser, between, noise("probes"), labels, self.num_probes, self.tolerance)
+        log_p = flow_log_likelihood(denoiser, between, noise("probes"), condition, self.num_probes, self.tolerance)
         on_step()
         return scores | {"flow": bits_per_dim(log_p, x_0[0].numel())}

@@ -7,6 +7,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from lightning_diffusion.codecs.condition import Condition
+from lightning_diffusion.codecs.image_size import ImageSize, height_width
 from lightning_diffusion.codecs.pixels import Codec, Pixels
 from lightning_diffusion.diffusion.continuous_bound import continuous_bound, span
 from lightning_diffusion.diffusion.denoiser import Counted, Denoiser, NetworkDenoiser
@@ -18,7 +20,6 @@ from lightning_diffusion.diffusion.samplers.ddim import DDIM
 from lightning_diffusion.diffusion.time_grid import Trailing
 from lightning_diffusion.models.contracts import Drawn, Editor, Generator, Likelihood, Model, OnStep, no_report
 from lightning_diffusion.models.diffusion.likelihood import FlowAndBound
-from lightning_diffusion.networks.image_size import ImageSize, height_width
 
 Guidance = Callable[[Denoiser], Denoiser]
 
@@ -98,19 +99,21 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
     def num_steps(self) -> int:
         return len(self.sampler.times(self.denoiser.schedule))
 
-    def draw(self, indices: Sequence[int], labels: Tensor | None, seed: int, on_step: OnStep = no_report) -> Drawn:
+    def draw(
+        self, indices: Sequence[int], condition: Condition | None, seed: int, on_step: OnStep = no_report
+    ) -> Drawn:
         counted, device = Counted(self.denoiser), self.device
         guided = self.guidance(counted).to(device)  # a guidance may bring a network of its own
         shape = self.codec.shape(self.shape)
-        code = self.sampler.sample(guided, indices, shape, seed, labels, len(indices), device, on_step)
+        code = self.sampler.sample(guided, indices, shape, seed, condition, len(indices), device, on_step)
         return Drawn(self.codec.decode(code), counted.items)
 
     @torch.inference_mode()
-    def trajectory(self, indices: Sequence[int], labels: Tensor | None, seed: int) -> Iterator[Tensor]:
+    def trajectory(self, indices: Sequence[int], condition: Condition | None, seed: int) -> Iterator[Tensor]:
         device = self.device
         noise = IndexedNoise(seed, indices, self.codec.shape(self.shape), device)
-        cond = None if labels is None else labels.to(device)
-        for x in self.sampler.walk(self.guidance(self.denoiser).to(device), noise, cond):
+        condition = None if condition is None else condition.to(device)
+        for x in self.sampler.walk(self.guidance(self.denoiser).to(device), noise, condition):
             yield self.codec.decode(x).cpu()
 
     def check_edit(self, editing: Editing, num_pictures: int) -> None:
@@ -118,20 +121,27 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
 
     @torch.inference_mode()
     def edit(
-        self, editing: Editing, pictures: Tensor, labels: Tensor | None, mask: Tensor | None, seed: int, on_step: OnStep
+        self,
+        editing: Editing,
+        pictures: Tensor,
+        condition: Condition | None,
+        mask: Tensor | None,
+        seed: int,
+        on_step: OnStep,
     ) -> dict[str, Tensor]:
         x_0 = self.codec.encode(pictures.to(self.device))
-        cond, mask = (None if tensor is None else tensor.to(self.device) for tensor in (labels, mask))
+        condition = None if condition is None else condition.to(self.device)
+        mask = None if mask is None else mask.to(self.device)
         noise = IndexedNoise(seed, range(len(x_0)), x_0.shape[1:], self.device)
         guided = self.guidance(self.denoiser).to(self.device)
-        columns = editing(guided, self.sampler, EditInputs(x_0, cond, mask, noise), on_step)
+        columns = editing(guided, self.sampler, EditInputs(x_0, condition, mask, noise), on_step)
         return {name: self.codec.decode(x).cpu() for name, x in columns.items()}
 
-    def bits_per_dim(self, images: Tensor, labels: Tensor | None, indices: range, seed: int) -> Tensor:
+    def bits_per_dim(self, images: Tensor, condition: Condition | None, indices: range, seed: int) -> Tensor:
         """The continuous-time bound: it does not depend on the schedule or on what the network predicts."""
         x_0 = self.codec.encode(images)
         noise = IndexedNoise(seed, indices, x_0.shape[1:], x_0.device, stream="bound")
-        return continuous_bound(Clip(self.denoiser), x_0, noise, spread(indices), labels).total
+        return continuous_bound(Clip(self.denoiser), x_0, noise, spread(indices), condition).total
 
     def check_likelihood(self, **options: Any) -> None:
         FlowAndBound(**options).check(self.denoiser)
@@ -142,10 +152,10 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
     def likelihoods(
         self,
         images: Tensor,
-        labels: Tensor | None,
+        condition: Condition | None,
         indices: range,
         seed: int,
         on_step: OnStep = no_report,
         **options: Any,
     ) -> dict[str, Tensor]:
-        return FlowAndBound(**options)(self.denoiser, self.codec.encode(images), labels, indices, seed, on_step)
+        return FlowAndBound(**options)(self.denoiser, self.codec.encode(images), condition, indices, seed, on_step)

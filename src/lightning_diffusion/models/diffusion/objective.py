@@ -19,12 +19,12 @@ class Denoising(objective.Objective, contracts.Objective):
         self.check_denoiser(model.denoiser)
 
     def loss(self, model: DiffusionModel, batch: Batch, rng: BatchRNG, training: Training) -> Losses:
-        times, losses = self.draw(model.denoiser, model.codec.encode(batch.images), batch.labels, rng)
+        times, losses = self.draw(model.denoiser, model.codec.encode(batch.images), batch.condition, rng)
         return Losses(self.weighted(times, losses), {"t": times.t})
 
     def held_out(self, model: DiffusionModel, batch: Batch, indices: range, seed: int) -> HeldOut:
         x_0 = model.codec.encode(batch.images)
-        found = self.on_fixed_noise(model.denoiser, x_0, indices, seed, batch.labels)
+        found = self.on_fixed_noise(model.denoiser, x_0, indices, seed, batch.condition)
         return HeldOut({"loss": found.loss}, found.time, found.error)
 
     def at_times(self, model: DiffusionModel, times: Tensor) -> dict[str, list[float]]:

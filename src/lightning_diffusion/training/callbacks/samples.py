@@ -81,7 +81,7 @@ class SampleGrid(L.Callback):
         batches = shard_batches(self.num_samples, BATCH)
         drawing = Phase(f"drawing samples/{name}.png", model.num_steps * len(batches))
         with drawing as phase, trainer.precision_plugin.forward_context():
-            drawn = [model.draw(batch, model.labels_in_turn(batch), self.seed, phase.advance) for batch in batches]
+            drawn = [model.draw(batch, model.conditions_in_turn(batch), self.seed, phase.advance) for batch in batches]
         images = torch.cat([batch.images for batch in drawn])
         columns = square_columns(len(images), model.num_classes)
         make_run_folder(self.directory)
@@ -98,7 +98,7 @@ class SampleGrid(L.Callback):
         drawing = Phase("drawing samples/trajectory.gif", model.num_steps)
         with drawing as phase, trainer.precision_plugin.forward_context():
             states = []
-            for state in model.trajectory(indices, model.labels_in_turn(indices), self.seed):
+            for state in model.trajectory(indices, model.conditions_in_turn(indices), self.seed):
                 states.append(state)
                 phase.advance()
         frames = [states[i] for i in torch.linspace(0, len(states) - 1, min(NUM_FRAMES, len(states))).long()]

@@ -183,7 +183,7 @@ class SampleScores(L.Callback):
         return shard_batches(self.num_samples, self.batch_size, trainer.global_rank, trainer.world_size)
 
     def _part(self, model: Generator, batch: range, trainer: L.Trainer, drawing: Phase) -> Part:
-        drawn = model.draw(batch, model.labels_in_turn(batch), self.seed, drawing.advance)
+        drawn = model.draw(batch, model.conditions_in_turn(batch), self.seed, drawing.advance)
         return batch.start, self.extractor(drawn.images, trainer.strategy.root_device), drawn.cost
 
     def _disown(self, module: L.LightningModule) -> None:
