@@ -11,7 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lightning_diffusion.app.cli import CONF
-from lightning_diffusion.checkpoints.loading import LARGEST, check_data, load
+from lightning_diffusion.checkpoints.loading import check_data, load
+from lightning_diffusion.checkpoints.model_file import LARGEST
 from lightning_diffusion.data.array_file import ArrayFile
 from lightning_diffusion.data.decoding import read_image
 from lightning_diffusion.data.image_folder import ImageFolder

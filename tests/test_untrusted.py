@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 
 from lightning_diffusion.app.saved_words import Word, literal
 from lightning_diffusion.checkpoints.diffusers import folder as folder_of_diffusers
-from lightning_diffusion.checkpoints.loading import load, read
+from lightning_diffusion.checkpoints.loading import load
+from lightning_diffusion.checkpoints.model_file import read
 from lightning_diffusion.configuration.calls import make
 from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.configuration.trusted_targets import Targets, require_plain

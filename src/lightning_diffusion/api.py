@@ -31,7 +31,8 @@ from lightning_diffusion.app.keywords import asked_for
 from lightning_diffusion.app.sampling import as_editor, as_generator, check_rest, settled
 from lightning_diffusion.app.sampling import draw as draw_all
 from lightning_diffusion.app.sampling import edit as edit_all
-from lightning_diffusion.checkpoints.loading import TrainedModel, assembled, read
+from lightning_diffusion.checkpoints.loading import TrainedModel, assembled
+from lightning_diffusion.checkpoints.model_file import read
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.configuration.arguments import at_least
 from lightning_diffusion.configuration.errors import ConfigError

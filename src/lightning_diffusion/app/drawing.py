@@ -12,7 +12,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightning_diffusion.app.resume import typed_keys
-from lightning_diffusion.checkpoints.loading import ModelFile, check_drawing, named, read_either
+from lightning_diffusion.checkpoints.model_file import ModelFile, check_drawing, named, read_either
 from lightning_diffusion.configuration.arguments import Node, Text, keys_of
 from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.configuration.trusted_targets import CONF, DRAWING, TARGET, Targets

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_diffusion.app.drawing import NONE, Drawing, ModelArguments, as_trained, option_of
 from lightning_diffusion.app.edit_inputs import GivenPictures
-from lightning_diffusion.checkpoints.loading import ModelFile
+from lightning_diffusion.checkpoints.model_file import ModelFile
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.configuration.arguments import Node, Text, parse
 from lightning_diffusion.configuration.errors import ConfigError

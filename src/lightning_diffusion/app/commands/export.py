@@ -7,7 +7,8 @@ from omegaconf import DictConfig
 
 from lightning_diffusion.app.cli import mistakes
 from lightning_diffusion.checkpoints.diffusers import folder
-from lightning_diffusion.checkpoints.loading import assembled, read, write_safetensors
+from lightning_diffusion.checkpoints.loading import assembled, write_safetensors
+from lightning_diffusion.checkpoints.model_file import read
 from lightning_diffusion.configuration.arguments import Text, parse
 from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.system.console import console

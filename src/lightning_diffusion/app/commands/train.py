@@ -19,7 +19,8 @@ from lightning_diffusion.app.cli import mistakes, one_line
 from lightning_diffusion.app.resume import resumed, save_overrides, typed_keys
 from lightning_diffusion.checkpoints.content import check_resumable
 from lightning_diffusion.checkpoints.folder import Damaged, locate, read_checkpoint
-from lightning_diffusion.checkpoints.loading import adopt, load_weights, of_checkpoint
+from lightning_diffusion.checkpoints.loading import adopt, load_weights
+from lightning_diffusion.checkpoints.model_file import of_checkpoint
 from lightning_diffusion.checkpoints.network_size import TOO_LARGE, no_larger_than, no_larger_than_memory
 from lightning_diffusion.codecs.image_size import simplest
 from lightning_diffusion.configuration.arguments import Node, Nodes, Record, Text, parse
