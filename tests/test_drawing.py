@@ -42,7 +42,7 @@ def run(tmp_path_factory):
     assert status == 0, err
     path = folder / "run" / "checkpoints" / "last.ckpt"
     content = torch.load(path, weights_only=True)
-    parts = {key: content[key] for key in ("state_dict", "hyper_parameters", "global_step")}
+    parts = {key: content[key] for key in ("state_dict", "hyper_parameters", "global_step", "format_version")}
     return SimpleNamespace(folder=folder / "run", path=path, content=parts, model=load(path).model)
 
 
@@ -221,3 +221,13 @@ def test_every_step_of_the_chain_is_walked_on_any_grid():
     chain = cosine(T=1000)
     for grid in (Trailing(), LogSNR(), Quadratic(), Karras(sigma_max=80)):
         assert grid(chain, None).tolist() == [*range(1000, -1, -1)]
+
+
+@pytest.mark.parametrize("node", ["x", 5, None, [], {"num_steps": 5}], ids=str)
+def test_a_file_whose_sampler_is_no_call_is_refused(run, tmp_path, node):
+    path = rewritten(run, tmp_path, lambda config: config.update(sampler=node))
+    for words in ([], ["sampler.num_steps=5"], ["time_grid=quadratic"]):
+        status, _, err = in_process(sample, f"ckpt_path={path}", "num_samples=10", *words, cwd=tmp_path)
+        assert status == 2
+        assert "sampler: expected an option of its group" in err
+        assert len(err.splitlines()) == 1
