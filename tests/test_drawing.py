@@ -221,3 +221,13 @@ def test_every_step_of_the_chain_is_walked_on_any_grid():
     chain = cosine(T=1000)
     for grid in (Trailing(), LogSNR(), Quadratic(), Karras(sigma_max=80)):
         assert grid(chain, None).tolist() == [*range(1000, -1, -1)]
+
+
+@pytest.mark.parametrize("node", ["x", 5, None, [], {"num_steps": 5}], ids=str)
+def test_a_file_whose_sampler_is_no_call_is_refused(run, tmp_path, node):
+    path = rewritten(run, tmp_path, lambda config: config.update(sampler=node))
+    for words in ([], ["sampler.num_steps=5"], ["time_grid=quadratic"]):
+        status, _, err = in_process(sample, f"ckpt_path={path}", "num_samples=10", *words, cwd=tmp_path)
+        assert status == 2
+        assert "sampler: expected an option of its group" in err
+        assert len(err.splitlines()) == 1

@@ -107,6 +107,8 @@ def check_drawing(key: str, node: Any, trust: Any = (), wanted: Any = Any) -> No
             "guidance.weak.ckpt_path=…, or choose guidance=clip"
         )
     try:
+        if not isinstance(node, dict) or TARGET not in node:
+            raise ConfigError(f"{key}: expected an option of its group")
         check_node(node, wanted, key, Targets((key, "time_grid"), trust, strict=True))
         _check_numbers(node, key)
     except ConfigError as error:
