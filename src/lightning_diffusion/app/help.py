@@ -52,7 +52,9 @@ def help_text(usage: str, folders: Sequence[Path], config_name: str, words: list
         parts.append(f"Groups, each a choice among files in {where} (the default is marked *):")
         options = {group: option_files(folders, group) for group in sorted(chosen)}
         parts.append("\n".join(_options(group, options[group], chosen[group], width) for group in options))
-    parts += ["Keys, with their defaults:", textwrap.indent(_keys(own), "  "), END]
+    files = [own, *(folders[0] / group / f"{option}.yaml" for group, option in chosen.items())]
+    keys = "\n".join(_keys(path) for path in files if path == own or _has_root_keys(path))
+    parts += ["Keys, with their defaults:", textwrap.indent(keys, "  "), END]
     return "\n\n".join(parts)
 
 
@@ -83,6 +85,11 @@ def _options(group: str, options: Iterable[str], default: str | None, width: int
     indent = " " * (width + 4)
     text = textwrap.fill(", ".join(names), room, initial_indent=indent, subsequent_indent=indent)
     return f"  {group:<{width}}{text[width + 2 :]}"
+
+
+def _has_root_keys(path: Path) -> bool:
+    """Whether an option's keys stand beside the program's own, as those of a family of models do."""
+    return path.is_file() and path.read_text().startswith("# @package _global_")
 
 
 def _keys(path: Path) -> str:
