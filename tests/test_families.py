@@ -15,6 +15,7 @@ from lightning_diffusion.app.evaluate import main as evaluate
 from lightning_diffusion.app.export import main as export
 from lightning_diffusion.app.report import main as report
 from lightning_diffusion.app.sample import main as sample
+from lightning_diffusion.app.summary import main as summary
 from lightning_diffusion.app.train import main as train
 from lightning_diffusion.checkpoints.folder import read_checkpoint
 from lightning_diffusion.checkpoints.loading import load
@@ -115,6 +116,7 @@ class TestGaussian:
     def test_parts_of_another_family_are_refused(self, folder, outside):
         for main, words, says in (
             (train, [*WORDS, "model=gaussian", "schedule=linear"], "schedule: the chosen model does not read it"),
+            (summary, [*WORDS, "model=gaussian"], "model: src.summary measures a backbone"),
             (sample, [*TRUST, "sampler=ddim"], "sampler: a Gaussian has none"),
             (sample, [*TRUST, "edit=inpaint", "images=[a.png]"], "edit: a Gaussian cannot edit"),
             (evaluate, [*TRUST, "samplers=[ddim]"], "samplers: a Gaussian has no sampler"),

@@ -53,7 +53,7 @@ def help_text(usage: str, folders: Sequence[Path], config_name: str, words: list
         options = {group: option_files(folders, group) for group in sorted(chosen)}
         parts.append("\n".join(_options(group, options[group], chosen[group], width) for group in options))
     files = [own, *(folders[0] / group / f"{option}.yaml" for group, option in chosen.items())]
-    keys = "\n".join(_keys(path) for path in files if path == own or _has_root_keys(path))
+    keys = "\n".join(filter(None, (_keys(path) for path in files if path == own or _has_root_keys(path))))
     parts += ["Keys, with their defaults:", textwrap.indent(keys, "  "), END]
     return "\n\n".join(parts)
 

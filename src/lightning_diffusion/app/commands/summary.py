@@ -8,6 +8,7 @@ from lightning_diffusion.app.cli import mistakes
 from lightning_diffusion.app.commands.train import Arguments, groups
 from lightning_diffusion.codecs.image_size import height_width
 from lightning_diffusion.configuration.arguments import parse
+from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.networks.summary import Summary, summarize
 from lightning_diffusion.system.console import console
 
@@ -17,6 +18,8 @@ def main(config: DictConfig) -> None:
     with mistakes():
         count_classes(config)
         arguments = parse(config, Arguments, groups())
+        if "backbone" not in arguments.nodes:
+            raise ConfigError("model: src.summary measures a backbone=…, and this model has none; choose another model")
         backbone, data = arguments.nodes["backbone"], arguments.data.node
         network = backbone.make()
         shape = (data["channels"], *height_width(data["image_size"]))
