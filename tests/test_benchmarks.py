@@ -39,6 +39,7 @@ def test_contenders_train_the_same_network():
         assert sum(moved) / len(moved) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PEERS)
 def test_a_peer_learns_what_it_is_shown_and_draws_it(name, monkeypatch):
     """Grey images, after a few dozen steps and with a learning rate for so few."""

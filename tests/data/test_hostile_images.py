@@ -176,6 +176,7 @@ def test_is_refused_in_one_line(tmp_path, name):
     assert tree(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_pillow_s_warnings_do_not_show(tmp_path):
     """In a process of its own: pytest has filters of its own."""
     (tmp_path / "cut.tif").write_bytes(cut("TIFF", compression="tiff_lzw"))

@@ -61,7 +61,7 @@ def test_ddim_converges_to_the_probability_flow_at_order_1(make):
     assert (orders - 1).abs().max() < 0.2, orders
 
 
-@pytest.mark.parametrize("variance", ["posterior", "transition"])
+@pytest.mark.parametrize("variance", ["posterior", pytest.param("transition", marks=pytest.mark.slow)])
 def test_ddpm_recovers_the_mean_and_variance_of_the_data(variance):
     denoiser, N = gaussian(schedules.cosine()), 4000
     x = run(DDPM(Trailing(), variance=variance), denoiser, N)

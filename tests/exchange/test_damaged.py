@@ -42,6 +42,7 @@ def refusal(folder):
     return None
 
 
+@pytest.mark.slow
 def test_hundreds_of_mutated_settings_load_or_are_refused_in_one_line(made):
     good = {name: json.loads((made / name).read_text()) for name in FILES}
     draw = random.Random(0)
