@@ -28,7 +28,7 @@ class Moments(nn.Module):
     def __init__(self, num_classes: int, shape: tuple[int, int, int], log_std: float) -> None:
         super().__init__()
         self.mean = nn.Parameter(torch.zeros(num_classes + 1, *shape))
-        self.log_std = nn.Parameter(torch.full((num_classes + 1, *shape), log_std))
+        self.log_std = nn.Parameter(torch.full((num_classes + 1, *shape), float(log_std)))
 
     def forward(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.mean[labels], self.log_std[labels].exp()
