@@ -243,13 +243,13 @@ class LoadedModel:
         """The content of src.evaluate's metrics.json; nothing is written.
 
         Each score by name is a dict with "value" and, under "floor", what held-out images reach at the same number;
-        "how" says what was compared with what. metrics="likelihood" has "mean" and "standard_error" in place of these.
+        "how" says what was compared with what. metrics="likelihood" has "mean" and "standard_error" instead.
 
         Args:
             num_samples: to draw; None takes as many as there are held-out images, 1,000 at most.
             metrics: an option of conf/metrics.
             data: an option of conf/data; None takes the data that the model was trained on.
-            reference: a folder or .npz file of images in place of the data.
+            reference: a folder or .npz file of images to compare with instead of the data.
             extrapolate: whether to extrapolate the Fréchet distance to infinitely many samples.
             num_images, split: of metrics="likelihood": how many, of "train" or "val".
 
@@ -372,7 +372,7 @@ def load(
 
 
 def train(*words: str) -> TrainingRun:
-    """Runs `python -m src.train WORDS` in a process of its own to its end, and prints its output as it comes.
+    """Runs `python -m src.train WORDS` in a separate process and prints its output as it comes.
 
     An interruption (Ctrl-C, a notebook's stop button) ends the run with a checkpoint, and train("resume=RUN") continues
     it.

@@ -91,7 +91,7 @@ def drawn_so(model: Model, drawing: Drawing, given: Mapping[str, Any] = NONE) ->
     """The model with the configuration's sampler and guidance, if its kind has such parts.
 
     Args:
-        given: objects that stand in place of the configuration's, by key.
+        given: objects that replace the configuration's parts, by key.
 
     Raises:
         ValueError: the command line chooses a part that it does not have, or one that does not fit.
@@ -130,7 +130,7 @@ def told(model: Model, sampler: Node[Any], guidance: Node[Any]) -> str:
 
 
 def shown(key: str, part: Any) -> Node[Any]:
-    """An object as a configuration names it, for what is told and written about it; its other arguments are unknown."""
+    """An object as a configuration names it, for messages and records; its other arguments are unknown."""
     made = getattr(part, "func", part)  # of a functools.partial
     named = made if hasattr(made, "__qualname__") else type(made)
     steps = {"num_steps": part.num_steps} if hasattr(part, "num_steps") else {}

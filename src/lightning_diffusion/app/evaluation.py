@@ -103,7 +103,7 @@ def sampled(
     """Prepares the extractor and the reference, or finds both where an earlier call has kept them.
 
     Args:
-        given: objects that are drawn with in place of the configuration's, by key.
+        given: objects that replace the configuration's parts, by key.
 
     Raises:
         ConfigError, ValueError, FileNotFoundError: samples that cannot be drawn or compared so.

@@ -1,4 +1,4 @@
-"""Where samples and the images that they should look like come from, as src.evaluate is told."""
+"""The samples that src.evaluate measures, and the images that it compares them with."""
 
 import re
 from collections.abc import Mapping
@@ -92,7 +92,7 @@ def read_walks(arguments: Arguments, model: Model, given: Mapping[str, Any] = NO
 
     Args:
         model: that draws by the configuration's sampler and guidance.
-        given: objects that it draws with in place of the configuration's, by key.
+        given: objects that replace the configuration's parts, by key.
     """
     if not isinstance(model, Generator):
         raise ConfigError(f"ckpt_path: a {type(model).__name__} draws no samples that could be scored")

@@ -50,7 +50,7 @@ def settled(config: DictConfig, file: ModelFile, given: Mapping[str, Any] = NONE
     An edit that needs a deterministic sampler takes the program's default where the run's own is not.
 
     Args:
-        given: objects that are drawn with in place of the configuration's, by key.
+        given: objects that replace the configuration's parts, by key.
     """
     arguments = parse(as_trained(config, file, without=given), Arguments)
     if "sampler" in given or arguments.edit is None or not arguments.edit.make().needs_latents:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from lightning_diffusion.configuration.trusted_targets import TARGET
+
 VERSION = 2
 KEY = "format_version"
 FORMER = {  # version 1 named classes by these
@@ -13,7 +15,6 @@ FORMER = {  # version 1 named classes by these
 STATE = {"denoiser.": "model.denoiser.", "ema.model.": "ema.model.denoiser."}  # of its state dicts
 IMAGES = {"channels": "in_channels", "image_size": "image_size", "num_classes": "num_classes"}  # a model's, a network's
 MODEL = "lightning_diffusion.models.diffusion.model.DiffusionModel"  # the only kind that there was
-TARGET = "_target_"
 
 
 def check_version(version: Any, source: str) -> None:

@@ -10,8 +10,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from safetensors.torch import save
 from torch import Tensor
 
-from lightning_diffusion.checkpoints.format import KEY, VERSION
-from lightning_diffusion.checkpoints.model_file import OF_IMAGES, ModelFile, check_drawing, named, read
+from lightning_diffusion.checkpoints.format import IMAGES, KEY, VERSION
+from lightning_diffusion.checkpoints.model_file import ModelFile, check_drawing, named, read
 from lightning_diffusion.checkpoints.network_size import no_larger_than
 from lightning_diffusion.codecs.image_size import simplest, typed
 from lightning_diffusion.configuration.arguments import Node
@@ -143,7 +143,7 @@ def load_data(
 
 def check_data(data: Any, made_for: dict[str, Any]) -> None:
     """Raises ValueError where data differ in shape or classes from those that a model was made for."""
-    for key in OF_IMAGES:
+    for key in IMAGES:
         if simplest(data[key]) != simplest(made_for[key]):
             wanted = "null" if made_for[key] is None else typed(made_for[key])
             raise ValueError(

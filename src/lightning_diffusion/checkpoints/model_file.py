@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_diffusion.checkpoints.content import averaged_weights
 from lightning_diffusion.checkpoints.diffusers import folder
 from lightning_diffusion.checkpoints.folder import read_checkpoint
-from lightning_diffusion.checkpoints.format import KEY, check_version, of_denoiser, upgrade
+from lightning_diffusion.checkpoints.format import IMAGES, KEY, check_version, of_denoiser, upgrade
 from lightning_diffusion.codecs.image_size import height_width, simplest, typed
 from lightning_diffusion.configuration.arguments import Text
 from lightning_diffusion.configuration.calls import check_node
@@ -34,7 +34,6 @@ from lightning_diffusion.models.contracts import Model
 
 OPENS_FILES = f"{__package__}.weak_model."  # what may stand in a command line only
 MOST = 100_000  # steps, or any other whole number that a file may ask a sampler for
-OF_IMAGES = {"channels": "in_channels", "image_size": "image_size", "num_classes": "num_classes"}  # data's, backbone's
 LARGEST = 4096  # pixels, the side of an image that a file may ask for
 
 
@@ -88,7 +87,7 @@ def _checked(node: Any, weights: dict[str, Tensor], data: Any, drawing: Any, sou
         for part in (node, data, drawing):
             require_plain(part)
         check_node(node, Model, "model", Targets(family_groups(), trust, strict=True))
-        data = {key: node.get(key) for key in OF_IMAGES} if data is None else data
+        data = {key: node.get(key) for key in IMAGES} if data is None else data
         if not isinstance(data, dict):
             raise ConfigError(f"data={data!r}: expected what the images are like")
         check_node(data, ImageDataModule if TARGET in data else dict, "data", Targets(DATA, trust, strict=True))
@@ -136,7 +135,7 @@ def named(source: str) -> Iterator[None]:
 
 def _check_images(data: dict[str, Any], model: dict[str, Any]) -> None:
     """The shape and classes that every user of a model asks for, which the model and its parts must agree with."""
-    for key in OF_IMAGES:
+    for key in IMAGES:
         value = data.get(key, "missing")
         if key == "image_size":
             _check_size(value)
@@ -145,7 +144,7 @@ def _check_images(data: dict[str, Any], model: dict[str, Any]) -> None:
     if data["channels"] > LARGEST:
         raise ConfigError(f"data.channels={data['channels']}: more than {LARGEST}")
     for name, part in parts_of("model", model):
-        for key, theirs in OF_IMAGES.items():
+        for key, theirs in IMAGES.items():
             other = key if part is model else theirs
             if simplest(part.get(other, data[key])) != simplest(data[key]):
                 raise ConfigError(f"data.{key}={typed(data[key])} and {name}.{other}={part[other]} differ")

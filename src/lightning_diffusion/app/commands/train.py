@@ -19,6 +19,7 @@ from lightning_diffusion.app.cli import mistakes, one_line
 from lightning_diffusion.app.resume import resumed, save_overrides, typed_keys
 from lightning_diffusion.checkpoints.content import check_resumable
 from lightning_diffusion.checkpoints.folder import Damaged, locate, read_checkpoint
+from lightning_diffusion.checkpoints.format import IMAGES
 from lightning_diffusion.checkpoints.loading import adopt, load_weights
 from lightning_diffusion.checkpoints.model_file import of_checkpoint
 from lightning_diffusion.checkpoints.network_size import TOO_LARGE, no_larger_than, no_larger_than_memory
@@ -208,7 +209,7 @@ def check_together(parts: Parts) -> Optimizer:
 
 
 def resumable(arguments: Arguments, module: TrainingModule, optimizer: Optimizer) -> Arguments:
-    """The arguments with the file itself in place of the link to it.
+    """The arguments, with the checkpoint that the link leads to.
 
     Raises:
         FileNotFoundError, Damaged, ValueError: no such file, none that is intact, or one of another run.
@@ -224,7 +225,7 @@ def check_parts_for_data(nodes: Mapping[str, Node[Any]]) -> None:
     """Raises ValueError where a part is made for other images than those of the data."""
     data = nodes["data"].node
     for key, node in ((key, part.node) for key, part in nodes.items() if key != "data"):
-        for theirs, ours in (("in_channels", "channels"), ("image_size", "image_size"), ("num_classes", "num_classes")):
+        for ours, theirs in IMAGES.items():
             if simplest(node.get(theirs, data[ours])) != simplest(data[ours]):
                 raise ValueError(
                     f"{key}.{theirs}={node[theirs]} and data.{ours}={data[ours]}: the network is for other images; "
