@@ -1,6 +1,6 @@
 """Error of each deterministic sampler against the exact probability flow of a mixture of Gaussians, by evaluations.
 
-python -m benchmarks.sampler_error            # prints the table of docs/mathematics.md
+python -m benchmarks.sampler_error            # prints the table of docs/samplers.md
 python -m benchmarks.sampler_error plot.png   # draws it too (needs matplotlib)
 """
 
