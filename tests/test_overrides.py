@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from lightning_diffusion.app.assembly import assemble
 from lightning_diffusion.app.cli import CONF, explain, mistakes
-from lightning_diffusion.app.commands.train import assemble
 from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.configuration.errors import ConfigError
 

@@ -10,8 +10,16 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from lightning_diffusion.app.drawing import NONE, as_trained, drawn_so, shown, told
-from lightning_diffusion.app.evaluation_arguments import Arguments, EarlyArguments, check_rest
-from lightning_diffusion.app.evaluation_inputs import ReferenceData, SamplingRun, read_count, read_real, read_walks
+from lightning_diffusion.app.evaluation_inputs import (
+    Arguments,
+    EarlyArguments,
+    ReferenceData,
+    SamplingRun,
+    check_rest,
+    read_count,
+    read_real,
+    read_walks,
+)
 from lightning_diffusion.app.evaluation_report import Measured, measure_walk
 from lightning_diffusion.app.resume import typed_keys
 from lightning_diffusion.checkpoints.loading import TrainedModel, load_data

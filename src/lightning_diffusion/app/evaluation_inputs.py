@@ -1,7 +1,8 @@
-"""The samples that src.evaluate measures, and the images that it compares them with."""
+"""The arguments of src.evaluate, the samples that it measures and the images that it compares them with."""
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,22 +10,55 @@ import torch
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lightning_diffusion.app.drawing import NONE, SamplerArguments, option_of
-from lightning_diffusion.app.evaluation_arguments import Arguments, EarlyArguments
+from lightning_diffusion.app.drawing import NONE, Drawing, ModelArguments, SamplerArguments, option_of
 from lightning_diffusion.checkpoints.loading import TrainedModel, load_data
 from lightning_diffusion.configuration.arguments import Node, Text, at_least, parse
 from lightning_diffusion.configuration.errors import ConfigError, did_you_mean
 from lightning_diffusion.configuration.trusted_targets import Targets
 from lightning_diffusion.data.dataset import ImageDataset
 from lightning_diffusion.data.external_images import read_images
+from lightning_diffusion.data.module import ImageDataModule
 from lightning_diffusion.metrics.extractors.base import Extractor, as_colour
+from lightning_diffusion.metrics.likelihood import Likelihood
 from lightning_diffusion.metrics.scores import MIN_SAMPLES
 from lightning_diffusion.models.contracts import Generator, Model
 from lightning_diffusion.system.memory import check_fits
 
 DEFAULT_COUNT = 1000  # samples
+
+
+@dataclass(frozen=True)
+class EarlyArguments(ModelArguments):
+    """The keys of conf/evaluate.yaml that are checked before the model's file is read."""
+
+    images: Text | None
+    reference: Text | None
+    split: str
+    num_images: int
+    num_samples: int | None
+    output_dir: Text | None
+    data: Node[ImageDataModule] | None
+    extrapolate: bool
+    metrics: Node[Extractor | Likelihood]
+    samplers: list[str] | str | None
+    num_steps: object  # a sampler's signature is what they are held against
+
+    def recorded(self, *keys: str) -> dict[str, Any]:
+        """What metrics.json holds of these keys; no data where none are given."""
+        found = {key: getattr(self, key) for key in keys if key != "data" or self.data is not None}
+        return {key: value.node if isinstance(value, Node) else value for key, value in found.items()}
+
+
+@dataclass(frozen=True)
+class Arguments(Drawing, EarlyArguments):
+    """All keys of conf/evaluate.yaml."""
+
+
+def check_rest(config: DictConfig) -> EarlyArguments:
+    """All that can be checked before the model's file is read."""
+    return parse(config, EarlyArguments, whole=Arguments)
 
 
 class ReferenceData(NamedTuple):

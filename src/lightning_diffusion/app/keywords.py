@@ -1,21 +1,25 @@
-"""Keyword arguments of the Python API as words of a command line: a program's configuration is composed from them."""
+"""A program's configuration for the Python API: its keyword arguments become the words of a command line."""
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
-from lightning_diffusion.app.composition import composed
+from lightning_diffusion.app.cli import explain
 from lightning_diffusion.app.drawing import NONE, Drawing, as_trained
 from lightning_diffusion.app.saved_words import literal
 from lightning_diffusion.checkpoints.loading import TrainedModel
 from lightning_diffusion.configuration.arguments import keys_of
 from lightning_diffusion.configuration.errors import ConfigError, did_you_mean
 from lightning_diffusion.configuration.signatures import signature_of
-from lightning_diffusion.configuration.trusted_targets import DRAWING, TARGET, Targets
+from lightning_diffusion.configuration.trusted_targets import CONF, DRAWING, TARGET, Targets
 from lightning_diffusion.models.contracts import Model
 
 PARTS = ("edit", *DRAWING, "metrics", "data")  # which have options, in the order in which they take them
@@ -56,6 +60,33 @@ def asked_for(
         words += _option_words(options, defaults, own)
     with composed(program, words) as config:
         yield config, objects
+
+
+@contextlib.contextmanager
+def composed(config_name: str, words: Sequence[str]) -> Iterator[DictConfig]:
+    """The configuration of `python -m src.<config_name> WORDS`. Within, Hydra's globals are those of that program.
+
+    Raises:
+        ConfigError: words that do not compose.
+    """
+    here, there = GlobalHydra.instance(), HydraConfig.instance()
+    before = here.hydra, there.cfg
+    try:
+        here.clear()
+        try:
+            hydra.initialize_config_dir(str(CONF), version_base="1.3")
+            config = hydra.compose(config_name, list(words), return_hydra_config=True)
+        except Exception as error:  # whatever Hydra makes of the words
+            raise ConfigError(explain(error, config_name, words)) from error
+        there.set_config(config)
+        with read_write(config), open_dict(config):
+            del config["hydra"]
+        try:
+            yield config
+        except OmegaConfBaseException as error:  # a value that is missing, or refers to none
+            raise ConfigError(explain(error, config_name, words)) from error
+    finally:
+        here.hydra, there.cfg = before
 
 
 def word(key: str, value: Any) -> list[str]:

@@ -9,8 +9,7 @@ from rich.table import Table
 
 from lightning_diffusion.app.cli import mistakes
 from lightning_diffusion.app.evaluation import asked, compare, probed, sampled
-from lightning_diffusion.app.evaluation_arguments import EarlyArguments
-from lightning_diffusion.app.evaluation_inputs import read_real, read_samples
+from lightning_diffusion.app.evaluation_inputs import EarlyArguments, read_real, read_samples
 from lightning_diffusion.app.evaluation_report import measure_images, tell, tell_curve
 from lightning_diffusion.checkpoints.loading import assembled
 from lightning_diffusion.configuration.arguments import Text

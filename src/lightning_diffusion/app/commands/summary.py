@@ -3,9 +3,8 @@
 from omegaconf import DictConfig
 from rich.table import Table
 
-from lightning_diffusion.app.classes import count_classes
+from lightning_diffusion.app.assembly import Arguments, count_classes, groups
 from lightning_diffusion.app.cli import mistakes
-from lightning_diffusion.app.commands.train import Arguments, groups
 from lightning_diffusion.codecs.image_size import height_width
 from lightning_diffusion.configuration.arguments import parse
 from lightning_diffusion.configuration.errors import ConfigError
