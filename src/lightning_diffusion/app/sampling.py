@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_diffusion.app.drawing import NONE, Drawing, ModelArguments, as_trained, option_of
 from lightning_diffusion.app.edit_inputs import GivenPictures
+from lightning_diffusion.app.output import show
 from lightning_diffusion.checkpoints.model_file import ModelFile
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.configuration.arguments import Node, Text, parse
@@ -17,7 +18,6 @@ from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.diffusion.editing.base import Editing
 from lightning_diffusion.metrics.batches import shard_batches
 from lightning_diffusion.models.contracts import Editor, Generator, Model
-from lightning_diffusion.system.console import console
 from lightning_diffusion.system.progress import Phase
 
 
@@ -61,7 +61,7 @@ def settled(config: DictConfig, file: ModelFile, given: Mapping[str, Any] = NONE
     if instead.sampler.node != arguments.sampler.node:
         own, default = (option_of(found.sampler) for found in (arguments, instead))
         text = f"sampler={default}: this edit needs a deterministic sampler, which the run's own, {own}, is not"
-        console().print(text, soft_wrap=True)
+        show(text)
     return instead
 
 

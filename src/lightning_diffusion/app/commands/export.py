@@ -6,12 +6,12 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from lightning_diffusion.app.cli import mistakes
+from lightning_diffusion.app.output import show
 from lightning_diffusion.checkpoints.diffusers import folder
 from lightning_diffusion.checkpoints.loading import assembled, write_safetensors
 from lightning_diffusion.checkpoints.model_file import read
 from lightning_diffusion.configuration.arguments import Text, parse
 from lightning_diffusion.configuration.errors import ConfigError
-from lightning_diffusion.system.console import console
 from lightning_diffusion.system.files import writable
 
 
@@ -51,5 +51,4 @@ def main(config: DictConfig) -> None:
             told = [f"{output_dir}: {pipeline}.from_pretrained loads it"]
             if pipeline == "DDPMPipeline" and model.num_classes is not None and label is None:
                 told += ["its UNet2DModel takes class_labels, which DDPMPipeline does not pass; label=0 … bakes one in"]
-    for line in told:
-        console().print(line, soft_wrap=True)
+    show(*told)

@@ -9,13 +9,14 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from lightning_diffusion.app.cli import mistakes
+from lightning_diffusion.app.output import show, table
 from lightning_diffusion.configuration.arguments import Text, at_least, parse
 from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.runs.comparable import BITS, LOSS, misled_by
 from lightning_diffusion.runs.reporting.page import write
 from lightning_diffusion.runs.reporting.table import Comparison, compare
 from lightning_diffusion.runs.run import Run, find, relative
-from lightning_diffusion.system.console import console, printable
+from lightning_diffusion.system.console import printable
 from lightning_diffusion.system.progress import Phase
 
 SHOWN, DAMAGED = 10, 30  # runs and damaged files that are listed
@@ -41,17 +42,13 @@ def main(config: DictConfig) -> None:
         raise ConfigError(f"runs={arguments.runs}: no run in it; name a run's folder, or one that runs lie in")
     output_dir = Path(str(arguments.output_dir or folder / "report")).expanduser()
     with Phase(f"reading {len(runs)} runs"), mistakes(f"runs={arguments.runs}"):  # a folder that cannot be written
-        table = compare(runs, _metric(arguments.metric, runs))
-        damaged = write(table, folder, output_dir, arguments.num_pictures)
-    terminal = console()
-    terminal.print(_best(table))
-    for note in table.notes:
-        terminal.print(printable(note), soft_wrap=True)
-    for path, reason in list(damaged.items())[:DAMAGED]:
-        terminal.print(f"damaged: {printable(relative(path))}: {printable(reason)}", soft_wrap=True)
+        comparison = compare(runs, _metric(arguments.metric, runs))
+        damaged = write(comparison, folder, output_dir, arguments.num_pictures)
+    show(_best(comparison), *comparison.notes)
+    show(*(f"damaged: {relative(path)}: {reason}" for path, reason in list(damaged.items())[:DAMAGED]))
     if len(damaged) > DAMAGED:
-        terminal.print(f"damaged: … {len(damaged) - DAMAGED} more files")
-    terminal.print(f"{printable(os.path.relpath(output_dir))}/report.html, report.csv, *.png", soft_wrap=True)
+        show(f"damaged: … {len(damaged) - DAMAGED} more files")
+    show(f"{os.path.relpath(output_dir)}/report.html, report.csv, *.png")
 
 
 def _metric(asked: str | None, runs: list[Run]) -> str:
@@ -66,16 +63,15 @@ def _metric(asked: str | None, runs: list[Run]) -> str:
     return asked or next((metric for metric in comparing + usual if metric in measured), usual[0])
 
 
-def _best(table: Comparison) -> Table:
-    shown = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("run", *table.keys, table.metric, "state"):
-        shown.add_column(printable(column), justify="right" if column == table.metric else "left")
-    for run in table.runs[:SHOWN]:
-        value = f"{run.metric(table.metric):.4g}" if run in [*table.done, *table.apart] else "–"
-        if run in table.apart:
-            value += f" (N = {run.counts.get(table.metric, 'unknown')})"
-        words = [run.folder.resolve().name, *table.values(run).values(), value, run.reason or run.state]
-        shown.add_row(*map(printable, words))
-    if len(table.runs) > SHOWN:
-        shown.add_row(f"… {len(table.runs) - SHOWN} more")
-    return shown
+def _best(comparison: Comparison) -> Table:
+    metric = comparison.metric
+    best = table("run", *comparison.keys, metric, "state", right=[metric])
+    for run in comparison.runs[:SHOWN]:
+        value = f"{run.metric(metric):.4g}" if run in [*comparison.done, *comparison.apart] else "–"
+        if run in comparison.apart:
+            value += f" (N = {run.counts.get(metric, 'unknown')})"
+        cells = [run.folder.resolve().name, *comparison.values(run).values(), value, run.reason or run.state]
+        best.add_row(*map(printable, cells))
+    if len(comparison.runs) > SHOWN:
+        best.add_row(f"… {len(comparison.runs) - SHOWN} more")
+    return best

@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_diffusion.app.cli import mistakes
 from lightning_diffusion.app.drawing import drawn_so, told
 from lightning_diffusion.app.edit_inputs import GivenPictures, one_class, read_given, strip
+from lightning_diffusion.app.output import show
 from lightning_diffusion.app.sampling import Arguments, as_editor, as_generator, check_rest, draw, edit, settled
 from lightning_diffusion.checkpoints.loading import assembled
 from lightning_diffusion.codecs.condition import Condition
@@ -19,7 +20,6 @@ from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.diffusion.editing.base import Editing
 from lightning_diffusion.models.contracts import Editor, Generator
 from lightning_diffusion.runs.pictures import grid, square_columns, write_png
-from lightning_diffusion.system.console import console
 from lightning_diffusion.system.files import make_folder, writable, write
 from lightning_diffusion.system.memory import check_fits
 from lightning_diffusion.training.devices import prepare_for_inference, usable
@@ -62,7 +62,7 @@ def _draw(model: Generator, condition: Condition | None, arguments: Arguments, h
     drawn = draw(model, condition, N, arguments.batch_size, arguments.seed)
     columns = square_columns(N, model.num_classes if arguments.label is None else None)
     _write(output_dir, "grid.png", grid(drawn, columns), drawn, condition)
-    _tell(f"{N} samples by {how}: {output_dir}/grid.png, {output_dir}/samples.npz")
+    show(f"{N} samples by {how}: {output_dir}/grid.png, {output_dir}/samples.npz")
 
 
 def _edit(model: Editor, editing: Editing, given: GivenPictures, seed: int, how: str, output_dir: Path) -> None:
@@ -73,7 +73,7 @@ def _edit(model: Editor, editing: Editing, given: GivenPictures, seed: int, how:
         condition = Condition.cat([condition[: len(results[0])]] * len(results))
     _write(output_dir, "strip.png", strip(columns, editing), torch.cat(results), condition)
     by = f" by {how}" if editing.takes_sampler else ""
-    _tell(f"{', '.join(columns)}{by}: {output_dir}/strip.png; {output_dir}/samples.npz")
+    show(f"{', '.join(columns)}{by}: {output_dir}/strip.png; {output_dir}/samples.npz")
 
 
 def _write(output_dir: Path, name: str, picture: Tensor, images: Tensor, condition: Condition | None) -> None:
@@ -84,10 +84,6 @@ def _write(output_dir: Path, name: str, picture: Tensor, images: Tensor, conditi
         arrays["labels"] = condition.label.numpy()
     write(output_dir / "samples.npz", lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
     write_png(output_dir / name, picture)
-
-
-def _tell(text: str) -> None:
-    console().print(text, soft_wrap=True)
 
 
 def _condition(arguments: Arguments, model: Generator) -> Condition | None:
