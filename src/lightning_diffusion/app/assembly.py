@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_diffusion.app.cli import mistakes, one_line
+from lightning_diffusion.app.cli import config_errors, one_line
 from lightning_diffusion.checkpoints.content import check_resumable
 from lightning_diffusion.checkpoints.folder import locate, read_checkpoint
 from lightning_diffusion.checkpoints.format import IMAGES
@@ -124,7 +124,7 @@ def build_trainer(
     if trainer.node["precision"] == TrueBFloat16.precision:
         parts["plugins"].append(TrueBFloat16(device_type))
         parts["precision"] = None
-    with mistakes("trainer"):
+    with config_errors("trainer"):
         return trainer.make(**parts)
 
 

@@ -1,4 +1,4 @@
-"""The command line: Hydra around a program, and mistakes as one line."""
+"""The command line: Hydra around a program, and config_errors as one line."""
 
 import contextlib
 import importlib
@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from lightning_diffusion.app.help import asks_for_help, help_text
-from lightning_diffusion.app.sweep import folder_to_go_on_with, forget
+from lightning_diffusion.app.sweep import discard_empty, sweep_to_resume
 from lightning_diffusion.app.words import (
     VERSION,
     check_flags,
@@ -62,7 +62,7 @@ class Program:
         usage: the head of --help.
         config_name: None for the program's own name.
         job: what a job of a sweep does with (module, configuration) in place of the program.
-        left_open: groups of which a model's file chooses the option where the command line does not.
+        model_groups: groups of which a model's file chooses the option where the command line does not.
     """
 
     def __init__(
@@ -71,10 +71,10 @@ class Program:
         usage: str | None,
         config_name: str | None = None,
         job: Callable[[str, DictConfig], Any] | None = None,
-        left_open: Sequence[str] = (),
+        model_groups: Sequence[str] = (),
     ) -> None:
         self.name, self.usage, self.config_name, self.job = name, usage or "", config_name or name, job
-        self.left_open = left_open
+        self.left_open = model_groups
 
     def __call__(self) -> None:
         self._started, self._composed, self._with_traceback = time.time(), False, os.environ.get(FULL_ERROR) == "1"
@@ -88,13 +88,13 @@ class Program:
         os.environ[FULL_ERROR] = "1"  # Hydra's own short form of errors exits 1 and prints several lines
         try:
             with interruptible():
-                sys.argv += folder_to_go_on_with(sys.argv[1:])
+                sys.argv += sweep_to_resume(sys.argv[1:])
                 sys.argv[1:] = opened(sys.argv[1:], self.config_name, self.left_open)
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=self.config_name)(self._run)()
         except Exception as error:
             if self._composed:
                 raise
-            if (folder := forget()) is not None:
+            if (folder := discard_empty()) is not None:
                 _remove_empty(folder, since=self._started)
             self._fail(error)  # whatever Hydra makes of a command line
         finally:
@@ -145,7 +145,7 @@ class Program:
 
 
 @contextlib.contextmanager
-def mistakes(key: str = "") -> Iterator[None]:
+def config_errors(key: str = "") -> Iterator[None]:
     """Everything that goes wrong inside is the user's mistake: bad values, clashes, missing files.
 
     Args:
@@ -158,7 +158,7 @@ def mistakes(key: str = "") -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, EXPECTED) and type(error).__name__ not in EXPECTED_BY_NAME:
             raise
-        raise ConfigError(_under(key, one_line(str(error)))) from error
+        raise ConfigError(_with_key(key, one_line(str(error)))) from error
 
 
 def explain(error: Exception, config_name: str, words: Sequence[str] | None = None) -> str:
@@ -210,7 +210,7 @@ def one_line(text: str) -> str:
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _under(key: str, text: str) -> str:
+def _with_key(key: str, text: str) -> str:
     return text if key in text else f"{key}: {text}"
 
 

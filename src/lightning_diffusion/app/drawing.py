@@ -58,7 +58,7 @@ class Drawing(SamplerArguments):
     guidance: Node[Callable[..., Denoiser]]
 
 
-def as_trained(config: DictConfig, file: ModelFile, without: Collection[str] = ()) -> DictConfig:
+def fill_drawing(config: DictConfig, file: ModelFile, without: Collection[str] = ()) -> DictConfig:
     """The configuration with the run's own sampler, time grid and guidance where the command line chooses none.
 
     Words such as sampler.num_steps=10 change the run's own option. The sampler takes the time grid of time_grid=…
@@ -87,24 +87,24 @@ def as_trained(config: DictConfig, file: ModelFile, without: Collection[str] = (
     return config
 
 
-def drawn_so(model: Model, drawing: Drawing, given: Mapping[str, Any] = NONE) -> Model:
+def apply_drawing(model: Model, drawing: Drawing, objects: Mapping[str, Any] = NONE) -> Model:
     """The model with the configuration's sampler and guidance, if its kind has such parts.
 
     Args:
-        given: objects that replace the configuration's parts, by key.
+        objects: made parts that replace the configuration's parts, by key.
 
     Raises:
         ValueError: the command line chooses a part that it does not have, or one that does not fit.
     """
-    chosen = {key.split(".")[0] for key in (*typed_keys(), *given)}
+    chosen = {key.split(".")[0] for key in (*typed_keys(), *objects)}
     for group in (key for key in DRAWING if key in chosen):
         if group not in model.parts and not (group == "time_grid" and "sampler" in model.parts):
             raise ConfigError(f"{group}: a {type(model).__name__} has none; leave it out")
-    if "sampler" in given and "time_grid" in chosen:
+    if "sampler" in objects and "time_grid" in chosen:
         raise ConfigError("time_grid: the given sampler has one of its own; leave it out, or name a sampler")
-    inner = {"sampler": {key: part for key, part in given.items() if key == "time_grid"}}
+    inner = {"sampler": {key: part for key, part in objects.items() if key == "time_grid"}}
     parts = {
-        key: given[key] if key in given else getattr(drawing, key).make(**inner.get(key, {})) for key in model.parts
+        key: objects[key] if key in objects else getattr(drawing, key).make(**inner.get(key, {})) for key in model.parts
     }
     drawn: Model = model.with_parts(**parts)
     drawn.check()
@@ -120,7 +120,7 @@ def option_of(part: Node[Any]) -> str:
     return part.name
 
 
-def told(model: Model, sampler: Node[Any], guidance: Node[Any]) -> str:
+def describe(model: Model, sampler: Node[Any], guidance: Node[Any]) -> str:
     """How it draws, in a line of output: ddim, 50 steps, guidance clip."""
     if "sampler" not in model.parts:
         return type(model).__name__
@@ -129,7 +129,7 @@ def told(model: Model, sampler: Node[Any], guidance: Node[Any]) -> str:
     return f"{option_of(sampler)}, {steps}, guidance {option_of(guidance)}"
 
 
-def shown(key: str, part: Any) -> Node[Any]:
+def node_of(key: str, part: Any) -> Node[Any]:
     """An object as a configuration names it, for messages and records; its other arguments are unknown."""
     made = getattr(part, "func", part)  # of a functools.partial
     named = made if hasattr(made, "__qualname__") else type(made)

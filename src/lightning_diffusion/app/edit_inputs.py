@@ -18,7 +18,7 @@ from lightning_diffusion.runs.pictures import grid
 HALVES = ("left", "right", "top", "bottom", "middle")
 
 
-class GivenPictures(NamedTuple):
+class EditInputs(NamedTuple):
     """Pictures, uint8 (B, C, H, W), their condition or None, and where to fill in, (H, W), or None."""
 
     pictures: Tensor
@@ -26,20 +26,20 @@ class GivenPictures(NamedTuple):
     mask: Tensor | None
 
 
-def read_given(
+def read_inputs(
     files: Sequence[Text] | None, label: int | None, mask: Text | None, editing: Editing, model: Any
-) -> GivenPictures:
+) -> EditInputs:
     """What an edit works on, out of files. Raises ConfigError for pictures that are missing or unreadable, and as
-    `given` does."""
+    `prepare_inputs` does."""
     if not files:
         raise ConfigError("images: missing; give picture files, images=[a.png,b.png]")
     if model.shape[0] not in (1, 3):
         raise ConfigError(f"images: picture files have 1 or 3 channels, and this model's images have {model.shape[0]}")
     pictures = torch.stack([_read("images", file, model.shape) for file in files])
-    return given(pictures, label, mask, editing, model)
+    return prepare_inputs(pictures, label, mask, editing, model)
 
 
-def given(pictures: Tensor, label: Any, mask: Any, editing: Editing, model: Any) -> GivenPictures:
+def prepare_inputs(pictures: Tensor, label: Any, mask: Any, editing: Editing, model: Any) -> EditInputs:
     """What an edit works on, repeated for each of its variants.
 
     Args:
@@ -51,41 +51,41 @@ def given(pictures: Tensor, label: Any, mask: Any, editing: Editing, model: Any)
         ConfigError: a mask or a label that is missing or of no use here.
     """
     V = editing.num_variants
-    condition = given_condition(label, len(pictures), model.num_classes)
+    condition = label_condition(label, len(pictures), model.num_classes)
     if condition is None and isinstance(model, Generator) and model.needs_labels:
         last = (model.num_classes or 1) - 1
         raise ConfigError(f"label: this model knows images by their class alone; give label=0 … {last}")
     if mask is not None and not editing.needs_mask:
         raise ConfigError("mask: only edit=inpaint takes one; leave it out")
-    return GivenPictures(
+    return EditInputs(
         pictures.repeat(V, 1, 1, 1),
         None if condition is None else Condition.cat([condition] * V),
         _mask(mask, model.shape) if editing.needs_mask else None,
     )
 
 
-def given_condition(label: Any, count: int, num_classes: int | None) -> Condition | None:
+def label_condition(label: Any, count: int, num_classes: int | None) -> Condition | None:
     """The class of each of `count` images: one for all of them, or as many as there are images; None for None.
 
     Raises:
         ConfigError: a class that this model does not have, or another number of them.
     """
     if label is None or isinstance(label, int):
-        return None if label is None else one_class(label, count, num_classes)
+        return None if label is None else same_label(label, count, num_classes)
     try:
         labels = torch.as_tensor(label).cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"label={label!r}: expected a whole number, or {count} of them") from error
     if labels.ndim == 0 and isinstance(labels.item(), int):
-        return one_class(labels.item(), count, num_classes)
+        return same_label(labels.item(), count, num_classes)
     if labels.shape != (count,) or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ConfigError(f"label: expected a whole number, or {count} of them; its shape is {tuple(labels.shape)}")
     for each in labels.unique().tolist():
-        one_class(each, 1, num_classes)
+        same_label(each, 1, num_classes)
     return Condition(label=labels.long())
 
 
-def one_class(label: Any, count: int, num_classes: int | None) -> Condition:
+def same_label(label: Any, count: int, num_classes: int | None) -> Condition:
     """The same label for all, of length `count`."""
     if num_classes is None:
         raise ConfigError(f"label={label}: this model was trained without classes; leave label out")

@@ -15,7 +15,7 @@ leave_at_once("evaluate")  # before the imports that take time
 from lightning_diffusion.app.cli import Program  # noqa: E402
 from lightning_diffusion.configuration.trusted_targets import DRAWING  # noqa: E402
 
-main = Program("evaluate", __doc__, left_open=DRAWING)
+main = Program("evaluate", __doc__, model_groups=DRAWING)
 
 if __name__ == "__main__":
     main()

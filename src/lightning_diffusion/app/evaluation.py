@@ -9,18 +9,18 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lightning_diffusion.app.drawing import NONE, as_trained, drawn_so, shown, told
+from lightning_diffusion.app.drawing import NONE, apply_drawing, describe, fill_drawing, node_of
 from lightning_diffusion.app.evaluation_inputs import (
     Arguments,
     EarlyArguments,
     ReferenceData,
     SamplingRun,
-    check_rest,
-    read_count,
-    read_real,
-    read_walks,
+    num_samples_of,
+    parse_early,
+    read_reference,
+    sampling_runs,
 )
-from lightning_diffusion.app.evaluation_report import Measured, measure_walk
+from lightning_diffusion.app.evaluation_report import Measured, measure_run
 from lightning_diffusion.app.resume import typed_keys
 from lightning_diffusion.checkpoints.loading import TrainedModel, load_data
 from lightning_diffusion.codecs.condition import by_label
@@ -42,13 +42,13 @@ UNREAD = {  # keys by what is measured
 }  # fmt: skip
 
 
-def asked(config: DictConfig) -> tuple[EarlyArguments, Likelihood | Extractor]:
+def parse_evaluation(config: DictConfig) -> tuple[EarlyArguments, Likelihood | Extractor]:
     """The configuration, checked as far as it can be before the model's file is read, and the metric that it names.
 
     Raises:
         ConfigError: a wrong value, or a key that this kind of measurement does not read.
     """
-    arguments = check_rest(config)
+    arguments = parse_early(config)
     at_least(1, num_images=arguments.num_images, batch_size=arguments.batch_size)
     metric = arguments.metrics.make()
     refuse_unread(arguments, isinstance(metric, Likelihood))
@@ -69,62 +69,64 @@ def refuse_unread(arguments: EarlyArguments, is_likelihood: bool) -> None:
             raise ConfigError(f"{key}: {why}; {instead}")
 
 
-class Sampled(NamedTuple):
+class SampleEvaluation(NamedTuple):
     """Ready to be measured: the arguments, the model that draws by them, each way to draw, how many, and against
     what."""
 
     arguments: Arguments
     model: Model
-    walks: list[SamplingRun]
+    runs: list[SamplingRun]
     num_samples: int
     real: ReferenceData
     comparison: Comparison
 
-    def measure(self, walk: SamplingRun) -> Measured:
-        """Draws by one of the walks and scores what it has drawn."""
+    def measure(self, run: SamplingRun) -> Measured:
+        """Draws by one of the runs and scores what it has drawn."""
         N, batch_size, seed = self.num_samples, self.arguments.batch_size, self.arguments.seed
-        with Phase(f"drawing {N:,} samples by {self.told(walk)}", walk.model.num_steps * -(-N // batch_size)) as phase:
-            return measure_walk(self.comparison, walk, seed, N, batch_size, phase.advance)
+        with Phase(
+            f"drawing {N:,} samples by {self.describe(run)}", run.model.num_steps * -(-N // batch_size)
+        ) as phase:
+            return measure_run(self.comparison, run, seed, N, batch_size, phase.advance)
 
-    def told(self, walk: SamplingRun) -> str:
+    def describe(self, run: SamplingRun) -> str:
         """How it draws, in words."""
-        return told(self.model, walk.sampler or self.arguments.sampler, self.arguments.guidance)
+        return describe(self.model, run.sampler or self.arguments.sampler, self.arguments.guidance)
 
     @property
     def made_with(self) -> dict[str, Any]:
         """What metrics.json holds of the configuration."""
         keys = ("ckpt_path", "pretrained", "seed", "precision", "guidance", "reference", "data")
         found = self.arguments.recorded(*keys)
-        if len(self.walks) > 1:
+        if len(self.runs) > 1:
             return found
-        sampler = self.walks[0].sampler
-        return found | self.walks[0].model.how() | ({} if sampler is None else {"sampler": sampler.node})
+        sampler = self.runs[0].sampler
+        return found | self.runs[0].model.how() | ({} if sampler is None else {"sampler": sampler.node})
 
 
-def sampled(
+def prepare_samples(
     config: DictConfig,
     trained: TrainedModel,
     extractor: Extractor,
     device: torch.device,
-    given: Mapping[str, Any] = NONE,
-) -> Sampled:
+    objects: Mapping[str, Any] = NONE,
+) -> SampleEvaluation:
     """Prepares the extractor and the reference, or finds both where an earlier call has kept them.
 
     Args:
-        given: objects that replace the configuration's parts, by key.
+        objects: made parts that replace the configuration's parts, by key.
 
     Raises:
         ConfigError, ValueError, FileNotFoundError: samples that cannot be drawn or compared so.
     """
-    arguments = parse(as_trained(config, trained.file, without=given), Arguments)
-    model = drawn_so(trained.model, arguments, given)
-    real = read_real(arguments, trained)
-    count = read_count(arguments.num_samples, real)
-    walks = read_walks(arguments, model, given)
+    arguments = parse(fill_drawing(config, trained.file, without=objects), Arguments)
+    model = apply_drawing(trained.model, arguments, objects)
+    real = read_reference(arguments, trained)
+    count = num_samples_of(arguments.num_samples, real)
+    runs = sampling_runs(arguments, model, objects)
     comparison = compare(extractor, real, device, arguments.extrapolate)
     comparison.check(count)
-    names: dict[str, Any] = {key: shown(key, part) for key, part in given.items()}
-    return Sampled(replace(arguments, **names), model, walks, count, real, comparison)
+    names: dict[str, Any] = {key: node_of(key, part) for key, part in objects.items()}
+    return SampleEvaluation(replace(arguments, **names), model, runs, count, real, comparison)
 
 
 def compare(extractor: Extractor, real: ReferenceData, device: torch.device, extrapolate: bool) -> Comparison:
@@ -133,7 +135,7 @@ def compare(extractor: Extractor, real: ReferenceData, device: torch.device, ext
     return Comparison(extractor, real.images, real.held_out, device, extrapolate)
 
 
-class Probed(NamedTuple):
+class LikelihoodEvaluation(NamedTuple):
     """Ready to be measured: the model's likelihood, and the images that it is asked about."""
 
     arguments: EarlyArguments
@@ -170,7 +172,7 @@ class Probed(NamedTuple):
         return results | {"how": how | {"model": self.trained.file.node, "seconds": seconds, "unit": "bits/dim"}}
 
 
-def probed(arguments: EarlyArguments, trained: TrainedModel, metric: Likelihood) -> Probed:
+def prepare_likelihood(arguments: EarlyArguments, trained: TrainedModel, metric: Likelihood) -> LikelihoodEvaluation:
     """Raises ConfigError, ValueError, FileNotFoundError for a likelihood that cannot be measured so."""
     split, num_images = arguments.split, arguments.num_images
     if split not in ("train", "val"):
@@ -179,4 +181,4 @@ def probed(arguments: EarlyArguments, trained: TrainedModel, metric: Likelihood)
     dataset = load_data(trained, arguments.data, arguments.trust)["train" if split == "train" else "val"]
     if num_images > len(dataset):
         raise ConfigError(f"num_images={num_images}: the {split} split has {len(dataset)}")
-    return Probed(arguments, trained, metric, measurable, dataset)
+    return LikelihoodEvaluation(arguments, trained, metric, measurable, dataset)

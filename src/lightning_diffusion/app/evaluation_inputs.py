@@ -56,7 +56,7 @@ class Arguments(Drawing, EarlyArguments):
     """All keys of conf/evaluate.yaml."""
 
 
-def check_rest(config: DictConfig) -> EarlyArguments:
+def parse_early(config: DictConfig) -> EarlyArguments:
     """All that can be checked before the model's file is read."""
     return parse(config, EarlyArguments, whole=Arguments)
 
@@ -77,7 +77,7 @@ class SamplingRun(NamedTuple):
     model: Generator
 
 
-def read_real(arguments: EarlyArguments, model: TrainedModel | None) -> ReferenceData:
+def read_reference(arguments: EarlyArguments, model: TrainedModel | None) -> ReferenceData:
     """reference=FOLDER|FILE.npz|NAME, else data=NAME, else the data that the model was trained on."""
     given, data = None if arguments.reference is None else str(arguments.reference), arguments.data
     if given is not None and data is not None:
@@ -112,7 +112,7 @@ def read_samples(images: Text, real: ReferenceData, extractor: Extractor) -> Ima
     return samples
 
 
-def read_count(num_samples: int | None, real: ReferenceData) -> int:
+def num_samples_of(num_samples: int | None, real: ReferenceData) -> int:
     """num_samples, or as many as there are held-out images and at most DEFAULT_COUNT: the floor is then at equal N."""
     if num_samples is None:
         return min(DEFAULT_COUNT, len(real.held_out)) if real.held_out else DEFAULT_COUNT
@@ -121,12 +121,12 @@ def read_count(num_samples: int | None, real: ReferenceData) -> int:
     return num_samples
 
 
-def read_walks(arguments: Arguments, model: Model, given: Mapping[str, Any] = NONE) -> list[SamplingRun]:
+def sampling_runs(arguments: Arguments, model: Model, objects: Mapping[str, Any] = NONE) -> list[SamplingRun]:
     """Every pair of `samplers` and `num_steps`; without them, the one sampler of the configuration.
 
     Args:
         model: that draws by the configuration's sampler and guidance.
-        given: objects that replace the configuration's parts, by key.
+        objects: made parts that replace the configuration's parts, by key.
     """
     if not isinstance(model, Generator):
         raise ConfigError(f"ckpt_path: a {type(model).__name__} draws no samples that could be scored")
@@ -135,7 +135,7 @@ def read_walks(arguments: Arguments, model: Model, given: Mapping[str, Any] = NO
         if one := [key for key, value in several.items() if value is not None]:
             raise ConfigError(f"{one[0]}: a {type(model).__name__} has no sampler; leave it out")
         return [SamplingRun(type(model).__name__, None, None, model)]
-    if "sampler" in given or "time_grid" in given:
+    if "sampler" in objects or "time_grid" in objects:
         return [SamplingRun(option_of(arguments.sampler), None, None, model)]
     nodes = {option_of(arguments.sampler): arguments.sampler.node}
     if arguments.samplers is not None:
@@ -147,7 +147,7 @@ def read_walks(arguments: Arguments, model: Model, given: Mapping[str, Any] = NO
     for key, value in several.items():
         if value == []:
             raise ConfigError(f"{key}=[]: nothing to measure; give one, or leave it out")
-    walks = []
+    runs = []
     for name, node in nodes.items():
         for num_steps in _as_list(arguments.num_steps):
             whole = node if num_steps is None else node | {"num_steps": num_steps}
@@ -155,8 +155,8 @@ def read_walks(arguments: Arguments, model: Model, given: Mapping[str, Any] = NO
             sampler = parse(chosen, SamplerArguments).sampler
             drawn = model.with_parts(sampler=sampler.make())
             drawn.check()
-            walks.append(SamplingRun(name, whole.get("num_steps"), sampler, drawn))
-    return walks
+            runs.append(SamplingRun(name, whole.get("num_steps"), sampler, drawn))
+    return runs
 
 
 def _sampler_node(name: str, time_grid: dict[str, Any]) -> dict[str, Any]:

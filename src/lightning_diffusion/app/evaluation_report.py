@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional as F
 
-from lightning_diffusion.app.cli import mistakes
+from lightning_diffusion.app.cli import config_errors
 from lightning_diffusion.app.evaluation_inputs import SamplingRun
 from lightning_diffusion.app.output import show, table
 from lightning_diffusion.data.dataset import ImageDataset, InMemory
@@ -36,9 +36,9 @@ class Measured(NamedTuple):
     seconds: float
 
 
-def measure_walk(
+def measure_run(
     comparison: Comparison,
-    walk: SamplingRun,
+    run: SamplingRun,
     seed: int,
     count: int,
     batch_size: int,
@@ -48,7 +48,7 @@ def measure_walk(
     started, evaluations = time.monotonic(), 0
     images, features = [], []
     for indices in shard_batches(count, batch_size):
-        drawn = walk.model.draw(indices, walk.model.conditions_in_turn(indices), seed, on_step)
+        drawn = run.model.draw(indices, run.model.conditions_in_turn(indices), seed, on_step)
         evaluations += drawn.cost
         images.append(drawn.images)
         features.append(comparison.extractor(drawn.images, comparison.device))
@@ -65,7 +65,7 @@ def measure_images(comparison: Comparison, samples: ImageDataset) -> Measured:
     return Measured(comparison(found), found, samples, None, time.monotonic() - started)
 
 
-def results_of(comparison: Comparison, measured: Measured, near: Neighbours, how: dict[str, Any]) -> dict[str, Any]:
+def score_results(comparison: Comparison, measured: Measured, near: Neighbours, how: dict[str, Any]) -> dict[str, Any]:
     """What metrics.json holds: each score beside that of held-out images, and under "how" all that a score must be read
     with."""
     N = len(measured.samples)
@@ -77,7 +77,7 @@ def results_of(comparison: Comparison, measured: Measured, near: Neighbours, how
     return results | {"how": how | cost | comparison.how()}
 
 
-def tell(
+def report_scores(
     comparison: Comparison,
     measured: Measured,
     real: ImageDataset,
@@ -93,7 +93,7 @@ def tell(
     N = len(measured.samples)
     floor, near = comparison.floor(N), comparison.neighbours(measured.features, COLUMNS - 1)
     held_out = next(iter(floor.values())).num_samples if floor else 0
-    results = results_of(comparison, measured, near, how)
+    results = score_results(comparison, measured, near, how)
     numbers = ["", "±", *([f"{held_out:,} held out"] if floor else [])]
     scores = table(f"{N:,} samples", *numbers, right=numbers)
     for name, score in measured.scores.items():
@@ -104,29 +104,29 @@ def tell(
         name = comparison.extractor.label("near_copies")
         scores.add_row(name, _number(near.near_copies), "", *([_number(0.01)] if floor else []))
     picture = neighbours_picture(measured.samples, real, near)
-    with mistakes("output_dir"):
+    with config_errors("output_dir"):
         write_png(output_dir / "neighbours.png", picture)
         write_text(output_dir / "metrics.json", json.dumps(results, indent=2) + "\n")
     files = f"{output_dir}/metrics.json, neighbours.png"
     show(scores, comparison.bias(measured.features), f"{N:,} samples by {by}: {files}" if by else files)
 
 
-def tell_curve(
+def report_curve(
     comparison: Comparison,
-    walks: Sequence[SamplingRun],
+    runs: Sequence[SamplingRun],
     measured: Sequence[Measured],
     how: dict[str, Any],
     output_dir: Path,
 ) -> None:
-    """A table, curve.csv, curve.png and metrics.json: each score of each walk over what it cost."""
+    """A table, curve.csv, curve.png and metrics.json: each score of each run over what it cost."""
     names = list(measured[0].scores)
     N = len(measured[0].samples)
     floor = comparison.floor(N)
     rows: list[dict[str, Any]] = [
-        {"sampler": walk.name, "num_steps": walk.num_steps, "nfe": m.nfe, "seconds": round(m.seconds, 3)}
-        | {"num_samples": N, **_with_errors(m.scores)}
+        {"sampler": run.name, "num_steps": run.num_steps, "nfe": each.nfe, "seconds": round(each.seconds, 3)}
+        | {"num_samples": N, **_with_errors(each.scores)}
         | {f"floor/{name}": score.value for name, score in floor.items()}
-        for walk, m in zip(walks, measured, strict=True)
+        for run, each in zip(runs, measured, strict=True)
     ]
     shown = [names[0], *(comparison.extractor.label(name) for name in ("precision", "recall"))]
     numbers = ("steps", "NFE", "seconds", names[0], "precision", "recall")
@@ -141,7 +141,7 @@ def tell_curve(
     floors = {name: score._asdict() for name, score in floor.items()}
     how |= {"num_samples": N, **comparison.how()}
     told = {"walks": rows, "floor": floors, "how": how}
-    with mistakes("output_dir"):
+    with config_errors("output_dir"):
         write_text(output_dir / "curve.csv", file.getvalue())
         save(figure, output_dir / "curve.png")
         write_text(output_dir / "metrics.json", json.dumps(told, indent=2) + "\n")

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_diffusion.app.cli import explain
-from lightning_diffusion.app.drawing import NONE, Drawing, as_trained
+from lightning_diffusion.app.drawing import NONE, Drawing, fill_drawing
 from lightning_diffusion.app.saved_words import literal
 from lightning_diffusion.checkpoints.loading import TrainedModel
 from lightning_diffusion.configuration.arguments import keys_of
@@ -28,7 +28,7 @@ NO_OPTIONS = ("_target_", "_partial_", "time_grid", "denoiser")  # arguments of 
 
 
 @contextlib.contextmanager
-def asked_for(
+def configured(
     trained: TrainedModel,
     trust: list[str],
     program: str,
@@ -56,7 +56,7 @@ def asked_for(
     words = [text for key, value in given.items() if value is not None for text in word(key, value)]
     if options or defaults:
         with composed(program, words) as config:
-            own = _options(as_trained(config, trained.file, without=objects), trained.model, objects, trust)
+            own = _options(fill_drawing(config, trained.file, without=objects), trained.model, objects, trust)
         words += _option_words(options, defaults, own)
     with composed(program, words) as config:
         yield config, objects

@@ -33,8 +33,8 @@ def save_overrides(run_dir: Path, config: DictConfig) -> None:
     if config.resume is None:
         typed = map(Word, HydraConfig.get().overrides.task)
         words = [word.resolved(config) for word in typed if word.key not in OF_THE_COMMAND_LINE]
-        said = {"name": config.name, "overrides": words, ADOPTED: config.pretrained is not None}
-        write_text(run_dir / OVERRIDES, yaml.safe_dump(said, allow_unicode=True))
+        record = {"name": config.name, "overrides": words, ADOPTED: config.pretrained is not None}
+        write_text(run_dir / OVERRIDES, yaml.safe_dump(record, allow_unicode=True))
 
 
 def resumed(config: DictConfig) -> DictConfig:
@@ -58,15 +58,15 @@ def resumed(config: DictConfig) -> DictConfig:
         f"pretrained={quoted(checkpoint) if adopted else 'null'}",  # whose network it is
     ]
     try:
-        again: DictConfig = compose("train", [*(word.text for word in words), *typed])
+        whole: DictConfig = compose("train", [*(word.text for word in words), *typed])
         chosen = compose("train", [*(word.text for word in words if word.is_choice), *typed])
     except HydraException as error:
         raise ConfigError(explain(error, "train")) from error
     try:
-        refuse_changes(*(OmegaConf.to_container(node, resolve=False) for node in (chosen, again)))
+        refuse_changes(*(OmegaConf.to_container(node, resolve=False) for node in (chosen, whole)))
     except ConfigError as error:
         raise ConfigError(f"{source}: {OVERRIDES} {error}; {REMEDY}") from error
-    return again
+    return whole
 
 
 def typed_keys() -> list[str]:

@@ -8,8 +8,8 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lightning_diffusion.app.drawing import NONE, Drawing, ModelArguments, as_trained, option_of
-from lightning_diffusion.app.edit_inputs import GivenPictures
+from lightning_diffusion.app.drawing import NONE, Drawing, ModelArguments, fill_drawing, option_of
+from lightning_diffusion.app.edit_inputs import EditInputs
 from lightning_diffusion.app.output import show
 from lightning_diffusion.checkpoints.model_file import ModelFile
 from lightning_diffusion.codecs.condition import Condition
@@ -39,25 +39,25 @@ class Arguments(Drawing, EarlyArguments):
     edit: Node[Editing] | None  # it takes the time grid
 
 
-def check_rest(config: DictConfig) -> EarlyArguments:
+def parse_early(config: DictConfig) -> EarlyArguments:
     """All that can be checked before the model's file is read."""
     return parse(config, EarlyArguments, whole=Arguments)
 
 
-def settled(config: DictConfig, file: ModelFile, given: Mapping[str, Any] = NONE) -> Arguments:
+def parse_arguments(config: DictConfig, file: ModelFile, objects: Mapping[str, Any] = NONE) -> Arguments:
     """The checked configuration, with the run's own way to draw where no word chooses another.
 
     An edit that needs a deterministic sampler takes the program's default where the run's own is not.
 
     Args:
-        given: objects that replace the configuration's parts, by key.
+        objects: made parts that replace the configuration's parts, by key.
     """
-    arguments = parse(as_trained(config, file, without=given), Arguments)
-    if "sampler" in given or arguments.edit is None or not arguments.edit.make().needs_latents:
+    arguments = parse(fill_drawing(config, file, without=objects), Arguments)
+    if "sampler" in objects or arguments.edit is None or not arguments.edit.make().needs_latents:
         return arguments
     if not arguments.sampler.make().stochastic:
         return arguments
-    instead = parse(as_trained(config, file, without=["sampler", *given]), Arguments)
+    instead = parse(fill_drawing(config, file, without=["sampler", *objects]), Arguments)
     if instead.sampler.node != arguments.sampler.node:
         own, default = (option_of(found.sampler) for found in (arguments, instead))
         text = f"sampler={default}: this edit needs a deterministic sampler, which the run's own, {own}, is not"
@@ -89,7 +89,7 @@ def draw(model: Generator, condition: Condition | None, count: int, batch_size: 
     return torch.cat(images)
 
 
-def edit(model: Editor, editing: Editing, given: GivenPictures, seed: int) -> dict[str, Tensor]:
+def edit(model: Editor, editing: Editing, inputs: EditInputs, seed: int) -> dict[str, Tensor]:
     """The columns of a strip, by name, each uint8 (B, C, H, W)."""
     with Phase("editing") as phase:
-        return model.edit(editing, *given, seed, phase.advance)
+        return model.edit(editing, *inputs, seed, phase.advance)

@@ -52,7 +52,7 @@ def run_job(program: str, config: DictConfig) -> float:
     added = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     job = Job(Run(Path(hydra.runtime.output_dir)), words, [f"{CONFIG_DIR[0]}={folder}" for folder in added])
     job.check()
-    keys = _told(sweep / WORDS, "keys")
+    keys = _recorded(sweep / WORDS, "keys")
     if not job.result.is_done:
         try:
             job.folder.mkdir(parents=True, exist_ok=True)
@@ -77,13 +77,13 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        words = _words(sys.argv[1:])
+        words = _own_words(sys.argv[1:])
         parsed = OverridesParser.create().parse_overrides(words)
         keys = [word.key_or_group for word in parsed if word.is_sweep_override()] + list(
             config.hydra.sweeper.get("params") or ()
         )
-        told = {"words": words, "keys": keys, "metric": config.metric}
-        write_text(folder / WORDS, yaml.safe_dump(told, allow_unicode=True))
+        record = {"words": words, "keys": keys, "metric": config.metric}
+        write_text(folder / WORDS, yaml.safe_dump(record, allow_unicode=True))
         Sweep.folder = folder
         if "optuna" in str(config.hydra.sweeper.get("_target_")):
             importlib.import_module("optuna").logging.set_verbosity(logging.WARNING)  # this class shows each job
@@ -108,7 +108,7 @@ class Sweep(Callback):
             raise SystemExit(1)
 
 
-def folder_to_go_on_with(argv: list[str]) -> list[str]:
+def sweep_to_resume(argv: list[str]) -> list[str]:
     """Of a sweep that is started again with resume=true, the word that leads to its folder; else nothing.
 
     Raises:
@@ -119,7 +119,7 @@ def folder_to_go_on_with(argv: list[str]) -> list[str]:
     damaged = []
     for path in sorted(SWEEPS.glob(f"*/{WORDS}"), reverse=True):
         try:
-            if _told(path, "words") == _words(argv):
+            if _recorded(path, "words") == _own_words(argv):
                 return [f"hydra.sweep.dir={quoted(path.parent)}"]
         except ConfigError as error:
             damaged.append(str(error))
@@ -129,7 +129,7 @@ def folder_to_go_on_with(argv: list[str]) -> list[str]:
     )
 
 
-def forget() -> Path | None:
+def discard_empty() -> Path | None:
     """Takes back what a sweep has written of which no job can be composed; its folder, empty by then."""
     folder, Sweep.folder = Sweep.folder, None
     written = [] if folder is None else list(folder.iterdir())
@@ -140,7 +140,7 @@ def forget() -> Path | None:
     return folder
 
 
-def _told(path: Path, key: str) -> list[str]:
+def _recorded(path: Path, key: str) -> list[str]:
     """A sweep's "words", or the "keys" that it sweeps, as it wrote them. Raises ConfigError."""
     empty: dict[Any, Any] = {}
     found, damage = load(path, lambda text: Record(parse_yaml(text)), empty, SMALL)
@@ -150,7 +150,7 @@ def _told(path: Path, key: str) -> list[str]:
     raise ConfigError(f"{printable(relative(path))}: {printable(damage or f'{key} is no list of words')}")
 
 
-def _words(argv: list[str]) -> list[str]:
+def _own_words(argv: list[str]) -> list[str]:
     """Those that say what the sweep is, not that it is started again, nor where."""
     others = ("resume=true", "hydra.sweep.dir=")
     return [word for word in split(argv).words if not word.startswith(others)]

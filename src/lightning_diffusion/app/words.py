@@ -75,7 +75,7 @@ def check_flags(argv: Sequence[str], config_name: str) -> None:
             continue
         if name not in FLAGS:
             value = value or (following if re.match(r"[^-=~][^=]*$", following) else "")
-            raise ConfigError(f"{name}: no such flag{_meant(name, value, config_name, argv)}")
+            raise ConfigError(f"{name}: no such flag{_suggestion(name, value, config_name, argv)}")
         flag = FLAGS[name]
         if flag.nargs is None and not value:
             value = following
@@ -104,17 +104,17 @@ def check_form(argv: Sequence[str], config_name: str) -> None:
         raise ConfigError(f"{word}: {FORM}" + (f"; did you mean {meant[0]}?" if meant else "; --help shows the keys"))
 
 
-def opened(argv: Sequence[str], config_name: str, left_open: Sequence[str]) -> list[str]:
+def opened(argv: Sequence[str], config_name: str, model_groups: Sequence[str]) -> list[str]:
     """The words, with ++ before one whose key the default option of a group lacks and another option has.
 
     Args:
-        left_open: groups of which a model's file chooses the option where no word does; it is read later.
+        model_groups: groups of which a model's file chooses the option where no word does; it is read later.
     """
     defaults = groups(CONF / f"{config_name}.yaml")
 
     def is_open(key: str) -> bool:
         group, _, rest = key.partition(".")
-        if group not in left_open or any(re.match(rf"[+]*{group}=", word) for word in argv):
+        if group not in model_groups or any(re.match(rf"[+]*{group}=", word) for word in argv):
             return False
         options = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / group).glob("*.yaml")}
         return rest not in dotted(options[str(defaults[group])]) and any(
@@ -149,7 +149,7 @@ def no_such_key(key: str, known: Sequence[str]) -> str:
     return f"{key}: no such key" + (f"; did you mean {close}?" if close else "; --help shows the keys")
 
 
-def _meant(flag: str, value: str, config_name: str, argv: Sequence[str]) -> str:
+def _suggestion(flag: str, value: str, config_name: str, argv: Sequence[str]) -> str:
     word = flag.lstrip("-").replace("-", "_")
     key, other = (
         nearest(word, keys(config_name, argv)),

@@ -98,7 +98,7 @@ def parse(config: DictConfig, arguments: type[A], groups: Collection[str] = (), 
 def keys_of(arguments: type) -> dict[str, Any]:
     """The keys that fill a dataclass of arguments -> what each holds, a type as in a signature."""
     hints = typing.get_type_hints(arguments, include_extras=True)
-    return {name: _wanted(hint) for name, hint in hints.items() if not (_is(hint, _NODES) or _is(hint, _RECORD))}
+    return {name: _annotation_of(hint) for name, hint in hints.items() if not (_is(hint, _NODES) or _is(hint, _RECORD))}
 
 
 def at_least(least: int, **values: Any) -> None:
@@ -116,13 +116,13 @@ def _holds_node(hint: Any) -> bool:
     return any(typing.get_origin(each) is Node for each in (hint, *typing.get_args(hint)))
 
 
-def _wanted(hint: Any) -> Any:
+def _annotation_of(hint: Any) -> Any:
     """The annotation without Node[…]: T of Node[T], T | None of Node[T] | None."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Node:
         return inner[0]
     if origin in (typing.Union, types.UnionType):
-        return typing.Union[tuple(map(_wanted, inner))]  # noqa: UP007 - of as many as there are
+        return typing.Union[tuple(map(_annotation_of, inner))]  # noqa: UP007 - of as many as there are
     return hint
 
 

@@ -12,13 +12,13 @@ from typing import Any
 from lightning_diffusion.configuration.errors import ConfigError, did_you_mean
 from lightning_diffusion.configuration.signatures import (
     Signature,
+    describe,
+    describe_types,
     fits,
-    is_built,
-    items_of,
-    name_of,
+    item_annotation,
+    needs_call,
+    result_fits,
     signature_of,
-    suits,
-    wanted_by,
 )
 from lightning_diffusion.configuration.trusted_targets import TARGET, Targets
 
@@ -42,16 +42,16 @@ def check_node(node: Any, annotation: Any, path: str, targets: Targets, written:
     if isinstance(node, Mapping) and TARGET in node:
         return _check_call(node, annotation, path, targets, written)
     if not fits(node, annotation):
-        if isinstance(node, Mapping) and is_built(annotation):
+        if isinstance(node, Mapping) and needs_call(annotation):
             raise ConfigError(f"{path}.{TARGET}: missing; give an option of the group, {path}=…")
-        raise ConfigError(f"{path}={node!r}: expected {name_of(annotation)}")
+        raise ConfigError(f"{path}={node!r}: expected {describe(annotation)}")
     if isinstance(node, Mapping):
         for key, child in node.items():
             inner = f"{path}.{key}" if path else str(key)
-            check_node(child, items_of(annotation), inner, targets, _inside(written, key))
+            check_node(child, item_annotation(annotation), inner, targets, _inside(written, key))
     elif isinstance(node, list):
         for i, child in enumerate(node):
-            check_node(child, items_of(annotation), f"{path}[{i}]", targets, _inside(written, i))
+            check_node(child, item_annotation(annotation), f"{path}[{i}]", targets, _inside(written, i))
 
 
 def make(node: Any, targets: Targets, path: str = "", **parts: Any) -> Any:
@@ -96,8 +96,8 @@ def _check_call(node: Mapping[str, Any], annotation: Any, path: str, targets: Ta
         raise ConfigError(f"{path}.{TARGET}={target}: has no signature to check its arguments against") from error
     if not isinstance(partial, bool):
         raise ConfigError(f"{path}.{PARTIAL}={partial!r}: expected true or false")
-    if not suits(signature.returns, partial, annotation, targets.strict):
-        raise ConfigError(f"{path}.{TARGET}={target}: not {wanted_by(annotation)}; choose another {path}=…")
+    if not result_fits(signature.returns, partial, annotation, targets.strict):
+        raise ConfigError(f"{path}.{TARGET}={target}: not {describe_types(annotation)}; choose another {path}=…")
     arguments = {key: child for key, child in node.items() if key not in (TARGET, PARTIAL)}
     for key, child in arguments.items():
         wanted = _annotation(signature, key, path)

@@ -4,9 +4,9 @@ import difflib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-CLOSE, CLOSE_OF_FEW = 0.6, 0.5  # the likeness from which on a spelling is taken for a slip, of many and of few words
-SHORTEST = 3  # letters of a word that is found in another
-MOST = 40  # choices that a message lists
+LIKE, LIKE_OF_FEW = 0.6, 0.5  # the likeness from which on a spelling is taken for a slip, of many and of few words
+MIN_LETTERS = 3  # letters of a word that is found in another
+MAX_CHOICES = 40  # choices that a message lists
 
 
 class ConfigError(Exception):
@@ -16,12 +16,12 @@ class ConfigError(Exception):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The part of a message that names the nearest spelling, or all that there is to choose from, if that is little."""
     known = list(known)
-    if (close := nearest(word, known, CLOSE_OF_FEW)) is not None:
+    if (close := nearest(word, known, LIKE_OF_FEW)) is not None:
         return f"; did you mean {close}?"
-    return f"; choose among {', '.join(sorted(known))}" if 0 < len(known) <= MOST else ""
+    return f"; choose among {', '.join(sorted(known))}" if 0 < len(known) <= MAX_CHOICES else ""
 
 
-def nearest(word: str, known: Iterable[str], least: float = CLOSE) -> str | None:
+def nearest(word: str, known: Iterable[str], least: float = LIKE) -> str | None:
     """The known word that is most like this one, whole or in its last part after a dot; None if none is like it."""
     best = max(known, key=lambda each: (likeness(word, each), -each.count("."), -len(each)), default=None)
     return best if best is not None and likeness(word, best) >= least else None
@@ -43,8 +43,8 @@ def likeness(word: str, key: str) -> float:
     word, key = word.lower(), key.lower()
     end, other = word.rpartition(".")[2], key.rpartition(".")[2]
     whole, last = _ratio(word, key), _ratio(end, other)
-    if len(end) >= SHORTEST and end in other.split("_"):
-        last = max(last, CLOSE + last / 3)
+    if len(end) >= MIN_LETTERS and end in other.split("_"):
+        last = max(last, LIKE + last / 3)
     return max(whole, (2 * last + whole) / 3)
 
 

@@ -45,7 +45,7 @@ def fits(value: Any, annotation: Any) -> bool:
     if origin is typing.Literal:
         return any(value == argument and type(value) is type(argument) for argument in arguments)
     if isinstance(value, Mapping):
-        return annotation not in PLAIN and ("_target_" in value or not is_built(annotation))
+        return annotation not in PLAIN and ("_target_" in value or not needs_call(annotation))
     if annotation is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
     if annotation is int:
@@ -58,10 +58,10 @@ def fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, list) and all(fits(item, arguments[0]) for item in value if arguments)
     if inspect.isclass(origin) and issubclass(origin, Mapping):
         return False
-    return not is_built(annotation)
+    return not needs_call(annotation)
 
 
-def suits(returned: Any, partial: bool, annotation: Any, strict: bool) -> bool:
+def result_fits(returned: Any, partial: bool, annotation: Any, strict: bool) -> bool:
     """Whether what a call returns can be meant by an annotation.
 
     Args:
@@ -73,10 +73,10 @@ def suits(returned: Any, partial: bool, annotation: Any, strict: bool) -> bool:
     if annotation is Any or annotation is object:
         return True
     if origin in (typing.Union, types.UnionType):
-        return any(suits(returned, partial, argument, strict) for argument in arguments)
+        return any(result_fits(returned, partial, argument, strict) for argument in arguments)
     if origin is Callable:
         wanted = arguments[1] if partial and len(arguments) == 2 else Any
-        return suits(returned, False, wanted, strict)
+        return result_fits(returned, False, wanted, strict)
     if partial or annotation in PLAIN or origin is not None:
         return False
     if not inspect.isclass(annotation):
@@ -85,7 +85,7 @@ def suits(returned: Any, partial: bool, annotation: Any, strict: bool) -> bool:
     return issubclass(returned, annotation) if inspect.isclass(returned) else not strict
 
 
-def items_of(annotation: Any) -> Any:
+def item_annotation(annotation: Any) -> Any:
     """The annotation of a container's items: X of list[X], Sequence[X] and dict[str, X]; Any where nothing is known."""
     for part in typing.get_args(annotation) if _is_union(annotation) else (annotation,):
         origin, arguments = typing.get_origin(part), typing.get_args(part)
@@ -94,39 +94,39 @@ def items_of(annotation: Any) -> Any:
     return Any
 
 
-def is_built(annotation: Any) -> bool:
+def needs_call(annotation: Any) -> bool:
     """Whether only what a call returns can be meant: an object or a function."""
     if typing.get_origin(annotation) is Callable:
         return True
     return inspect.isclass(annotation) and annotation not in (Any, object, dict, list, Path) and annotation not in PLAIN
 
 
-def name_of(annotation: Any) -> str:
+def describe(annotation: Any) -> str:
     """An annotation in the words of a message."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if _is_union(annotation):
-        return " or ".join(name_of(argument) for argument in arguments)
+        return " or ".join(describe(argument) for argument in arguments)
     if origin is typing.Literal:
         return " or ".join(map(str, arguments))
     if inspect.isclass(origin) and issubclass(origin, Mapping):
-        return f"a mapping of names to {name_of(arguments[1])}"
+        return f"a mapping of names to {describe(arguments[1])}"
     if origin is Callable:
         return "an option of its group"
     if origin is tuple and arguments and arguments[-1] is not Ellipsis:
-        return f"a list of {len(arguments)}, each {name_of(arguments[0])}"
+        return f"a list of {len(arguments)}, each {describe(arguments[0])}"
     if origin is not None and arguments:
-        return f"a list of {name_of(arguments[0])}"
+        return f"a list of {describe(arguments[0])}"
     return PLAIN.get(annotation) or f"an option of its group, a {getattr(annotation, '__name__', annotation)}"
 
 
-def wanted_by(annotation: Any) -> str:
+def describe_types(annotation: Any) -> str:
     """The types that an annotation asks a call for, in the words of a message."""
     if _is_union(annotation):
         return " or ".join(
-            wanted_by(argument) for argument in typing.get_args(annotation) if argument is not type(None)
+            describe_types(argument) for argument in typing.get_args(annotation) if argument is not type(None)
         )
     if typing.get_origin(annotation) is Callable:
-        return f"a function that gives {wanted_by(typing.get_args(annotation)[-1])}"
+        return f"a function that gives {describe_types(typing.get_args(annotation)[-1])}"
     return PLAIN.get(annotation) or f"of type {getattr(annotation, '__name__', annotation)}"
 
 

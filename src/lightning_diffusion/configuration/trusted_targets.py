@@ -38,7 +38,7 @@ class Targets:
     """
 
     def __init__(self, groups: Collection[str] | None = None, trust: Any = (), strict: bool = False) -> None:
-        self.own = {name for group, name in _named() if groups is None or group in groups}
+        self.own = {name for group, name in _targets_in_conf() if groups is None or group in groups}
         self.trust, self.strict = _packages(trust), strict
 
     def find(self, name: Any) -> Callable[..., Any]:
@@ -48,14 +48,14 @@ class Targets:
             ConfigError: a name that neither conf/ nor a trusted package has; nothing is imported for it.
         """
         if isinstance(name, str) and name in self.own:
-            return _imported(name)
+            return _import_target(name)
         package = next((p for p in self.trust if isinstance(name, str) and name.startswith(f"{p}.")), None)
         if package is None or not re.fullmatch(r"(?!.*__)[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", name, re.ASCII):
             raise ConfigError(
-                f"calls {_shown(name)}, which is not part of this project (no option in conf/){_remedy(name)}"
+                f"calls {_quote(name)}, which is not part of this project (no option in conf/){_remedy(name)}"
             )
         try:
-            found = _imported(name)
+            found = _import_target(name)
         except Exception as error:  # importing runs the user's own code
             raise ConfigError(f"calls {name}, which cannot be imported ({str(error).splitlines()[0]})") from error
         home = getattr(found, "__module__", None) or ""
@@ -74,7 +74,7 @@ def require_plain(node: Any, most_depth: int = 32) -> None:
     if isinstance(node, dict):
         for key, value in node.items():
             if not isinstance(key, str) or not 0 < len(key) <= 100 or not key.isprintable():
-                raise ConfigError(f"has the key {_shown(key)}")
+                raise ConfigError(f"has the key {_quote(key)}")
             require_plain(key, most_depth - 1)
             require_plain(value, most_depth - 1)
     elif isinstance(node, list):
@@ -82,7 +82,7 @@ def require_plain(node: Any, most_depth: int = 32) -> None:
             require_plain(value, most_depth - 1)
     elif isinstance(node, str):
         if "${" in node:
-            raise ConfigError(f"holds an interpolation, {_shown(node)}")
+            raise ConfigError(f"holds an interpolation, {_quote(node)}")
     elif isinstance(node, int):
         if abs(node) >= 2**63:
             raise ConfigError("holds a number of more than 64 bits")
@@ -120,7 +120,7 @@ def _remedy(name: Any) -> str:
     return f"; if you trust the code of {top}, add trust=[{top}] to the command line"
 
 
-def _shown(value: Any) -> str:
+def _quote(value: Any) -> str:
     """A file's own words in a message: short, and with what looks like another letter spelt out."""
     text = value if isinstance(value, str) else f"a {type(value).__name__}"
     text = text if text.isascii() and text.isprintable() else ascii(text)
@@ -138,7 +138,7 @@ def family_groups() -> frozenset[str]:
 
 
 @functools.cache
-def _named() -> set[tuple[str, str]]:
+def _targets_in_conf() -> set[tuple[str, str]]:
     """Every (group, target) in conf/; a group is a folder, or a key of a program's own file."""
     found: set[tuple[str, str]] = set()
     for path in CONF.rglob("*.yaml"):
@@ -150,6 +150,6 @@ def _named() -> set[tuple[str, str]]:
 
 
 @functools.cache
-def _imported(name: str) -> Any:
+def _import_target(name: str) -> Any:
     module, _, attribute = name.rpartition(".")
     return getattr(importlib.import_module(module), attribute)

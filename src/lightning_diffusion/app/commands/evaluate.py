@@ -6,10 +6,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lightning_diffusion.app.cli import mistakes
-from lightning_diffusion.app.evaluation import asked, compare, probed, sampled
-from lightning_diffusion.app.evaluation_inputs import EarlyArguments, read_real, read_samples
-from lightning_diffusion.app.evaluation_report import measure_images, tell, tell_curve
+from lightning_diffusion.app.cli import config_errors
+from lightning_diffusion.app.evaluation import compare, parse_evaluation, prepare_likelihood, prepare_samples
+from lightning_diffusion.app.evaluation_inputs import EarlyArguments, read_reference, read_samples
+from lightning_diffusion.app.evaluation_report import measure_images, report_curve, report_scores
 from lightning_diffusion.app.output import show, table
 from lightning_diffusion.checkpoints.loading import assembled
 from lightning_diffusion.configuration.arguments import Text
@@ -23,9 +23,9 @@ from lightning_diffusion.training.devices import prepare_for_inference, usable
 
 def main(config: DictConfig) -> None:
     """Prints a table and writes output_dir/metrics.json; with samples, pictures too."""
-    with mistakes():
-        arguments, metric = asked(config)
-        output_dir = Path(str(arguments.output_dir or beside_the_model(arguments.ckpt_path)))
+    with config_errors():
+        arguments, metric = parse_evaluation(config)
+        output_dir = Path(str(arguments.output_dir or default_output_dir(arguments.ckpt_path)))
         writable(output_dir, "output_dir")
     if isinstance(metric, Likelihood):
         evaluate_likelihood(arguments, metric, output_dir)
@@ -35,7 +35,7 @@ def main(config: DictConfig) -> None:
         evaluate_samples(config, arguments, metric, output_dir)
 
 
-def beside_the_model(ckpt_path: Text | None) -> Path:
+def default_output_dir(ckpt_path: Text | None) -> Path:
     """A new folder in the run that a checkpoint belongs to, or else in runs/evaluations."""
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
     run_dir = Path(str(ckpt_path)).parent.parent
@@ -45,41 +45,41 @@ def beside_the_model(ckpt_path: Text | None) -> Path:
 
 def evaluate_images(arguments: EarlyArguments, images: Text, extractor: Extractor, output_dir: Path) -> None:
     """Scores images=… against reference=…"""
-    with mistakes():
+    with config_errors():
         device = usable(arguments.device)
         if arguments.ckpt_path is not None or arguments.pretrained is not None:
             raise ConfigError("images: either images=… or a model to draw them from; leave one out")
-        real = read_real(arguments, None)
+        real = read_reference(arguments, None)
         samples = read_samples(images, real, extractor)
         comparison = compare(extractor, real, device, arguments.extrapolate)
         comparison.check(len(samples))
     measured = measure_images(comparison, samples)
     make_folder(output_dir)
-    tell(comparison, measured, real.images, arguments.recorded("images", "reference", "data"), output_dir)
+    report_scores(comparison, measured, real.images, arguments.recorded("images", "reference", "data"), output_dir)
 
 
 def evaluate_samples(config: DictConfig, arguments: EarlyArguments, extractor: Extractor, output_dir: Path) -> None:
     """Scores what a model draws, by one sampler or by several."""
-    with mistakes():
+    with config_errors():
         device = usable(arguments.device)
         trained = assembled(arguments.read(), arguments.trust)
         prepare_for_inference(trained.model, device, arguments.precision, arguments.compile)
-        ready = sampled(config, trained, extractor, device)
-    measured = [ready.measure(walk) for walk in ready.walks]
+        ready = prepare_samples(config, trained, extractor, device)
+    measured = [ready.measure(run) for run in ready.runs]
     output_dir = Path(str(ready.arguments.output_dir or output_dir))  # it may refer to the run's own sampler
     make_folder(output_dir)
-    if len(ready.walks) == 1:
-        by = ready.told(ready.walks[0])
-        tell(ready.comparison, measured[0], ready.real.images, ready.made_with, output_dir, by=by)
+    if len(ready.runs) == 1:
+        by = ready.describe(ready.runs[0])
+        report_scores(ready.comparison, measured[0], ready.real.images, ready.made_with, output_dir, by=by)
     else:
-        tell_curve(ready.comparison, ready.walks, measured, ready.made_with, output_dir)
+        report_curve(ready.comparison, ready.runs, measured, ready.made_with, output_dir)
 
 
 def evaluate_likelihood(arguments: EarlyArguments, metric: Likelihood, output_dir: Path) -> None:
     """Bits per dimension of images of the data."""
-    with mistakes():
+    with config_errors():
         device = usable(arguments.device)
-        ready = probed(arguments, assembled(arguments.read(), arguments.trust), metric)
+        ready = prepare_likelihood(arguments, assembled(arguments.read(), arguments.trust), metric)
         prepare_for_inference(ready.trained.model, device, arguments.precision, arguments.compile)
     scores, seconds = ready.measure(device)
     results = ready.results(scores, seconds)

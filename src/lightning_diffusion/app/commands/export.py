@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lightning_diffusion.app.cli import mistakes
+from lightning_diffusion.app.cli import config_errors
 from lightning_diffusion.app.output import show
 from lightning_diffusion.checkpoints.diffusers import folder
 from lightning_diffusion.checkpoints.loading import assembled, write_safetensors
@@ -28,7 +28,7 @@ class Arguments:
 
 def main(config: DictConfig) -> None:
     """Writes the averaged weights: a folder for diffusers' pipelines, or denoiser.safetensors."""
-    with mistakes():
+    with config_errors():
         arguments = parse(config, Arguments)
         model = assembled(read(str(arguments.ckpt_path), "ckpt_path", arguments.trust), arguments.trust)
         output_dir, label = Path(str(arguments.output_dir)), arguments.label
@@ -45,10 +45,12 @@ def main(config: DictConfig) -> None:
         writable(output_dir, "output_dir")
         if arguments.format == "safetensors":
             write_safetensors(output_dir / "denoiser.safetensors", model)
-            told = [f"{output_dir}/denoiser.safetensors"]
+            lines = [f"{output_dir}/denoiser.safetensors"]
         else:
             pipeline = folder.write(output_dir, model.model, label)
-            told = [f"{output_dir}: {pipeline}.from_pretrained loads it"]
+            lines = [f"{output_dir}: {pipeline}.from_pretrained loads it"]
             if pipeline == "DDPMPipeline" and model.num_classes is not None and label is None:
-                told += ["its UNet2DModel takes class_labels, which DDPMPipeline does not pass; label=0 … bakes one in"]
-    show(*told)
+                lines += [
+                    "its UNet2DModel takes class_labels, which DDPMPipeline does not pass; label=0 … bakes one in"
+                ]
+    show(*lines)

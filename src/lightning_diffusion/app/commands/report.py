@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.table import Table
 
-from lightning_diffusion.app.cli import mistakes
+from lightning_diffusion.app.cli import config_errors
 from lightning_diffusion.app.output import show, table
 from lightning_diffusion.configuration.arguments import Text, at_least, parse
 from lightning_diffusion.configuration.errors import ConfigError
@@ -41,7 +41,7 @@ def main(config: DictConfig) -> None:
     if not runs:
         raise ConfigError(f"runs={arguments.runs}: no run in it; name a run's folder, or one that runs lie in")
     output_dir = Path(str(arguments.output_dir or folder / "report")).expanduser()
-    with Phase(f"reading {len(runs)} runs"), mistakes(f"runs={arguments.runs}"):  # a folder that cannot be written
+    with Phase(f"reading {len(runs)} runs"), config_errors(f"runs={arguments.runs}"):  # a folder that cannot be written
         comparison = compare(runs, _metric(arguments.metric, runs))
         damaged = write(comparison, folder, output_dir, arguments.num_pictures)
     show(_best(comparison), *comparison.notes)

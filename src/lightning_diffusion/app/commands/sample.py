@@ -8,11 +8,19 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lightning_diffusion.app.cli import mistakes
-from lightning_diffusion.app.drawing import drawn_so, told
-from lightning_diffusion.app.edit_inputs import GivenPictures, one_class, read_given, strip
+from lightning_diffusion.app.cli import config_errors
+from lightning_diffusion.app.drawing import apply_drawing, describe
+from lightning_diffusion.app.edit_inputs import EditInputs, read_inputs, same_label, strip
 from lightning_diffusion.app.output import show
-from lightning_diffusion.app.sampling import Arguments, as_editor, as_generator, check_rest, draw, edit, settled
+from lightning_diffusion.app.sampling import (
+    Arguments,
+    as_editor,
+    as_generator,
+    draw,
+    edit,
+    parse_arguments,
+    parse_early,
+)
 from lightning_diffusion.checkpoints.loading import assembled
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.configuration.arguments import at_least
@@ -27,20 +35,20 @@ from lightning_diffusion.training.devices import prepare_for_inference, usable
 
 def main(config: DictConfig) -> None:
     """Writes a picture (grid.png, or an edit's strip.png) and samples.npz into output_dir."""
-    with mistakes():
-        early = check_rest(config)
+    with config_errors():
+        early = parse_early(config)
         at_least(1, num_samples=early.num_samples, batch_size=early.batch_size)
         writable(Path(str(early.output_dir)), "output_dir")
         device = usable(early.device)
         file = early.read()
-        arguments = settled(config, file)
-        model = drawn_so(assembled(file, arguments.trust).model, arguments)
-        how = told(model, arguments.sampler, arguments.guidance)
+        arguments = parse_arguments(config, file)
+        model = apply_drawing(assembled(file, arguments.trust).model, arguments)
+        how = describe(model, arguments.sampler, arguments.guidance)
         prepare_for_inference(model, device, arguments.precision, arguments.compile)
         if arguments.edit is not None:
             editor, editing = as_editor(model), arguments.edit.make()
-            given = read_given(arguments.images, arguments.label, arguments.mask, editing, model)
-            editor.check_edit(editing, len(given.pictures) // editing.num_variants)
+            inputs = read_inputs(arguments.images, arguments.label, arguments.mask, editing, model)
+            editor.check_edit(editing, len(inputs.pictures) // editing.num_variants)
         elif arguments.images is not None or arguments.mask is not None:
             raise ConfigError(
                 "images: say what to do with them; give edit=inpaint, image_to_image, invert or interpolate"
@@ -52,7 +60,7 @@ def main(config: DictConfig) -> None:
 
     output_dir = Path(str(arguments.output_dir))  # it may refer to the run's own sampler
     if arguments.edit is not None:
-        _edit(editor, editing, given, arguments.seed, how, output_dir)
+        _edit(editor, editing, inputs, arguments.seed, how, output_dir)
     else:
         _draw(generator, condition, arguments, how, output_dir)
 
@@ -65,10 +73,10 @@ def _draw(model: Generator, condition: Condition | None, arguments: Arguments, h
     show(f"{N} samples by {how}: {output_dir}/grid.png, {output_dir}/samples.npz")
 
 
-def _edit(model: Editor, editing: Editing, given: GivenPictures, seed: int, how: str, output_dir: Path) -> None:
-    columns = edit(model, editing, given, seed)
+def _edit(model: Editor, editing: Editing, inputs: EditInputs, seed: int, how: str, output_dir: Path) -> None:
+    columns = edit(model, editing, inputs, seed)
     results = [images for name, images in columns.items() if name not in editing.inputs]
-    condition = given.condition
+    condition = inputs.condition
     if condition is not None:
         condition = Condition.cat([condition[: len(results[0])]] * len(results))
     _write(output_dir, "strip.png", strip(columns, editing), torch.cat(results), condition)
@@ -89,4 +97,4 @@ def _write(output_dir: Path, name: str, picture: Tensor, images: Tensor, conditi
 def _condition(arguments: Arguments, model: Generator) -> Condition | None:
     if arguments.label is None:
         return model.conditions_in_turn(range(arguments.num_samples))
-    return one_class(arguments.label, arguments.num_samples, model.num_classes)
+    return same_label(arguments.label, arguments.num_samples, model.num_classes)

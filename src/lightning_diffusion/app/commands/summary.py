@@ -4,7 +4,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from lightning_diffusion.app.assembly import Arguments, count_classes, groups
-from lightning_diffusion.app.cli import mistakes
+from lightning_diffusion.app.cli import config_errors
 from lightning_diffusion.app.output import show, table
 from lightning_diffusion.codecs.image_size import height_width
 from lightning_diffusion.configuration.arguments import parse
@@ -14,7 +14,7 @@ from lightning_diffusion.networks.summary import Summary, summarize
 
 def main(config: DictConfig) -> None:
     """Prints parameters, FLOPs and activation memory of one image, and what lies at which resolution."""
-    with mistakes():
+    with config_errors():
         count_classes(config)
         arguments = parse(config, Arguments, groups())
         if "backbone" not in arguments.nodes:

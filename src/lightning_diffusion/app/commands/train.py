@@ -8,7 +8,7 @@ import lightning as L
 from omegaconf import DictConfig
 
 from lightning_diffusion.app.assembly import assemble
-from lightning_diffusion.app.cli import mistakes
+from lightning_diffusion.app.cli import config_errors
 from lightning_diffusion.app.resume import resumed, save_overrides, typed_keys
 from lightning_diffusion.checkpoints.folder import Damaged
 from lightning_diffusion.configuration.errors import ConfigError
@@ -31,7 +31,7 @@ from lightning_diffusion.training.results import Results, quiet
 def main(config: DictConfig) -> float:
     """Returns config.metric as it is in the end, for sweeps to compare."""
     quiet()
-    with mistakes():
+    with config_errors():
         if "samplers" in config:
             raise ConfigError(
                 "sweep=samplers: it takes a trained model; python -m src.evaluate ckpt_path=… sweep=samplers"
@@ -86,10 +86,10 @@ def ending(results: Results, skips_nonfinite: bool) -> Iterator[None]:
     except (Damaged, Unreadable) as error:
         raise ConfigError(str(error)) from error
     except UnreadableImage as error:
-        told = (
+        message = (
             str(error).strip().splitlines()[-1].removeprefix(f"{UnreadableImage.__module__}.UnreadableImage: ")
         )  # a worker says more
-        raise ConfigError(f"data: {told}, or data.unreadable=skip leaves such files out") from error
+        raise ConfigError(f"data: {message}, or data.unreadable=skip leaves such files out") from error
     except WrongLabel as error:
         raise ConfigError(
             str(error).strip().splitlines()[-1].removeprefix(f"{WrongLabel.__module__}.WrongLabel: ")
