@@ -1,13 +1,13 @@
-"""The package from Python: load a trained model, draw, edit and measure with it; train one.
+"""The Python API: train a model, or load a trained one to draw, edit and measure.
 
     import lightning_diffusion as ld
     model = ld.load("runs/digits/TIME")
     images = model.draw(64, seed=0, label=3, sampler="dpm_multistep", num_steps=10)
 
-Numbers are those of the programs: `model.draw` gives the pixels of `python -m src.sample` with the same words. Without
-words a model draws as its own run does.
+The results equal those of the programs: with the same options, `model.draw` returns the pixels that
+`python -m src.sample` writes. Without options, a model draws as its own run does.
 
-Images are uint8 arrays (N, H, W, C). Mistakes raise `ConfigError`, one line that names the argument and the remedy.
+Images are uint8 arrays (N, H, W, C). An invalid argument raises `ConfigError`, whose line names it and the remedy.
 """
 
 from collections.abc import Sequence
@@ -30,17 +30,17 @@ __all__ = ["ConfigError", "LoadedModel", "TrainingRun", "load", "train"]
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A finished run. `train` makes it.
+    """A finished run, as `train` returns it.
 
     Args:
-        record: the run as its folder has it.
+        record: the run's folder and the files in it.
     """
 
     record: Run
 
     @property
     def folder(self) -> Path:
-        """With config.yaml, metrics.json, samples/ and checkpoints/."""
+        """The folder with config.yaml, metrics.json, samples/ and checkpoints/."""
         return self.record.folder
 
     @property
@@ -50,16 +50,16 @@ class TrainingRun:
 
     @property
     def floors(self) -> dict[str, float]:
-        """What held-out images reach, by the name of a score."""
+        """The values of held-out images, by the name of the score."""
         return self.record.floors
 
     @property
     def curves(self) -> dict[str, Points]:
-        """(steps, values) of all that was logged, by name."""
+        """(steps, values) of each logged quantity, by name."""
         return self.record.curves
 
     def model(self, device: str = "auto", precision: str = "32-true", trust: Sequence[str] = ()) -> LoadedModel:
-        """The trained model. Arguments and errors as of `load`."""
+        """The trained model. Arguments and errors are those of `load`."""
         return load(self.folder, device, precision, trust)
 
 
@@ -70,45 +70,46 @@ def load(
     trust: Sequence[str] = (),
     compile: Compile = False,
 ) -> LoadedModel:
-    """A trained model with its averaged weights.
+    """Load a trained model with its averaged weights.
 
     Args:
-        path: a run's folder (its checkpoints/last.ckpt is taken), a checkpoint, a file of src.export, or a folder that
-            diffusers wrote. Nothing in it is executed.
-        device: "cpu", "cuda", …; "auto" takes a GPU where there is one.
-        precision: "32-true", or "bf16-mixed": the network in bfloat16.
-        trust: packages whose classes the file may name, besides this project's own.
-        compile: whether to compile the network; "reduce-overhead" by CUDA graphs too.
+        path: a run's folder (its checkpoints/last.ckpt is loaded), a checkpoint, a file written by src.export, or a
+            folder written by diffusers. Nothing in it is executed.
+        device: "cpu", "cuda", …; "auto" uses a GPU if there is one.
+        precision: "32-true", or "bf16-mixed" to run the network in bfloat16.
+        trust: packages whose classes the file may use, in addition to this project's own.
+        compile: whether to compile the network; "reduce-overhead" also uses CUDA graphs.
 
     Raises:
-        ConfigError: no such file, no model of this project, or a device or a precision that cannot be had here.
+        ConfigError: the file does not exist or holds no model of this project, or the device or precision is not
+            available here.
     """
     with config_errors():
         found, where = _model_in(Path(path).expanduser()), usable(device)
         trained = assembled(read(found, "path", trust), trust)
         prepare_for_inference(trained.model, where, precision, compile)
-    unburdened = trained._replace(file=trained.file._replace(weights={}))  # the model has them
-    return LoadedModel(unburdened, found, where, precision, list(trust))
+    without_copy = trained._replace(file=trained.file._replace(weights={}))  # the model holds the weights
+    return LoadedModel(without_copy, found, where, precision, list(trust))
 
 
 def train(*words: str) -> TrainingRun:
-    """Runs `python -m src.train WORDS` in a separate process and prints its output as it comes.
+    """Run `python -m src.train WORDS` in a separate process and print its output as it appears.
 
-    An interruption (Ctrl-C, a notebook's stop button) ends the run with a checkpoint, and train("resume=RUN") continues
+    An interruption (Ctrl-C, a notebook's stop button) ends the run with a checkpoint, and train("resume=RUN") resumes
     it.
 
     Args:
-        words: of the command line, "experiment=digits", "trainer.max_steps=200".
+        words: the words of the command line, such as "experiment=digits", "trainer.max_steps=200".
 
     Raises:
         ConfigError: the program's own one-line error.
-        RuntimeError: the run ended otherwise before it was done.
-        KeyboardInterrupt: it was interrupted.
+        RuntimeError: the run ended early for another reason.
+        KeyboardInterrupt: the run was interrupted.
     """
     return TrainingRun(attend(words))
 
 
 def _model_in(path: Path) -> Path:
-    """The checkpoint of a run's folder; any other path as it is."""
+    """The checkpoint of a run's folder; any other path unchanged."""
     is_a_run = (path / CHECKPOINT).parent.is_dir() or (path / CONFIG).is_file()
     return path / CHECKPOINT if is_a_run else path

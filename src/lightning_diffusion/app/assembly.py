@@ -1,4 +1,4 @@
-"""The parts of a training run: made from a configuration, and checked one by one and against each other."""
+"""The parts of a training run, made from a configuration and checked against each other."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -39,7 +39,7 @@ from lightning_diffusion.training.precision import TrueBFloat16
 
 @dataclass(frozen=True)
 class Arguments:
-    """The keys of conf/train.yaml; a family brings its own, which `nodes` has too."""
+    """The keys of conf/train.yaml. `nodes` also holds the keys that a family of models adds."""
 
     name: Text
     seed: int
@@ -57,22 +57,22 @@ class Arguments:
     model: Node[Model]
     objective: Node[Objective]
     module: Node[TrainingModule]
-    metrics: Node[object] | None  # of callbacks=scores
+    metrics: Node[object] | None  # for callbacks=scores
     optimizer: Node[Callable[..., Optimizer]]
     lr_scheduler: Node[Callable[..., LRScheduler]]
     trainer: Node[L.Trainer]
     callbacks: Node[dict[str, L.Callback | None]]
     logger: Node[dict[str, Logger | None]]
     nodes: Nodes
-    record: Record  # what config.yaml and the checkpoints hold
+    record: Record  # written to config.yaml and the checkpoints
 
     def from_checkpoint(self, path: Path) -> "Arguments":
-        """The same, with this file to go on from."""
+        """The arguments with this checkpoint to resume from."""
         return replace(self, ckpt_path=str(path), record=self.record | {"ckpt_path": str(path)})
 
 
 class Parts(NamedTuple):
-    """What a run is made of."""
+    """The parts of a run."""
 
     arguments: Arguments
     trainer: L.Trainer
@@ -81,14 +81,14 @@ class Parts(NamedTuple):
 
 
 def assemble(config: DictConfig) -> Parts:
-    """Everything that a configuration names, built and checked; nothing is read but a checkpoint, nothing written."""
+    """Build and check the parts. Only a checkpoint is read, and the data to count their classes; nothing is written."""
     count_classes(config)
     weights = adopt(config, groups()) if config.get("pretrained") is not None else None
     arguments = parse(config, Arguments, groups())
     try:
         require_plain(arguments.record)
     except ConfigError as error:
-        raise ConfigError(f"config: {error}; nothing could read its checkpoints again") from error
+        raise ConfigError(f"config: {error}; its checkpoints could not be loaded again") from error
     L.seed_everything(arguments.seed, verbose=False)
     datamodule = arguments.data.make()
     source = f"pretrained={arguments.pretrained}"
@@ -105,7 +105,7 @@ def assemble(config: DictConfig) -> Parts:
 
 
 def groups() -> list[str]:
-    """The groups of the configuration, of which a choice may stand there though no part of this run takes it."""
+    """The groups of the configuration. An option of one may be chosen even if no part of the run uses it."""
     if not GlobalHydra.instance().is_initialized():
         return [path.name for path in CONF.iterdir() if path.is_dir()]
     return [str(group) for group in GlobalHydra.instance().config_loader().list_groups("")]
@@ -114,7 +114,7 @@ def groups() -> list[str]:
 def build_trainer(
     trainer: Node[L.Trainer], callbacks: Node[dict[str, L.Callback | None]], loggers: Node[dict[str, Logger | None]]
 ) -> L.Trainer:
-    """Lightning's trainer, with the project's own ways to save and to round."""
+    """Lightning's trainer, with the project's checkpoint writer and bfloat16 precision."""
     device_type = check_trainer(trainer.node)
     parts: dict[str, Any] = {
         "callbacks": [callback for callback in callbacks.make().values() if callback is not None],
@@ -129,24 +129,28 @@ def build_trainer(
 
 
 def check_together(parts: Parts) -> Optimizer:
-    """The optimizer. Raises ValueError where parts that are each in order do not fit each other."""
+    """Check the parts against each other and return the optimizer.
+
+    Raises:
+        ConfigError, ValueError: two parts contradict each other.
+    """
     arguments, trainer, module, datamodule = parts
     datamodule.check_devices(trainer.world_size)
     if trainer.num_nodes > 1 and not ({"MASTER_ADDR", "SLURM_JOB_ID"} & os.environ.keys()):
         raise ValueError(
-            f"trainer.num_nodes={trainer.num_nodes}: nothing says where the other nodes are; start the run on each of "
-            "them with torchrun or srun (docs/hardware.md), or choose trainer.num_nodes=1"
+            f"trainer.num_nodes={trainer.num_nodes}: the addresses of the other nodes are unknown; start the run on "
+            "each node with torchrun or srun (docs/hardware.md), or choose trainer.num_nodes=1"
         )
     if module.compiled == GRAPHS and trainer.accumulate_grad_batches > 1:
         raise ValueError(
-            f"compile={GRAPHS} and trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: a graph writes "
-            "every batch's gradients to the same place; choose compile=true"
+            f"compile={GRAPHS} and trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: a CUDA graph "
+            "overwrites the gradients of the previous batch; choose compile=true"
         )
     check_parts_for_data(arguments.nodes)
     module.model.check()
     try:
         optimizer: Optimizer = module.configure_optimizers()["optimizer"]
-    except Exception as error:  # anybody's constructor may raise anything
+    except Exception as error:  # a third-party constructor can raise anything
         raise ConfigError(one_line(f"optimizer: {error}")) from error
     if callbacks_of(trainer, SampleScores) and not isinstance(module.model, Generator):
         raise ConfigError(
@@ -163,10 +167,10 @@ def check_together(parts: Parts) -> Optimizer:
 
 
 def resumable(arguments: Arguments, module: TrainingModule, optimizer: Optimizer) -> Arguments:
-    """The arguments, with the checkpoint that the link leads to.
+    """The arguments with the checkpoint that ckpt_path leads to, a link or a file.
 
     Raises:
-        FileNotFoundError, Damaged, ValueError: no such file, none that is intact, or one of another run.
+        FileNotFoundError, Damaged, ValueError: the file does not exist, is damaged, or belongs to another run.
     """
     path = locate(str(arguments.ckpt_path))
     content, source = read_checkpoint(path), f"ckpt_path={path}"
@@ -176,30 +180,32 @@ def resumable(arguments: Arguments, module: TrainingModule, optimizer: Optimizer
 
 
 def check_parts_for_data(nodes: Mapping[str, Node[Any]]) -> None:
-    """Raises ValueError where a part is made for other images than those of the data."""
+    """Raise ValueError if a part is made for images of another size, channels or classes than the data have."""
     data = nodes["data"].node
     for key, node in ((key, part.node) for key, part in nodes.items() if key != "data"):
         for ours, theirs in IMAGES.items():
             if simplest(node.get(theirs, data[ours])) != simplest(data[ours]):
                 raise ValueError(
                     f"{key}.{theirs}={node[theirs]} and data.{ours}={data[ours]}: the network is for other images; "
-                    f"leave {key}.{theirs} out"
+                    f"leave out {key}.{theirs}"
                 )
 
 
 @dataclass(frozen=True)
 class DataArguments:
-    """The data, which are read before anything else is checked."""
+    """The keys that are needed to count the classes, before anything else is checked."""
 
     data: Node[ImageDataModule]
     trust: list[str]
 
 
 def count_classes(config: DictConfig) -> None:
-    """Replaces data.num_classes=auto by the number of classes that the data have, or by null.
+    """Replace data.num_classes=auto with the number of classes in the data, or with null.
+
+    Network, samples and data must agree on this number, so it is read from the data before anything is made.
 
     Raises:
-        ConfigError, ValueError, FileNotFoundError: data that do not count their classes, or cannot be read.
+        ConfigError, ValueError, FileNotFoundError: the data cannot count their classes or cannot be read.
     """
     if OmegaConf.select(config, "data.num_classes") != AUTO:
         return
@@ -212,4 +218,4 @@ def count_classes(config: DictConfig) -> None:
 
 @rank_zero_only
 def _print_classes(count: int) -> None:
-    print(f"data: {count} class folders, trained as classes; data.num_classes=null trains without")
+    print(f"data: {count} class folders, used as classes; data.num_classes=null trains without classes")

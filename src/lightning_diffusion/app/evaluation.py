@@ -1,4 +1,4 @@
-"""What is measured, and how: the same for src.evaluate and for the Python API."""
+"""Evaluations, prepared and measured, for src.evaluate and for the Python API."""
 
 import time
 from collections.abc import Mapping
@@ -36,14 +36,14 @@ from lightning_diffusion.system.progress import Phase
 
 DISTANCE = "distance"
 DRAWING = ("num_samples", "sampler", "samplers", "num_steps", "time_grid", "guidance")
-UNREAD = {  # keys by what is measured
+UNREAD = {  # the keys that each kind of measurement does not read
     "metrics=likelihood": (*DRAWING, "images", "reference"), "images=…": (*DRAWING, "num_images", "split"),
     DISTANCE: ("num_images", "split"),
 }  # fmt: skip
 
 
 def parse_evaluation(config: DictConfig) -> tuple[EarlyArguments, Likelihood | Extractor]:
-    """The configuration, checked as far as it can be before the model's file is read, and the metric that it names.
+    """The metric, and the arguments that can be checked before the model's file is read.
 
     Raises:
         ConfigError: a wrong value, or a key that this kind of measurement does not read.
@@ -53,25 +53,24 @@ def parse_evaluation(config: DictConfig) -> tuple[EarlyArguments, Likelihood | E
     metric = arguments.metrics.make()
     refuse_unread(arguments, isinstance(metric, Likelihood))
     if isinstance(metric, Likelihood) and arguments.extrapolate:
-        raise ConfigError("extrapolate=true: a likelihood has no bias of the number of images; leave it out")
+        raise ConfigError("extrapolate=true: a likelihood is not biased by the number of images; leave it out")
     return arguments, metric
 
 
 def refuse_unread(arguments: EarlyArguments, is_likelihood: bool) -> None:
-    """Raises ConfigError for a key of the command line that this kind of measurement does not read."""
+    """Raise ConfigError if the command line gives a key that this kind of measurement does not read."""
     kind = "metrics=likelihood" if is_likelihood else "images=…" if arguments.images is not None else DISTANCE
     others = {"num_samples": "num_images", "num_images": "num_samples"}
     for key in typed_keys():
         if key.split(".")[0] in UNREAD[kind]:
             other, value = others.get(key), getattr(arguments, key, None)
             instead = f"give {other}={value}" if other and other not in UNREAD[kind] else "leave it out"
-            why = "only metrics=likelihood reads it" if kind == DISTANCE else f"{kind} does not read it"
+            why = "only used with metrics=likelihood" if kind == DISTANCE else f"not used with {kind}"
             raise ConfigError(f"{key}: {why}; {instead}")
 
 
 class SampleEvaluation(NamedTuple):
-    """Ready to be measured: the arguments, the model that draws by them, each way to draw, how many, and against
-    what."""
+    """A prepared evaluation of samples: how they are drawn, how many, and the images to compare them with."""
 
     arguments: Arguments
     model: Model
@@ -81,7 +80,7 @@ class SampleEvaluation(NamedTuple):
     comparison: Comparison
 
     def measure(self, run: SamplingRun) -> Measured:
-        """Draws by one of the runs and scores what it has drawn."""
+        """Draw and score the samples of one sampling run."""
         N, batch_size, seed = self.num_samples, self.arguments.batch_size, self.arguments.seed
         with Phase(
             f"drawing {N:,} samples by {self.describe(run)}", run.model.num_steps * -(-N // batch_size)
@@ -89,12 +88,12 @@ class SampleEvaluation(NamedTuple):
             return measure_run(self.comparison, run, seed, N, batch_size, phase.advance)
 
     def describe(self, run: SamplingRun) -> str:
-        """How it draws, in words."""
+        """How this run draws, for console output."""
         return describe(self.model, run.sampler or self.arguments.sampler, self.arguments.guidance)
 
     @property
     def made_with(self) -> dict[str, Any]:
-        """What metrics.json holds of the configuration."""
+        """The part of the configuration that metrics.json records."""
         keys = ("ckpt_path", "pretrained", "seed", "precision", "guidance", "reference", "data")
         found = self.arguments.recorded(*keys)
         if len(self.runs) > 1:
@@ -110,13 +109,13 @@ def prepare_samples(
     device: torch.device,
     objects: Mapping[str, Any] = NONE,
 ) -> SampleEvaluation:
-    """Prepares the extractor and the reference, or finds both where an earlier call has kept them.
+    """Prepare an evaluation of samples, with the features of the reference, which are computed or read from a cache.
 
     Args:
         objects: made parts that replace the configuration's parts, by key.
 
     Raises:
-        ConfigError, ValueError, FileNotFoundError: samples that cannot be drawn or compared so.
+        ConfigError, ValueError, FileNotFoundError: the samples cannot be drawn or compared this way.
     """
     arguments = parse(fill_drawing(config, trained.file, without=objects), Arguments)
     model = apply_drawing(trained.model, arguments, objects)
@@ -130,13 +129,13 @@ def prepare_samples(
 
 
 def compare(extractor: Extractor, real: ReferenceData, device: torch.device, extrapolate: bool) -> Comparison:
-    """A comparison with the reference. Raises ValueError where the extractor cannot read its images."""
+    """A comparison with the reference. Raises ValueError if the extractor cannot read its images."""
     extractor.check(real.images)
     return Comparison(extractor, real.images, real.held_out, device, extrapolate)
 
 
 class LikelihoodEvaluation(NamedTuple):
-    """Ready to be measured: the model's likelihood, and the images that it is asked about."""
+    """A prepared evaluation of a model's likelihood on the images of a data set."""
 
     arguments: EarlyArguments
     trained: TrainedModel
@@ -145,7 +144,7 @@ class LikelihoodEvaluation(NamedTuple):
     dataset: ImageDataset
 
     def measure(self, device: torch.device) -> tuple[dict[str, Tensor], float]:
-        """Bits per dimension of each image, (N,) by name, and the seconds that it took."""
+        """Bits per dimension of each image, (N,) by name, and the seconds that the measurement took."""
         started, parts, arguments = time.monotonic(), [], self.arguments
         batches = torch.arange(arguments.num_images).split(arguments.batch_size)
         with Phase("likelihood", len(batches) * self.metric.steps(self.measurable)) as phase:
@@ -162,7 +161,7 @@ class LikelihoodEvaluation(NamedTuple):
         return scores, time.monotonic() - started
 
     def results(self, scores: dict[str, Tensor], seconds: float) -> dict[str, Any]:
-        """What metrics.json holds."""
+        """The content of metrics.json."""
         results: dict[str, Any] = {}
         for name, values in scores.items():
             error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
@@ -173,12 +172,18 @@ class LikelihoodEvaluation(NamedTuple):
 
 
 def prepare_likelihood(arguments: EarlyArguments, trained: TrainedModel, metric: Likelihood) -> LikelihoodEvaluation:
-    """Raises ConfigError, ValueError, FileNotFoundError for a likelihood that cannot be measured so."""
+    """Prepare an evaluation of the likelihood.
+
+    Raises:
+        ConfigError, ValueError, FileNotFoundError: the likelihood cannot be measured this way.
+    """
     split, num_images = arguments.split, arguments.num_images
     if split not in ("train", "val"):
         raise ConfigError(f"split={split}: choose train or val")
     measurable = metric.check(trained.model)
     dataset = load_data(trained, arguments.data, arguments.trust)["train" if split == "train" else "val"]
     if num_images > len(dataset):
-        raise ConfigError(f"num_images={num_images}: the {split} split has {len(dataset)}")
+        raise ConfigError(
+            f"num_images={num_images}: the {split} split has {len(dataset)} images; choose at most that many"
+        )
     return LikelihoodEvaluation(arguments, trained, metric, measurable, dataset)

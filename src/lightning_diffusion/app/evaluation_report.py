@@ -1,4 +1,4 @@
-"""Samples measured against real images, and what is told of the outcome."""
+"""Samples scored against real images, and the files and tables that report the scores."""
 
 import csv
 import io
@@ -23,11 +23,11 @@ from lightning_diffusion.runs.pictures import grid, write_png
 from lightning_diffusion.runs.plots import over_evaluations, save
 from lightning_diffusion.system.files import write_text
 
-ROWS, COLUMNS = 10, 6  # of the picture of neighbours
+ROWS, COLUMNS = 10, 6  # of neighbours.png
 
 
 class Measured(NamedTuple):
-    """Scores of samples and what they cost: evaluations of the network for one (None for given images), seconds."""
+    """Scores of samples and their cost: network evaluations per sample (None for given images) and seconds."""
 
     scores: dict[str, Score]
     features: Features
@@ -44,7 +44,7 @@ def measure_run(
     batch_size: int,
     on_step: Callable[[], None],
 ) -> Measured:
-    """Draws `count` samples and scores them."""
+    """Draw `count` samples and score them."""
     started, evaluations = time.monotonic(), 0
     images, features = [], []
     for indices in shard_batches(count, batch_size):
@@ -59,15 +59,15 @@ def measure_run(
 
 
 def measure_images(comparison: Comparison, samples: ImageDataset) -> Measured:
-    """Scores images that somebody else has made."""
+    """Score images from elsewhere."""
     started = time.monotonic()
     found = comparison.extractor.extract(samples, device=comparison.device)
     return Measured(comparison(found), found, samples, None, time.monotonic() - started)
 
 
 def score_results(comparison: Comparison, measured: Measured, near: Neighbours, how: dict[str, Any]) -> dict[str, Any]:
-    """What metrics.json holds: each score beside that of held-out images, and under "how" all that a score must be read
-    with."""
+    """The content of metrics.json: each score with that of held-out images, and under "how" the conditions of the
+    measurement."""
     N = len(measured.samples)
     results = comparison.beside_floor(measured.scores, N)
     if near.near_copies is not None:
@@ -85,10 +85,11 @@ def report_scores(
     output_dir: Path,
     by: str | None = None,
 ) -> None:
-    """A table, metrics.json with all that a score must be read with, and neighbours.png.
+    """Print a table and write metrics.json and neighbours.png.
 
     Args:
-        by: sampler and guidance that drew the samples, in words; None for given images.
+        how: the conditions of the measurement, for metrics.json.
+        by: the sampler and guidance that drew the samples, for console output; None for given images.
     """
     N = len(measured.samples)
     floor, near = comparison.floor(N), comparison.neighbours(measured.features, COLUMNS - 1)
@@ -118,7 +119,7 @@ def report_curve(
     how: dict[str, Any],
     output_dir: Path,
 ) -> None:
-    """A table, curve.csv, curve.png and metrics.json: each score of each run over what it cost."""
+    """Print a table and write curve.csv, curve.png and metrics.json: the scores of each run over its cost."""
     names = list(measured[0].scores)
     N = len(measured[0].samples)
     floor = comparison.floor(N)
@@ -140,16 +141,16 @@ def report_curve(
     figure = over_evaluations(rows, names[0], N, floor[names[0]].value if floor else None)
     floors = {name: score._asdict() for name, score in floor.items()}
     how |= {"num_samples": N, **comparison.how()}
-    told = {"walks": rows, "floor": floors, "how": how}
+    record = {"walks": rows, "floor": floors, "how": how}
     with config_errors("output_dir"):
         write_text(output_dir / "curve.csv", file.getvalue())
         save(figure, output_dir / "curve.png")
-        write_text(output_dir / "metrics.json", json.dumps(told, indent=2) + "\n")
+        write_text(output_dir / "metrics.json", json.dumps(record, indent=2) + "\n")
     show(curve, comparison.bias(measured[0].features), f"{output_dir}/curve.png, curve.csv, metrics.json")
 
 
 def neighbours_picture(samples: ImageDataset, real: ImageDataset, near: Neighbours) -> torch.Tensor:
-    """The samples that are nearest to a real image, one in a row, and beside each its nearest real images."""
+    """The samples nearest to a real image, one a row, each followed by its nearest real images."""
     closest = near.distances[:, 0].argsort()[:ROWS]
     beside = near.indices[closest]  # (rows, k)
     ours, theirs = samples[closest][0], real[beside.flatten()][0]
@@ -161,7 +162,7 @@ def neighbours_picture(samples: ImageDataset, real: ImageDataset, near: Neighbou
 
 
 def _with_errors(scores: dict[str, Score]) -> dict[str, float]:
-    """Values by name; beside an extrapolated one its standard error."""
+    """Values by name; an extrapolated one is followed by its standard error."""
     found: dict[str, float] = {}
     for name, score in scores.items():
         found[name] = score.value

@@ -1,4 +1,4 @@
-"""A program's configuration for the Python API: its keyword arguments become the words of a command line."""
+"""A program's configuration for the Python API: keyword arguments become words of a command line."""
 
 import contextlib
 import re
@@ -22,9 +22,9 @@ from lightning_diffusion.configuration.signatures import signature_of
 from lightning_diffusion.configuration.trusted_targets import CONF, DRAWING, TARGET, Targets
 from lightning_diffusion.models.contracts import Model
 
-PARTS = ("edit", *DRAWING, "metrics", "data")  # which have options, in the order in which they take them
+PARTS = ("edit", *DRAWING, "metrics", "data")  # the parts with options; the first that has an option receives it
 PLAIN = (str, int, float, type(None))  # bool is an int
-NO_OPTIONS = ("_target_", "_partial_", "time_grid", "denoiser")  # arguments of the parts that others fill in
+NO_OPTIONS = ("_target_", "_partial_", "time_grid", "denoiser")  # arguments of the parts that are filled in elsewhere
 
 
 @contextlib.contextmanager
@@ -40,20 +40,20 @@ def configured(
     """A program's configuration for a model, and the parts that are given as objects.
 
     Args:
-        keys: of the configuration, with their values; None leaves one out.
-        parts: of PARTS: an option's name, an object, or None.
-        options: of the parts, each of the first one that takes it: num_steps of the sampler, scale of the guidance.
-        defaults: options that are given where a part takes them and `options` has none.
+        keys: keys of the configuration with their values; None leaves one out.
+        parts: for each of PARTS an option's name, an object, or None.
+        options: arguments of the parts, such as num_steps of the sampler or scale of the guidance.
+        defaults: used for arguments that a part has and `options` does not give.
 
     Raises:
-        ConfigError: an option that no part takes, an object of another kind, words that do not compose.
+        ConfigError: no part has such an argument, an object is of another kind, or the words do not compose.
     """
     objects = {key: part for key, part in parts.items() if part is not None and not isinstance(part, str)}
     for key, part in objects.items():
         _check_kind(key, part)
     names = {key: part for key, part in parts.items() if isinstance(part, str)}
-    given = {**keys, **names, "trust": trust or None}
-    words = [text for key, value in given.items() if value is not None for text in word(key, value)]
+    plain = {**keys, **names, "trust": trust or None}
+    words = [text for key, value in plain.items() if value is not None for text in word(key, value)]
     if options or defaults:
         with composed(program, words) as config:
             own = _options(fill_drawing(config, trained.file, without=objects), trained.model, objects, trust)
@@ -64,10 +64,10 @@ def configured(
 
 @contextlib.contextmanager
 def composed(config_name: str, words: Sequence[str]) -> Iterator[DictConfig]:
-    """The configuration of `python -m src.<config_name> WORDS`. Within, Hydra's globals are those of that program.
+    """The configuration of `python -m src.<config_name> WORDS`. Inside, Hydra's globals are those of that program.
 
     Raises:
-        ConfigError: words that do not compose.
+        ConfigError: the words do not compose.
     """
     here, there = GlobalHydra.instance(), HydraConfig.instance()
     before = here.hydra, there.cfg
@@ -76,24 +76,24 @@ def composed(config_name: str, words: Sequence[str]) -> Iterator[DictConfig]:
         try:
             hydra.initialize_config_dir(str(CONF), version_base="1.3")
             config = hydra.compose(config_name, list(words), return_hydra_config=True)
-        except Exception as error:  # whatever Hydra makes of the words
+        except Exception as error:  # any error of Hydra's about the words
             raise ConfigError(explain(error, config_name, words)) from error
         there.set_config(config)
         with read_write(config), open_dict(config):
             del config["hydra"]
         try:
             yield config
-        except OmegaConfBaseException as error:  # a value that is missing, or refers to none
+        except OmegaConfBaseException as error:  # a missing value, or a reference to a missing key
             raise ConfigError(explain(error, config_name, words)) from error
     finally:
         here.hydra, there.cfg = before
 
 
 def word(key: str, value: Any) -> list[str]:
-    """The words that give a key this value; a mapping gives each of its own keys one.
+    """The words that give a key this value, one for each leaf of a mapping.
 
     Raises:
-        ConfigError: an object that is no plain data.
+        ConfigError: the value is not plain data.
     """
     if isinstance(value, Mapping):
         return [text for name, child in value.items() for text in word(f"{key}.{name}", child)]
@@ -105,7 +105,7 @@ def word(key: str, value: Any) -> list[str]:
 def _option_words(
     options: Mapping[str, Any], defaults: Mapping[str, Any], own: Mapping[str, list[str]]
 ) -> Iterator[str]:
-    """The words for options; `own` are those of each part, by key."""
+    """The words for options; `own` lists the options of each part."""
     known = sorted({each for names in own.values() for each in names})
     possible = {name: value for name, value in defaults.items() if name in known}
     for name, value in {**possible, **options}.items():
@@ -116,7 +116,7 @@ def _option_words(
 
 
 def _options(config: DictConfig, model: Model, objects: Mapping[str, Any], trust: Any) -> dict[str, list[str]]:
-    """The options that the chosen parts have, by key."""
+    """The options of the chosen parts, by key."""
     own = {*model.parts, *(["time_grid"] if "sampler" in model.parts else [])}
     gone = {*(key for key in DRAWING if key not in own), *objects, *(["time_grid"] if "sampler" in objects else [])}
     found = {}
@@ -129,7 +129,7 @@ def _options(config: DictConfig, model: Model, objects: Mapping[str, Any], trust
 
 
 def _check_kind(key: str, part: object) -> None:
-    """Raises ConfigError for a part that is neither a name nor an object of the kind that belongs there."""
+    """Raise ConfigError unless an object is of the kind of its part."""
     kind = keys_of(Drawing).get(key)
     if kind is None:
         raise ConfigError(f"{key}: give the name of an option, not a {type(part).__name__}")
@@ -139,12 +139,12 @@ def _check_kind(key: str, part: object) -> None:
 
 
 def _plain(key: str, value: Any) -> Any:
-    """Without NumPy's numbers, paths and tuples."""
+    """The value without NumPy's numbers, paths and tuples."""
     if isinstance(value, PathLike):
         return fspath(value)
     if isinstance(value, (list, tuple)):
         return [_plain(key, child) for child in value]
     found = value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
     if not isinstance(found, PLAIN):
-        raise ConfigError(f"{key.lstrip('+')}: a {type(value).__name__} is no plain value; give a number, text or list")
+        raise ConfigError(f"{key.lstrip('+')}: a {type(value).__name__} is not plain data; give a number, text or list")
     return found

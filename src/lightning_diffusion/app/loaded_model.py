@@ -1,4 +1,4 @@
-"""A trained model for the Python API: it draws, edits and measures as the programs do."""
+"""A trained model in the Python API, which draws, edits and measures as the programs do."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -45,16 +45,17 @@ Guidance = Callable[..., Denoiser]  # a denoiser -> the guided one
 
 
 class LoadedModel:
-    """A trained model with its averaged weights. `load` makes it.
+    """A trained model with its averaged weights, as `load` returns it.
 
-    `draw`, `trajectory`, `edit` and `evaluate` take these words in common:
+    `draw`, `trajectory`, `edit` and `evaluate` share these arguments:
 
-        sampler, time_grid, guidance: an option of conf/ by name, such as "dpm_multistep", or an object of that kind;
-            None draws as the model's own run does.
-        options: of those parts, or of the edit or metric: num_steps=10, order=3, scale=2.0. Where two parts have an
-            option of the same name, the first of edit, sampler, time_grid, guidance, metrics and data takes it.
+        sampler, time_grid, guidance: the name of an option in conf/, such as "dpm_multistep", or an object of that
+            kind; None draws as the model's own run does.
+        options: arguments of these parts, of the edit or of the metric: num_steps=10, order=3, scale=2.0. If two parts
+            have an argument of the same name, the first of edit, sampler, time_grid, guidance, metrics and data
+            receives it.
 
-    What the model's kind cannot do, a wrong name or a wrong value raises ConfigError.
+    A wrong name, a wrong value, or a task that this family of models does not support raises ConfigError.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class LoadedModel:
 
     @property
     def module(self) -> Model:
-        """The model itself, an nn.Module in evaluation mode."""
+        """The model, an nn.Module in evaluation mode."""
         return self._trained.model
 
     @property
@@ -76,7 +77,7 @@ class LoadedModel:
 
     @property
     def num_classes(self) -> int | None:
-        """None of a model without classes."""
+        """The number of classes; None for a model without classes."""
         return self._trained.num_classes
 
     def __repr__(self) -> str:
@@ -96,11 +97,11 @@ class LoadedModel:
         guidance: str | Guidance | None = None,
         **options: Any,
     ) -> Images:
-        """Samples, uint8 (N, H, W, C). Number i depends on the weights, the seed, i and its class.
+        """Samples, uint8 (N, H, W, C). Sample i depends only on the weights, the seed, i and its class.
 
         Args:
-            label: a class for all, or one for each; None takes the classes in turn.
-            batch_size: samples that are drawn at once.
+            label: one class for all samples, or one for each; None cycles through the classes.
+            batch_size: the number of samples that are drawn at once.
 
         Raises:
             ConfigError: see the class.
@@ -121,31 +122,31 @@ class LoadedModel:
         guidance: str | Guidance | None = None,
         **options: Any,
     ) -> Images:
-        """The states on the way to the samples that `draw` gives, uint8 (steps + 1, N, H, W, C), the noise first.
+        """The states from noise to the samples of `draw`, uint8 (steps + 1, N, H, W, C).
 
         Raises:
             ConfigError: see the class.
         """
         parts = {"sampler": sampler, "time_grid": time_grid, "guidance": guidance}
         model, condition = self._generator(num_samples, seed, label, batch_size, parts, options, states=True)
-        walks = []
+        trajectories = []
         for batch in shard_batches(num_samples, batch_size):
-            asked = None if condition is None else condition[batch.start : batch.stop]
-            walks.append(torch.stack(list(model.trajectory(batch, asked, seed))))
-        return _arrays(torch.cat(walks, dim=1))
+            part = None if condition is None else condition[batch.start : batch.stop]
+            trajectories.append(torch.stack(list(model.trajectory(batch, part, seed))))
+        return _arrays(torch.cat(trajectories, dim=1))
 
     def bits_per_dim(
         self, images: Images | Tensor, *, label: Classes | None = None, seed: int = 0, batch_size: int = 64
     ) -> npt.NDArray[np.float64]:
-        """How probable the model finds images, in bits per dimension (N,): lower is better.
+        """The negative log-likelihood of each image in bits per dimension (N,): lower is better.
 
-        It is what validation logs as val/bits_per_dim, of a diffusion model a bound. `evaluate(metrics="likelihood")`
-        measures all that the model's kind has.
+        Validation logs its mean as val/bits_per_dim. For a diffusion model it is an upper bound.
+        `evaluate(metrics="likelihood")` measures every likelihood that the model's family has.
 
         Args:
             images: uint8 (N, H, W, C) of the model's shape.
-            label: the class of all, or of each; None if the model does without.
-            seed: of the noise that image i meets.
+            label: one class for all images, or one for each; None for a model that needs no classes.
+            seed: of the noise that is added to the images.
 
         Raises:
             ConfigError: see the class.
@@ -156,13 +157,13 @@ class LoadedModel:
             pictures = self._pictures(images)
             condition = label_condition(label, len(pictures), self.num_classes)
             if condition is None and isinstance(model, Generator) and model.needs_labels:
-                raise ConfigError("label: this model knows images by their class only; give the class of each")
+                raise ConfigError("label: missing; this model needs the class of each image")
         found = []
         with torch.no_grad():
             for batch in shard_batches(len(pictures), batch_size):
                 here = slice(batch.start, batch.stop)
-                asked = None if condition is None else condition[here].to(self.device)
-                found.append(model.bits_per_dim(pictures[here].to(self.device), asked, batch, seed).cpu().double())
+                part = None if condition is None else condition[here].to(self.device)
+                found.append(model.bits_per_dim(pictures[here].to(self.device), part, batch, seed).cpu().double())
         bits: npt.NDArray[np.float64] = torch.cat(found).numpy()
         return bits
 
@@ -179,16 +180,16 @@ class LoadedModel:
         guidance: str | Guidance | None = None,
         **options: Any,
     ) -> dict[str, Images]:
-        """The columns of a strip, from what was given to what came of it, each uint8 (N, H, W, C), by name.
+        """The columns of a strip by name, inputs first, each uint8 (N, H, W, C).
 
         With num_variants=V the columns of results are (V N, H, W, C): the first variant of every picture, then the
-        second. V is 1 unless it is given.
+        second, and so on. V is 1 by default.
 
         Args:
             edit: "inpaint", "image_to_image", "invert" or "interpolate".
             images: uint8 (N, H, W, C) of the model's shape.
-            mask: of "inpaint": (H, W), true where to fill in, or "left", "right", "top", "bottom", "middle".
-            label: the class of all, or of each.
+            mask: for "inpaint": (H, W), true where to fill in, or "left", "right", "top", "bottom", "middle".
+            label: one class for all images, or one for each.
 
         Raises:
             ConfigError: see the class.
@@ -232,18 +233,18 @@ class LoadedModel:
         guidance: str | Guidance | None = None,
         **options: Any,
     ) -> dict[str, Any]:
-        """The content of src.evaluate's metrics.json; nothing is written.
+        """The content of src.evaluate's metrics.json. Nothing is written.
 
-        Each score by name is a dict with "value" and, under "floor", what held-out images reach at the same number;
-        "how" says what was compared with what. metrics="likelihood" has "mean" and "standard_error" instead.
+        Each score is a dict: "value", and under "floor" the value of equally many held-out images. "how" records the
+        samples and the images that were compared. With metrics="likelihood", each has "mean" and "standard_error".
 
         Args:
-            num_samples: to draw; None takes as many as there are held-out images, 1,000 at most.
-            metrics: an option of conf/metrics.
-            data: an option of conf/data; None takes the data that the model was trained on.
+            num_samples: the number of samples to draw; None draws as many as there are held-out images, at most 1,000.
+            metrics: the name of an option in conf/metrics.
+            data: the name of an option in conf/data; None is the data that the model was trained on.
             reference: a folder or .npz file of images to compare with instead of the data.
             extrapolate: whether to extrapolate the Fréchet distance to infinitely many samples.
-            num_images, split: of metrics="likelihood": how many, of "train" or "val".
+            num_images, split: for metrics="likelihood": the number of images, from "train" or "val".
 
         Raises:
             ConfigError: see the class.
@@ -281,7 +282,7 @@ class LoadedModel:
         options: Mapping[str, Any],
         states: bool = False,
     ) -> tuple[Generator, Condition | None]:
-        """The model that draws so, and what each sample is asked to be."""
+        """The model with these parts, and the condition of each sample."""
         keys = {"num_samples": num_samples, "seed": seed, "batch_size": batch_size}
         with (
             config_errors(),
@@ -304,7 +305,7 @@ class LoadedModel:
         if pictures.dtype != torch.uint8 or pictures.shape[1:] != self.shape or len(pictures) == 0:
             wanted = ", ".join(map(str, ("N", *self.shape)))
             kind = str(pictures.dtype).removeprefix("torch.")
-            raise ConfigError(f"images: expected uint8 ({wanted}), and these are {kind} {tuple(pictures.shape)}")
+            raise ConfigError(f"images: expected uint8 ({wanted}), got {kind} {tuple(pictures.shape)}")
         return pictures.permute(0, 3, 1, 2).contiguous()
 
 

@@ -1,7 +1,7 @@
-"""Configuration nodes as calls: checked whole against the signatures first, then made from the inside out.
+"""Configuration nodes as calls: first all are checked against the signatures, then made from the inside out.
 
-A mapping with `_target_` is a call of that name with the other keys as its arguments; `_partial_: true` fills the
-arguments in and calls nothing yet. Every object of this project that a configuration names is made here.
+A mapping with `_target_` is a call of that name with the other keys as its arguments; `_partial_: true` fills in the
+arguments without calling. Every object of a configuration is made here.
 """
 
 import functools
@@ -26,17 +26,17 @@ PARTIAL = "_partial_"
 
 
 def check_node(node: Any, annotation: Any, path: str, targets: Targets, written: Any = None) -> None:
-    """Holds a node, and everything in it, against what is wanted there.
+    """Check a node, and everything in it, against a type.
 
     Args:
         node: plain data.
-        annotation: what is wanted: a type as in a signature; Any for anything.
+        annotation: the expected type, as in a signature; Any for anything.
         path: of the node, a.b.c.
-        targets: what may be called.
-        written: the node before interpolation: where it refers to another key, messages name that one.
+        targets: the callables that are allowed.
+        written: the node before interpolation. If it refers to another key, messages name that key.
 
     Raises:
-        ConfigError: an unknown or missing argument, a value of the wrong type, a call that is not allowed.
+        ConfigError: an unknown or missing argument, a value of the wrong type, or a call that is not allowed.
     """
     path = _source(written) or path
     if isinstance(node, Mapping) and TARGET in node:
@@ -55,13 +55,13 @@ def check_node(node: Any, annotation: Any, path: str, targets: Targets, written:
 
 
 def make(node: Any, targets: Targets, path: str = "", **parts: Any) -> Any:
-    """What a checked node names.
+    """Make the object of a checked node.
 
     Args:
         parts: arguments of the outermost call that are objects already.
 
     Raises:
-        ConfigError: whatever a constructor raises, under the node's path where the message names no key.
+        ConfigError: a constructor failed; the message gets the node's path unless it names a key.
     """
     if isinstance(node, list):
         return [make(child, targets, f"{path}[{i}]") for i, child in enumerate(node)]
@@ -81,7 +81,7 @@ def make(node: Any, targets: Targets, path: str = "", **parts: Any) -> Any:
         return function(**arguments)
     except ConfigError:
         raise
-    except Exception as error:  # anybody's constructor may raise anything
+    except Exception as error:  # a third-party constructor can raise anything
         text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
         raise ConfigError(text if re.match(r"[\w.]+(=|: )", text) else f"{path}: {text}") from error
 
@@ -93,7 +93,9 @@ def _check_call(node: Mapping[str, Any], annotation: Any, path: str, targets: Ta
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{path}.{TARGET}={target}: has no signature to check its arguments against") from error
+        raise ConfigError(
+            f"{path}.{TARGET}={target}: its arguments cannot be checked, because it has no signature"
+        ) from error
     if not isinstance(partial, bool):
         raise ConfigError(f"{path}.{PARTIAL}={partial!r}: expected true or false")
     if not result_fits(signature.returns, partial, annotation, targets.strict):
@@ -117,11 +119,11 @@ def _annotation(signature: Signature, key: str, path: str) -> Any:
 
 
 def _source(written: Any) -> str | None:
-    """The key that `${a.b}` refers to, a.b; None for anything else."""
+    """a.b, the key that `${a.b}` refers to; None for anything else."""
     match = re.fullmatch(r"\$\{([\w.]+)\}", written) if isinstance(written, str) else None
     return match[1] if match else None
 
 
 def _inside(written: Any, key: Any) -> Any:
-    """The child of a node as it was written; None below an interpolation."""
+    """The child of a node before interpolation; None below an interpolation."""
     return written[key] if isinstance(written, (Mapping, list)) else None

@@ -1,4 +1,4 @@
-"""What a callable takes and returns: its signature is the schema of a configuration that calls it."""
+"""The parameters and the result of a callable. Its signature is the schema of a configuration that calls it."""
 
 import functools
 import inspect
@@ -13,7 +13,7 @@ PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 
 class Signature(typing.NamedTuple):
-    """Named parameters; the annotation of further ones by any name, or None; what comes back, Any where unknown."""
+    """Named parameters, the annotation of **others or None, and the type of the result, Any if unknown."""
 
     parameters: dict[str, inspect.Parameter]
     others: Any
@@ -22,7 +22,7 @@ class Signature(typing.NamedTuple):
 
 @functools.cache
 def signature_of(function: Callable[..., Any]) -> Signature:
-    """With the parameters of the base classes that **options are passed on to."""
+    """The signature of a callable; for a class, with the parameters of the base classes that get its **options."""
     if not inspect.isclass(function):
         own, others = _parameters(function)
         return Signature(own, others, _hints(function).get("return", Any))
@@ -38,7 +38,7 @@ def signature_of(function: Callable[..., Any]) -> Signature:
 
 
 def fits(value: Any, annotation: Any) -> bool:
-    """Whether a plain value can be meant by an annotation; True where the annotation says nothing of plain values."""
+    """Whether a plain value matches an annotation. True if the annotation does not restrict plain values."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, argument) for argument in arguments)
@@ -62,12 +62,12 @@ def fits(value: Any, annotation: Any) -> bool:
 
 
 def result_fits(returned: Any, partial: bool, annotation: Any, strict: bool) -> bool:
-    """Whether what a call returns can be meant by an annotation.
+    """Whether the result of a call matches an annotation.
 
     Args:
         returned: the annotation of the call's result.
-        partial: whether the callable itself is meant, with arguments filled in.
-        strict: whether a result of unknown type is refused where one is asked for.
+        partial: whether the result is the callable itself, with arguments filled in.
+        strict: whether a result of unknown type is refused if a type is expected.
     """
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is Any or annotation is object:
@@ -86,7 +86,7 @@ def result_fits(returned: Any, partial: bool, annotation: Any, strict: bool) -> 
 
 
 def item_annotation(annotation: Any) -> Any:
-    """The annotation of a container's items: X of list[X], Sequence[X] and dict[str, X]; Any where nothing is known."""
+    """The annotation of a container's items: X for list[X], Sequence[X] and dict[str, X]; Any if unknown."""
     for part in typing.get_args(annotation) if _is_union(annotation) else (annotation,):
         origin, arguments = typing.get_origin(part), typing.get_args(part)
         if inspect.isclass(origin) and issubclass(origin, (Sequence, Mapping)) and arguments:
@@ -95,14 +95,14 @@ def item_annotation(annotation: Any) -> Any:
 
 
 def needs_call(annotation: Any) -> bool:
-    """Whether only what a call returns can be meant: an object or a function."""
+    """Whether only the result of a call matches: an object or a function."""
     if typing.get_origin(annotation) is Callable:
         return True
     return inspect.isclass(annotation) and annotation not in (Any, object, dict, list, Path) and annotation not in PLAIN
 
 
 def describe(annotation: Any) -> str:
-    """An annotation in the words of a message."""
+    """An annotation in words, for messages about values."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if _is_union(annotation):
         return " or ".join(describe(argument) for argument in arguments)
@@ -120,13 +120,13 @@ def describe(annotation: Any) -> str:
 
 
 def describe_types(annotation: Any) -> str:
-    """The types that an annotation asks a call for, in the words of a message."""
+    """The types that an annotation allows for a call's result, in words, for messages."""
     if _is_union(annotation):
         return " or ".join(
             describe_types(argument) for argument in typing.get_args(annotation) if argument is not type(None)
         )
     if typing.get_origin(annotation) is Callable:
-        return f"a function that gives {describe_types(typing.get_args(annotation)[-1])}"
+        return f"a function that returns {describe_types(typing.get_args(annotation)[-1])}"
     return PLAIN.get(annotation) or f"of type {getattr(annotation, '__name__', annotation)}"
 
 
@@ -147,5 +147,5 @@ def _parameters(function: Callable[..., Any]) -> tuple[dict[str, inspect.Paramet
 def _hints(function: Any) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function)
-    except Exception:  # a third party's annotations may not resolve
+    except Exception:  # the annotations of other packages cannot always be resolved
         return {}

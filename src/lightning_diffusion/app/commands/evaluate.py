@@ -1,4 +1,4 @@
-"""How good a model is, or images from anywhere are."""
+"""The evaluation of a model or of any images."""
 
 import json
 from datetime import datetime
@@ -22,7 +22,7 @@ from lightning_diffusion.training.devices import prepare_for_inference, usable
 
 
 def main(config: DictConfig) -> None:
-    """Prints a table and writes output_dir/metrics.json; with samples, pictures too."""
+    """Print a table and write output_dir/metrics.json; for samples also pictures."""
     with config_errors():
         arguments, metric = parse_evaluation(config)
         output_dir = Path(str(arguments.output_dir or default_output_dir(arguments.ckpt_path)))
@@ -36,7 +36,7 @@ def main(config: DictConfig) -> None:
 
 
 def default_output_dir(ckpt_path: Text | None) -> Path:
-    """A new folder in the run that a checkpoint belongs to, or else in runs/evaluations."""
+    """A new folder, in the run of the checkpoint if there is one, else in runs/evaluations."""
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
     run_dir = Path(str(ckpt_path)).parent.parent
     is_of_a_run = ckpt_path is not None and (run_dir / CONFIG).is_file()
@@ -44,11 +44,11 @@ def default_output_dir(ckpt_path: Text | None) -> Path:
 
 
 def evaluate_images(arguments: EarlyArguments, images: Text, extractor: Extractor, output_dir: Path) -> None:
-    """Scores images=… against reference=…"""
+    """Score images=… against reference=…"""
     with config_errors():
         device = usable(arguments.device)
         if arguments.ckpt_path is not None or arguments.pretrained is not None:
-            raise ConfigError("images: either images=… or a model to draw them from; leave one out")
+            raise ConfigError("images: given together with a model that draws images; leave one of the two out")
         real = read_reference(arguments, None)
         samples = read_samples(images, real, extractor)
         comparison = compare(extractor, real, device, arguments.extrapolate)
@@ -59,14 +59,14 @@ def evaluate_images(arguments: EarlyArguments, images: Text, extractor: Extracto
 
 
 def evaluate_samples(config: DictConfig, arguments: EarlyArguments, extractor: Extractor, output_dir: Path) -> None:
-    """Scores what a model draws, by one sampler or by several."""
+    """Score the samples of a model, drawn by one sampler or by several."""
     with config_errors():
         device = usable(arguments.device)
         trained = assembled(arguments.read(), arguments.trust)
         prepare_for_inference(trained.model, device, arguments.precision, arguments.compile)
         ready = prepare_samples(config, trained, extractor, device)
     measured = [ready.measure(run) for run in ready.runs]
-    output_dir = Path(str(ready.arguments.output_dir or output_dir))  # it may refer to the run's own sampler
+    output_dir = Path(str(ready.arguments.output_dir or output_dir))  # it can refer to the run's own sampler
     make_folder(output_dir)
     if len(ready.runs) == 1:
         by = ready.describe(ready.runs[0])
@@ -76,7 +76,7 @@ def evaluate_samples(config: DictConfig, arguments: EarlyArguments, extractor: E
 
 
 def evaluate_likelihood(arguments: EarlyArguments, metric: Likelihood, output_dir: Path) -> None:
-    """Bits per dimension of images of the data."""
+    """Measure the bits per dimension of images of the data set."""
     with config_errors():
         device = usable(arguments.device)
         ready = prepare_likelihood(arguments, assembled(arguments.read(), arguments.trust), metric)

@@ -1,4 +1,4 @@
-"""From runs to one page."""
+"""The report of several runs on one page."""
 
 import os
 from collections import Counter
@@ -19,7 +19,7 @@ from lightning_diffusion.runs.run import Run, find, relative
 from lightning_diffusion.system.console import printable
 from lightning_diffusion.system.progress import Phase
 
-SHOWN, DAMAGED = 10, 30  # runs and damaged files that are listed
+SHOWN, DAMAGED = 10, 30  # the most runs and damaged files that are listed
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Arguments:
 
 
 def main(config: DictConfig) -> None:
-    """Writes the report of the runs in a folder, and prints the best of them and every damaged file."""
+    """Write the report of the runs in a folder, and print the best of them and the damaged files."""
     arguments = parse(config, Arguments)
     at_least(1, num_pictures=arguments.num_pictures)
     folder = Path(str(arguments.runs)).expanduser()
     runs = find(folder) if folder.is_dir() else []
     if not runs:
-        raise ConfigError(f"runs={arguments.runs}: no run in it; name a run's folder, or one that runs lie in")
+        raise ConfigError(f"runs={arguments.runs}: no run found; give a run's folder, or a folder of runs")
     output_dir = Path(str(arguments.output_dir or folder / "report")).expanduser()
     with Phase(f"reading {len(runs)} runs"), config_errors(f"runs={arguments.runs}"):  # a folder that cannot be written
         comparison = compare(runs, _metric(arguments.metric, runs))
@@ -51,16 +51,16 @@ def main(config: DictConfig) -> None:
     show(f"{os.path.relpath(output_dir)}/report.html, report.csv, *.png")
 
 
-def _metric(asked: str | None, runs: list[Run]) -> str:
-    """The one asked for, or else the one that most of the runs name, if it can compare them."""
+def _metric(wanted: str | None, runs: list[Run]) -> str:
+    """The requested metric, or the one that most runs use, if it can compare them."""
     measured = sorted({name for run in runs for name in run.metrics})
-    if asked is not None and measured and asked not in measured:
-        raise ConfigError(f"metric={asked}: not measured in these runs; choose {', '.join(map(printable, measured))}")
+    if wanted is not None and measured and wanted not in measured:
+        raise ConfigError(f"metric={wanted}: not measured in these runs; choose {', '.join(map(printable, measured))}")
     named = Counter(metric for run in runs if isinstance(metric := run.config.get("metric"), str))
     usual = [metric for metric, _ in named.most_common()] + [BITS, LOSS]
     keys = compare(runs, usual[0]).keys
     comparing = [metric for metric in usual if not misled_by(metric, keys)]
-    return asked or next((metric for metric in comparing + usual if metric in measured), usual[0])
+    return wanted or next((metric for metric in comparing + usual if metric in measured), usual[0])
 
 
 def _best(comparison: Comparison) -> Table:

@@ -1,4 +1,4 @@
-"""Samples, or edited pictures, of a trained model."""
+"""Samples or edited pictures of a trained model."""
 
 import math
 from pathlib import Path
@@ -34,7 +34,7 @@ from lightning_diffusion.training.devices import prepare_for_inference, usable
 
 
 def main(config: DictConfig) -> None:
-    """Writes a picture (grid.png, or an edit's strip.png) and samples.npz into output_dir."""
+    """Write a picture (grid.png, or strip.png for an edit) and samples.npz to output_dir."""
     with config_errors():
         early = parse_early(config)
         at_least(1, num_samples=early.num_samples, batch_size=early.batch_size)
@@ -50,15 +50,13 @@ def main(config: DictConfig) -> None:
             inputs = read_inputs(arguments.images, arguments.label, arguments.mask, editing, model)
             editor.check_edit(editing, len(inputs.pictures) // editing.num_variants)
         elif arguments.images is not None or arguments.mask is not None:
-            raise ConfigError(
-                "images: say what to do with them; give edit=inpaint, image_to_image, invert or interpolate"
-            )
+            raise ConfigError("images: no edit is chosen; give edit=inpaint, image_to_image, invert or interpolate")
         else:
             generator = as_generator(model)
             check_fits("num_samples", arguments.num_samples, 4 * math.prod(model.shape))
             condition = _condition(arguments, generator)
 
-    output_dir = Path(str(arguments.output_dir))  # it may refer to the run's own sampler
+    output_dir = Path(str(arguments.output_dir))  # it can refer to the run's own sampler
     if arguments.edit is not None:
         _edit(editor, editing, inputs, arguments.seed, how, output_dir)
     else:
@@ -85,7 +83,7 @@ def _edit(model: Editor, editing: Editing, inputs: EditInputs, seed: int, how: s
 
 
 def _write(output_dir: Path, name: str, picture: Tensor, images: Tensor, condition: Condition | None) -> None:
-    """samples.npz holds images, uint8 N×H×W×C, and labels where the model is conditional."""
+    """Write the picture, and samples.npz with images, uint8 N×H×W×C, and the labels of a conditional model."""
     make_folder(output_dir)
     arrays = {"images": images.permute(0, 2, 3, 1).numpy()}
     if condition is not None and condition.label is not None:

@@ -1,4 +1,4 @@
-"""What a network costs."""
+"""The cost of a network."""
 
 from omegaconf import DictConfig
 from rich.table import Table
@@ -13,12 +13,14 @@ from lightning_diffusion.networks.summary import Summary, summarize
 
 
 def main(config: DictConfig) -> None:
-    """Prints parameters, FLOPs and activation memory of one image, and what lies at which resolution."""
+    """Print parameters, FLOPs and activation memory of one image, and the layers of each resolution."""
     with config_errors():
         count_classes(config)
         arguments = parse(config, Arguments, groups())
         if "backbone" not in arguments.nodes:
-            raise ConfigError("model: src.summary measures a backbone=…, and this model has none; choose another model")
+            raise ConfigError(
+                "model: src.summary measures a backbone=…, which this model does not have; choose another model=…"
+            )
         backbone, data = arguments.nodes["backbone"], arguments.data.node
         network = backbone.make()
         shape = (data["channels"], *height_width(data["image_size"]))

@@ -1,4 +1,4 @@
-"""A training run: what a configuration names is built, checked, trained and measured."""
+"""A training run: its parts are built and checked, then it trains and measures the model."""
 
 import contextlib
 from collections.abc import Iterator
@@ -29,19 +29,19 @@ from lightning_diffusion.training.results import Results, quiet
 
 @ownership()
 def main(config: DictConfig) -> float:
-    """Returns config.metric as it is in the end, for sweeps to compare."""
+    """Train, and return the final config.metric, which sweeps compare."""
     quiet()
     with config_errors():
         if "samplers" in config:
             raise ConfigError(
-                "sweep=samplers: it takes a trained model; python -m src.evaluate ckpt_path=… sweep=samplers"
+                "sweep=samplers: for a trained model only; use python -m src.evaluate ckpt_path=… sweep=samplers"
             )
         given, config = config, config if config.resume is None else resumed(config)
         if goes_on(config.ckpt_path, config.run_dir):
             own(Path(config.run_dir))
         arguments, trainer, module, datamodule = assemble(config)
         if trainer.world_size > 1:
-            let_sigterm_end_at_once()  # until the run takes signals itself
+            let_sigterm_end_at_once()  # until the run handles signals itself
         datamodule.fetches = given.resume is None or "data.root" in typed_keys()
         results = Results(trainer, Path(str(arguments.run_dir)), arguments.record)
         if trainer.is_global_zero:
@@ -63,14 +63,14 @@ def main(config: DictConfig) -> float:
 
 
 def prepare_data(trainer: L.Trainer, datamodule: ImageDataModule) -> None:
-    """Fetches and reads the images, before anything is written: what is wrong with them is the user's to mend."""
+    """Download and read the images before anything is written, so that bad data is a user error."""
     datamodule.prepare_data()
     datamodule.setup("fit")
     share = trainer.limit_val_batches
     if isinstance(share, float) and datamodule.num_val_batches * share < trainer.world_size:
         raise ConfigError(
-            f"trainer.limit_val_batches={share}: none of the {datamodule.num_val_batches} batches is left; choose a "
-            "greater share, or a number of batches"
+            f"trainer.limit_val_batches={share}: leaves none of the {datamodule.num_val_batches} batches; choose a "
+            "larger share, or a number of batches"
         )
     for scores in callbacks_of(trainer, SampleScores):
         scores.check(datamodule.splits["train"])
@@ -78,7 +78,7 @@ def prepare_data(trainer: L.Trainer, datamodule: ImageDataModule) -> None:
 
 @contextlib.contextmanager
 def ending(results: Results, skips_nonfinite: bool) -> Iterator[None]:
-    """A run that cannot go on ends in one line: what would come after would be lost."""
+    """End a run that cannot continue with one line: errors of files, of data, and divergence."""
     try:
         yield
     except NotWritten as error:
@@ -88,15 +88,13 @@ def ending(results: Results, skips_nonfinite: bool) -> Iterator[None]:
     except UnreadableImage as error:
         message = (
             str(error).strip().splitlines()[-1].removeprefix(f"{UnreadableImage.__module__}.UnreadableImage: ")
-        )  # a worker says more
-        raise ConfigError(f"data: {message}, or data.unreadable=skip leaves such files out") from error
+        )  # a worker adds a traceback
+        raise ConfigError(f"data: {message}, or data.unreadable=skip to leave such files out") from error
     except WrongLabel as error:
         raise ConfigError(
             str(error).strip().splitlines()[-1].removeprefix(f"{WrongLabel.__module__}.WrongLabel: ")
         ) from error
     except Diverged as error:
-        kept = (
-            "the checkpoints are from before it" if results.has_checkpoint else "there is no checkpoint from before it"
-        )
+        kept = "the checkpoints precede it" if results.has_checkpoint else "no checkpoint precedes it"
         skip = "" if skips_nonfinite else ", or module.nonfinite=skip to leave such steps out"
         raise ConfigError(f"{error}; {kept}: lower optimizer.lr{skip}") from error
