@@ -118,7 +118,7 @@ TRAIN = [
     ),
     ("metrics=inception metrics.weights=nowhere.pth", "metrics.weights=nowhere.pth: no such file"),
     ("~trainer.gradient_clip_val", "trainer.gradient_clip_val: missing; keep this key, or give another value"),
-    ("metric=fid", "metric=fid: choose val/bits_per_dim, val/loss, fd_classifier"),
+    ("metric=fid", "metric=fid: not measured in this run; choose val/bits_per_dim, val/loss, fd_classifier"),
     ("schedule.T=10 resume=true", "resume=true: no sweep with these words in runs/sweeps"),
     ("module.nonfinite=ignore", "module.nonfinite='ignore': expected stop or skip"),
     ("ckpt_path=nowhere.ckpt", "ckpt_path=nowhere.ckpt: no such file"),

@@ -160,7 +160,7 @@ def check_together(parts: Parts) -> Optimizer:
     measured += [f"val/{name}" for name in module.objective.figures]
     measured += [name for scores in callbacks_of(trainer, SampleScores) for name in scores.names]
     if arguments.metric not in measured:
-        raise ValueError(f"metric={arguments.metric}: choose {', '.join(measured)}")
+        raise ValueError(f"metric={arguments.metric}: not measured in this run; choose {', '.join(measured)}")
     for keeper in callbacks_of(trainer, LastCheckpoint):
         keeper.check(measured)
     return optimizer

@@ -84,11 +84,8 @@ class Program:
         except ConfigError as error:
             self._fail(error)
         flags, words = split(sys.argv[1:])
-        sys.argv[1:] = [
-            *flags,
-            *words,
-            *(["hydra.run.dir=."] if _follows() else []),
-        ]  # Hydra refuses flags between words
+        own_folder = ["hydra.run.dir=."] if _is_follower() else []
+        sys.argv[1:] = [*flags, *words, *own_folder]  # Hydra refuses flags between words
         os.environ[FULL_ERROR] = "1"  # otherwise Hydra prints several lines and exits with 1
         try:
             with interruptible():
@@ -120,7 +117,7 @@ class Program:
         try:
             if self.job is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
                 return self.job(self.name, config)
-            with importing(self._leave_nothing):
+            with importing(self._remove_empty_run):
                 defer("torchmetrics", TORCHMETRICS)
                 keep_freed_memory()
                 with Phase("loading torch and Lightning"):
@@ -129,9 +126,9 @@ class Program:
         except (ConfigError, NotWritten, OmegaConfBaseException) as error:
             self._fail(error)
         finally:
-            self._leave_nothing()
+            self._remove_empty_run()
 
-    def _leave_nothing(self) -> None:
+    def _remove_empty_run(self) -> None:
         """Remove the run's folder if nothing was written to it."""
         _remove_empty(Path(HydraConfig.get().runtime.output_dir), since=self._started)
 
@@ -205,7 +202,7 @@ def _show(text: str) -> None:
     print(text)
 
 
-def _follows() -> bool:
+def _is_follower() -> bool:
     """Whether torchrun or SLURM started this process with a rank above 0. Only rank 0 has a run folder."""
     return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) > 0
 

@@ -80,7 +80,7 @@ def fill_drawing(config: DictConfig, file: ModelFile, without: Collection[str] =
         for word in typed:
             if word.startswith(f"{key}."):
                 _put(node, word.split(".")[1:], OmegaConf.select(config, word, default=_GONE))
-        if key == "sampler" and _follows(node, file.drawing, typed):
+        if key == "sampler" and _uses_time_grid(node, file.drawing, typed):
             node["time_grid"] = "${time_grid}"
         with open_dict(config):
             config[key] = node
@@ -152,7 +152,7 @@ def _put(node: dict[str, Any], path: list[str], value: Any) -> None:
         node[last] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-def _follows(sampler: dict[str, Any], drawing: dict[str, Any], typed: Collection[str]) -> bool:
+def _uses_time_grid(sampler: dict[str, Any], drawing: dict[str, Any], typed: Collection[str]) -> bool:
     """Whether the sampler uses the configuration's time grid: the run's own did, or the command line gives one."""
     chosen = any(word.split(".")[0] == "time_grid" for word in typed)
     return chosen or ("time_grid" in drawing and sampler.get("time_grid") == drawing["time_grid"])

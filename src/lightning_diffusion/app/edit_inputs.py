@@ -91,7 +91,7 @@ def label_condition(label: Any, count: int, num_classes: int | None) -> Conditio
 def same_label(label: Any, count: int, num_classes: int | None) -> Condition:
     """The same class for `count` images."""
     if num_classes is None:
-        raise ConfigError(f"label={label}: this model was trained without classes; leave label out")
+        raise ConfigError(f"label={label}: this model was trained without classes; leave it out")
     if not isinstance(label, int) or not 0 <= label < num_classes:
         raise ConfigError(f"label={label}: choose a whole number from 0 to {num_classes - 1}")
     return Condition(label=torch.full((count,), label))

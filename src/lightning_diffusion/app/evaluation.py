@@ -15,7 +15,7 @@ from lightning_diffusion.app.evaluation_inputs import (
     EarlyArguments,
     ReferenceData,
     SamplingRun,
-    num_samples_of,
+    count_samples,
     parse_early,
     read_reference,
     sampling_runs,
@@ -120,7 +120,7 @@ def prepare_samples(
     arguments = parse(fill_drawing(config, trained.file, without=objects), Arguments)
     model = apply_drawing(trained.model, arguments, objects)
     real = read_reference(arguments, trained)
-    count = num_samples_of(arguments.num_samples, real)
+    count = count_samples(arguments.num_samples, real)
     runs = sampling_runs(arguments, model, objects)
     comparison = compare(extractor, real, device, arguments.extrapolate)
     comparison.check(count)

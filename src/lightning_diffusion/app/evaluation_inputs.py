@@ -112,7 +112,7 @@ def read_samples(images: Text, real: ReferenceData, extractor: Extractor) -> Ima
     return samples
 
 
-def num_samples_of(num_samples: int | None, real: ReferenceData) -> int:
+def count_samples(num_samples: int | None, real: ReferenceData) -> int:
     """num_samples, or as many as there are held-out images but at most DEFAULT_COUNT, so that both have the same N."""
     if num_samples is None:
         return min(DEFAULT_COUNT, len(real.held_out)) if real.held_out else DEFAULT_COUNT

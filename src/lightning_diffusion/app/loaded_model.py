@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -9,10 +10,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 
 from lightning_diffusion.app.cli import config_errors
-from lightning_diffusion.app.drawing import apply_drawing
+from lightning_diffusion.app.drawing import NONE, apply_drawing
 from lightning_diffusion.app.edit_inputs import label_condition, prepare_inputs
 from lightning_diffusion.app.evaluation import (
     LikelihoodEvaluation,
@@ -199,10 +201,7 @@ class LoadedModel:
             editor, pictures = as_editor(self.module), self._pictures(images)
             keys = {"seed": seed}
             area = mask if mask is None or isinstance(mask, str) else torch.as_tensor(mask).cpu()
-            with configured(self._trained, self._trust, "sample", keys, parts, options, SINGLE) as (
-                config,
-                objects,
-            ):
+            with self._configured("sample", keys, parts, options, SINGLE) as (config, objects):
                 parse_early(config)
                 arguments = parse_arguments(config, self._trained.file, objects)
                 editor = as_editor(apply_drawing(self.module, arguments, objects))
@@ -256,10 +255,7 @@ class LoadedModel:
             "batch_size": batch_size, "reference": reference, "extrapolate": extrapolate, "num_images": num_images,
             "split": split, "precision": self.precision,
         }  # fmt: skip
-        with (
-            configured(self._trained, self._trust, "evaluate", keys, parts, options) as (config, objects),
-            config_errors(),
-        ):
+        with self._configured("evaluate", keys, parts, options) as (config, objects), config_errors():
             arguments, metric = parse_evaluation(config)
             ready: LikelihoodEvaluation | SampleEvaluation
             if isinstance(metric, LikelihoodMetric):
@@ -284,20 +280,26 @@ class LoadedModel:
     ) -> tuple[Generator, Condition | None]:
         """The model with these parts, and the condition of each sample."""
         keys = {"num_samples": num_samples, "seed": seed, "batch_size": batch_size}
-        with (
-            config_errors(),
-            configured(self._trained, self._trust, "sample", keys, parts, options) as (config, objects),
-        ):
+        with config_errors(), self._configured("sample", keys, parts, options) as (config, objects):
             as_generator(self.module, "model")
             early = parse_early(config)
             at_least(1, num_samples=early.num_samples, batch_size=early.batch_size)
-            model = as_generator(
-                apply_drawing(self.module, parse_arguments(config, self._trained.file, objects), objects)
-            )
+            arguments = parse_arguments(config, self._trained.file, objects)
+            model = as_generator(apply_drawing(self.module, arguments, objects))
             size = 1 + model.num_steps if states else 4
             check_fits("num_samples", num_samples, size * math.prod(self.shape))
             condition = label_condition(label, num_samples, self.num_classes)
         return model, model.conditions_in_turn(range(num_samples)) if condition is None else condition
+
+    def _configured(
+        self,
+        program: str,
+        keys: Mapping[str, Any],
+        parts: Mapping[str, Any],
+        options: Mapping[str, Any],
+        defaults: Mapping[str, Any] = NONE,
+    ) -> AbstractContextManager[tuple[DictConfig, dict[str, Any]]]:
+        return configured(self._trained, self._trust, program, keys, parts, options, defaults)
 
     def _pictures(self, images: Images | Tensor) -> Tensor:
         """uint8 (N, C, H, W) on the CPU."""

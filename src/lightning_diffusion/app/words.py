@@ -156,9 +156,9 @@ def _suggestion(flag: str, value: str, config_name: str, argv: Sequence[str]) ->
         nearest(flag, [name for name in FLAGS if name.startswith("--")]),
     )
     if key is not None and (other is None or likeness(word, key) >= likeness(flag, other)):
-        return f"; did you mean {key}={value or '…'}, without dashes?"
+        return f"; did you mean {key}={value or '…'}? Keys have no leading dashes"
     return (
         f"; did you mean {other}?"
         if other is not None
-        else "; --help shows the keys, to be given without dashes: key=value"
+        else "; --help shows the keys, which have no leading dashes: key=value"
     )
