@@ -90,7 +90,7 @@ def test_a_sweep_whose_words_are_torn_is_passed_over(tmp_path, monkeypatch, dama
         (tmp_path / "runs" / "sweeps" / name / "sweep.yaml").write_text(text)
     assert sweep_to_resume(["-m", "x=1,2", "resume=true"]) == ["hydra.sweep.dir='runs/sweeps/a'"]
     with pytest.raises(
-        ConfigError, match=r"resume=true: no sweep with these words .* \(runs/sweeps/b/sweep.yaml: "
+        ConfigError, match=r"resume=true: no sweep with these arguments .* \(runs/sweeps/b/sweep.yaml: "
     ) as error:
         sweep_to_resume(["-m", "x=1,3", "resume=true"])
     assert len(str(error.value).splitlines()) == 1

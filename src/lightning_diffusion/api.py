@@ -77,7 +77,7 @@ def load(
             folder written by diffusers. Nothing in it is executed.
         device: "cpu", "cuda", …; "auto" uses a GPU if there is one.
         precision: "32-true", or "bf16-mixed" to run the network in bfloat16.
-        trust: packages whose classes the file may use, in addition to this project's own.
+        trust: packages whose classes the file can use, in addition to this project's own.
         compile: whether to compile the network; "reduce-overhead" also uses CUDA graphs.
 
     Raises:
@@ -93,13 +93,13 @@ def load(
 
 
 def train(*words: str) -> TrainingRun:
-    """Run `python -m src.train WORDS` in a separate process and print its output as it appears.
+    """Run `python -m src.train ARGUMENTS` in a separate process and print its output as it appears.
 
     An interruption (Ctrl-C, a notebook's stop button) ends the run with a checkpoint, and train("resume=RUN") resumes
     it.
 
     Args:
-        words: the words of the command line, such as "experiment=digits", "trainer.max_steps=200".
+        words: the arguments of the command line, such as "experiment=digits", "trainer.max_steps=200".
 
     Raises:
         ConfigError: the program's own one-line error.

@@ -105,7 +105,7 @@ def assemble(config: DictConfig) -> Parts:
 
 
 def groups() -> list[str]:
-    """The groups of the configuration. An option of one may be chosen even if no part of the run uses it."""
+    """The groups of the configuration. An option of one can be chosen even if no part of the run uses it."""
     if not GlobalHydra.instance().is_initialized():
         return [path.name for path in CONF.iterdir() if path.is_dir()]
     return [str(group) for group in GlobalHydra.instance().config_loader().list_groups("")]

@@ -152,12 +152,12 @@ def report_curve(
 def neighbours_picture(samples: ImageDataset, real: ImageDataset, near: Neighbours) -> torch.Tensor:
     """The samples nearest to a real image, one a row, each followed by its nearest real images."""
     closest = near.distances[:, 0].argsort()[:ROWS]
-    beside = near.indices[closest]  # (rows, k)
-    ours, theirs = samples[closest][0], real[beside.flatten()][0]
+    nearest = near.indices[closest]  # (rows, k)
+    ours, theirs = samples[closest][0], real[nearest.flatten()][0]
     if ours.shape[1:] != theirs.shape[1:]:
         ours, theirs = as_colour(ours), as_colour(theirs)
         ours = F.interpolate(ours.float(), theirs.shape[2:], mode="nearest").to(torch.uint8)
-    cells = torch.cat([ours[:, None], theirs.unflatten(0, beside.shape)], dim=1)
+    cells = torch.cat([ours[:, None], theirs.unflatten(0, nearest.shape)], dim=1)
     return grid(cells.flatten(0, 1), columns=cells.shape[1], least_side=256)
 
 

@@ -13,7 +13,7 @@ from lightning_diffusion.configuration.errors import ConfigError, did_you_mean
 FLAGS = ("--help", "-h")
 END = """\
 --help GROUP         shows the files of a group, with their keys and comments: --help sampler schedule
---cfg job            prints the configuration that the other words compose
+--cfg job            prints the configuration that the other arguments compose
 --multirun           or -m, with key=a,b: runs a sweep
 --config-dir=FOLDER  adds your own options, from a folder with the layout of conf/
 --hydra-help         shows Hydra's other flags

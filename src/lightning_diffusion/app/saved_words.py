@@ -33,7 +33,7 @@ class Word:
             self._parsed = OverridesParser.create().parse_override(text)
             self.key, self._value = self._parsed.key_or_group, self._parsed.value()
         except (HydraException, RecursionError, ValueError) as error:
-            raise ConfigError(f"holds a word that is not key=value, {text[:60]!r}") from error
+            raise ConfigError(f"contains an argument that is not key=value, {text[:60]!r}") from error
 
     @property
     def is_choice(self) -> bool:

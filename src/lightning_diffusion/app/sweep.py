@@ -36,8 +36,8 @@ def run_job(program: str, config: DictConfig) -> float:
     """Run this job, or resume it if it was interrupted. A job that is done is not repeated.
 
     Returns:
-        config.metric as the job measured it, which can guide the sweeper. For a failed job NaN, or ±inf, the worst
-        value, if the sweeper minimizes or maximizes.
+        config.metric as the job measured it, which can guide the sweeper. For a failed job NaN, or the worst value,
+        ±inf, if the sweeper has a direction.
 
     Raises:
         ConfigError: the job cannot be part of a sweep.
@@ -125,7 +125,7 @@ def sweep_to_resume(argv: list[str]) -> list[str]:
         except ConfigError as error:
             damaged.append(str(error))
     raise ConfigError(
-        f"resume=true: no sweep with these words in {SWEEPS}; leave it out, or give a run, resume=RUN_DIR"
+        f"resume=true: no sweep with these arguments in {SWEEPS}; leave it out, or give a run, resume=RUN_DIR"
         + "".join(f" ({note})" for note in damaged[:1])
     )
 

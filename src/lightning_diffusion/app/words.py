@@ -18,7 +18,7 @@ from lightning_diffusion.configuration.trusted_targets import CONF
 from lightning_diffusion.system.console import printable
 from lightning_diffusion.system.quoting import quoted
 
-FORM = "words have the form key=value, without spaces"
+FORM = "arguments have the form key=value, without spaces"
 VERSION = "--version"
 FLAGS = {name: action for action in get_args_parser()._actions for name in action.option_strings}  # Hydra's
 
