@@ -118,6 +118,7 @@ def test_an_imported_model_is_trained_further_and_evaluated(exported, tmp_path, 
         (export, "ckpt_path=CHECKPOINT output_dir=FOLDER", "not empty; give a new folder"),
         (export, "ckpt_path=CHECKPOINT format=onnx", "format=onnx: choose diffusers or safetensors"),
         (export, "ckpt_path=CHECKPOINT label=10", "label=10: choose a whole number from 0 to 9"),
+        (export, "ckpt_path=CHECKPOINT label=1 format=safetensors", "label=1: only format=diffusers can fix a class"),
     ],
 )
 def test_mistakes(finished, checkpoint, exported, tmp_path, program, options, says):
