@@ -331,7 +331,7 @@ def test_pictures_are_edited_from_files_into_a_strip(finished, pictures, tmp_pat
         ("edit=inpaint images=[PICTURE] label=1", "mask: missing; give a picture that is white where to fill in"),
         (
             "edit=inpaint images=[PICTURE] mask=side label=1",
-            "mask=side: no such file; choose among bottom, left, middle, right, top",
+            "mask=side: no such file; give a picture, or one of left, right, top, bottom, middle",
         ),
         ("edit=invert images=[PICTURE] mask=left label=1", "mask: only edit=inpaint uses a mask"),
         ("edit=invert images=[PICTURE]", "label: missing; this model needs the class of each image, label=0 … 9"),

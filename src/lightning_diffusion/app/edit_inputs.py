@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.configuration.arguments import Text
-from lightning_diffusion.configuration.errors import ConfigError, did_you_mean
+from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.data.decoding import read_image
 from lightning_diffusion.diffusion.editing.base import Editing
 from lightning_diffusion.models.contracts import Generator
@@ -126,7 +126,7 @@ def _mask(name: Any, shape: tuple[int, int, int]) -> Tensor:
         raise ConfigError(f"mask: missing; give a picture that is white where to fill in, or one of {', '.join(AREAS)}")
     if name not in AREAS:
         if not Path(str(name)).is_file():
-            raise ConfigError(f"mask={name}: no such file{did_you_mean(str(name), AREAS)}")
+            raise ConfigError(f"mask={name}: no such file; give a picture, or one of {', '.join(AREAS)}")
         return (_read("mask", name, (1, H, W))[0] >= 128).float()
     rows, columns = torch.arange(H)[:, None], torch.arange(W)[None, :]
     return (

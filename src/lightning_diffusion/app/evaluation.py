@@ -183,7 +183,5 @@ def prepare_likelihood(arguments: EarlyArguments, trained: TrainedModel, metric:
     measurable = metric.check(trained.model)
     dataset = load_data(trained, arguments.data, arguments.trust)["train" if split == "train" else "val"]
     if num_images > len(dataset):
-        raise ConfigError(
-            f"num_images={num_images}: the {split} split has {len(dataset)} images; choose at most that many"
-        )
+        raise ConfigError(f"num_images={num_images}: the {split} split has {len(dataset)} images; choose fewer")
     return LikelihoodEvaluation(arguments, trained, metric, measurable, dataset)

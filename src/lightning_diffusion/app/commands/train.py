@@ -86,15 +86,16 @@ def ending(results: Results, skips_nonfinite: bool) -> Iterator[None]:
     except (Damaged, Unreadable) as error:
         raise ConfigError(str(error)) from error
     except UnreadableImage as error:
-        message = (
-            str(error).strip().splitlines()[-1].removeprefix(f"{UnreadableImage.__module__}.UnreadableImage: ")
-        )  # a worker adds a traceback
-        raise ConfigError(f"data: {message}, or data.unreadable=skip to leave such files out") from error
+        raise ConfigError(f"data: {_last_line(error)}, or data.unreadable=skip to leave such files out") from error
     except WrongLabel as error:
-        raise ConfigError(
-            str(error).strip().splitlines()[-1].removeprefix(f"{WrongLabel.__module__}.WrongLabel: ")
-        ) from error
+        raise ConfigError(_last_line(error)) from error
     except Diverged as error:
         kept = "the checkpoints precede it" if results.has_checkpoint else "no checkpoint precedes it"
         skip = "" if skips_nonfinite else ", or module.nonfinite=skip to leave such steps out"
         raise ConfigError(f"{error}; {kept}: lower optimizer.lr{skip}") from error
+
+
+def _last_line(error: Exception) -> str:
+    """An error's message without the traceback that a data worker puts before it."""
+    kind = type(error)
+    return str(error).strip().splitlines()[-1].removeprefix(f"{kind.__module__}.{kind.__qualname__}: ")
