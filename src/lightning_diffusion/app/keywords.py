@@ -132,10 +132,10 @@ def _check_kind(key: str, part: object) -> None:
     """Raise ConfigError unless an object is of the kind of its part."""
     kind = keys_of(Drawing).get(key)
     if kind is None:
-        raise ConfigError(f"{key}: give the name of an option, not a {type(part).__name__}")
+        raise ConfigError(f"{key}: give the name of an option, not {type(part).__name__}")
     if not (isinstance(part, kind) if isinstance(kind, type) else callable(part)):
         what = f"a {kind.__name__}" if isinstance(kind, type) else "a callable of a denoiser"
-        raise ConfigError(f"{key}: give the name of an option or {what}, not a {type(part).__name__}")
+        raise ConfigError(f"{key}: give the name of an option or {what}, not {type(part).__name__}")
 
 
 def _plain(key: str, value: Any) -> Any:
