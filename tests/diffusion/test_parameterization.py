@@ -28,7 +28,7 @@ def test_a_perfect_prediction_leads_back_at_every_t_or_is_refused(name, paramete
     schedule = SCHEDULES[name]
     ends_without_signal = schedule.terminal_snr() == 0
     refused = {"eps", "score"} if ends_without_signal else set()
-    refused |= set() if schedule.discrete else {"mean"}
+    refused |= set() if schedule.chain_length else {"mean"}
     assert legal(parameterization, schedule) == (parameterization.name not in refused)
     if parameterization.name in refused:
         with pytest.raises(ValueError, match=rf"parameterization={parameterization.name} and schedule.*: .*choose"):

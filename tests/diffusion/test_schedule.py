@@ -5,7 +5,7 @@ import torch
 
 from lightning_diffusion.diffusion import beta as schedules
 from lightning_diffusion.diffusion import continuous
-from lightning_diffusion.diffusion.schedule import DiscreteSchedule
+from lightning_diffusion.diffusion.discrete import DiscreteSchedule
 from tests.diffusion.options import NAMES, SCHEDULES, make, times
 
 
@@ -40,7 +40,7 @@ def test_log_snr_falls_and_its_inverse_leads_back(name):
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_discrete_schedules_keep_unit_variance_between_the_steps(name):
     schedule = SCHEDULES[name]
-    if schedule.discrete or name in ("vp", "shifted_cosine"):
+    if schedule.chain_length or name in ("vp", "shifted_cosine"):
         t = torch.linspace(0, float(schedule.T), 777, dtype=torch.float64)
         torch.testing.assert_close(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, torch.ones_like(t))
 
@@ -140,6 +140,28 @@ def test_the_clock_is_all_that_is_visited():
         clock = SCHEDULES[name].clock()
         assert (clock[0], clock[-1]) == (SCHEDULES[name].t_min, SCHEDULES[name].T)
         assert (clock.diff() > 0).all()
+
+
+def test_only_a_discrete_schedule_has_a_chain():
+    assert schedules.linear(T=3).chain("key", "remedy").tolist() == [3, 2, 1, 0]
+    for name, schedule in SCHEDULES.items():
+        if isinstance(schedule, DiscreteSchedule):
+            assert schedule.chain_length == schedule.T == len(schedule.chain("key", "remedy")) - 1, name
+        else:
+            assert schedule.chain_length == 0, name
+            with pytest.raises(ValueError, match="^a=1 and schedule: .* is continuous .*schedule=cosine, or a=2$"):
+                schedule.chain("a=1", "a=2")
+
+
+def test_even_times_are_whole_steps_apart_on_a_chain():
+    assert schedules.linear(T=10).spacing(3) == 3
+    assert SCHEDULES["flow"].spacing(4) == 0.25
+
+
+def test_a_chains_training_times_are_its_steps():
+    schedule, t = schedules.linear(T=10), torch.tensor([-1.0, 0.2, 3.4, 3.6, 11.0])
+    assert schedule.training_time(t).tolist() == [1, 1, 3, 4, 10]
+    assert SCHEDULES["flow"].training_time(t).tolist() == pytest.approx([0, 0.2, 1, 1, 1])
 
 
 def test_the_networks_clock_ends_at_1000_on_continuous_schedules():

@@ -9,7 +9,7 @@ Every function raises ValueError for T outside 1 … 1,000,000 and for values ou
 import torch
 from torch import Tensor
 
-from lightning_diffusion.diffusion.schedule import DiscreteSchedule, check_length
+from lightning_diffusion.diffusion.discrete import DiscreteSchedule, check_length
 
 MAX_BETA = 0.999
 

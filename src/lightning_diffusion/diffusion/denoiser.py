@@ -87,11 +87,8 @@ class NetworkDenoiser(Denoiser):
         self.schedule = schedule
         self.parameterization = parameterization
         self.label_dropout = label_dropout
-        if self.learns_variance and not schedule.discrete:
-            raise ValueError(
-                "backbone.outputs=2 and schedule: the variance is that of a chain's steps; "
-                "choose a discrete schedule such as schedule=cosine, or backbone.outputs=1"
-            )
+        if self.learns_variance:
+            schedule.chain("backbone.outputs=2", "backbone.outputs=1")
 
     @property
     def no_class(self) -> int:

@@ -12,6 +12,7 @@ from lightning_diffusion.diffusion.likelihood import bound_of_step
 from lightning_diffusion.diffusion.noise import BatchRNG, IndexedNoise, spread
 from lightning_diffusion.diffusion.process import marginal
 from lightning_diffusion.diffusion.reverse import between
+from lightning_diffusion.diffusion.schedule import widest_float
 from lightning_diffusion.diffusion.time_sampler import Times, TimeSampler
 from lightning_diffusion.diffusion.weighting import Weighting
 
@@ -144,7 +145,7 @@ def _noised(denoiser: NetworkDenoiser, x_0: Tensor, eps: Tensor, t: Tensor) -> T
 def _bound(denoiser: NetworkDenoiser, prediction: Prediction, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """T L_{t−1}, whose mean over uniform t is L_vlb in bits/dim, (B,); its gradient reaches the variance alone."""
     assert prediction.share is not None
-    schedule, t = denoiser.schedule, t.double() if t.device.type != "mps" else t
+    schedule, t = denoiser.schedule, t.to(widest_float(t.device))
     x0_hat = denoiser.parameterization.to_x0(schedule, prediction.output.detach(), x_t, t)
     var = between(schedule, t, t - 1, prediction.share)
     return schedule.T * bound_of_step(schedule, x_0, x0_hat, var, t)

@@ -136,11 +136,7 @@ class PosteriorMean(Parameterization):
         return q.on_x_t * schedule.alpha(t) + q.on_x_0, q.on_x_t * schedule.sigma(t)
 
     def check(self, schedule: NoiseSchedule) -> None:
-        if not schedule.discrete:
-            raise ValueError(
-                "parameterization=mean and schedule: a posterior mean needs a chain of steps; "
-                "choose a discrete schedule such as schedule=linear, or parameterization=x0"
-            )
+        schedule.chain("parameterization=mean", "parameterization=x0")
         super().check(schedule)
 
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_diffusion.diffusion.parameterization import Parameterization
-from lightning_diffusion.diffusion.process import first_posterior_variance, posterior
-from lightning_diffusion.diffusion.schedule import NoiseSchedule
+from lightning_diffusion.diffusion.schedule import NoiseSchedule, widest_float
 
 
 class Weighting(ABC):
@@ -37,28 +36,23 @@ class X0Weighting(Weighting):
         """w(t) > 0, of the shape of t."""
 
     def of_output(self, schedule: NoiseSchedule, parameterization: Parameterization, t: Tensor) -> Tensor:
-        t = t.double() if t.device.type != "mps" else t
+        t = t.to(widest_float(t.device))
         gain = schedule.sigma(t) / parameterization.determinant(schedule, t)
         return (self.of_x0(schedule, t) * gain**2).float()
-
-
-def snr(schedule: NoiseSchedule, t: Tensor) -> Tensor:
-    """α²/σ²."""
-    return (schedule.alpha(t) / schedule.sigma(t)) ** 2
 
 
 class SNR(X0Weighting):
     """w = SNR: with α² + σ² = 1, the plain ε loss. Ref: Progressive Distillation §4"""
 
     def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-        return snr(schedule, t)
+        return schedule.snr(t)
 
 
 class TruncatedSNR(X0Weighting):
     """w = max(SNR, 1). Ref: Progressive Distillation §4"""
 
     def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-        return snr(schedule, t).clamp(min=1)
+        return schedule.snr(t).clamp(min=1)
 
 
 class MinSNR(X0Weighting):
@@ -74,7 +68,7 @@ class MinSNR(X0Weighting):
         self.gamma = gamma
 
     def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-        return snr(schedule, t).clamp(max=self.gamma)
+        return schedule.snr(t).clamp(max=self.gamma)
 
 
 class P2(X0Weighting):
@@ -91,7 +85,7 @@ class P2(X0Weighting):
         self.k, self.gamma = k, gamma
 
     def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-        return snr(schedule, t) / (self.k + snr(schedule, t)) ** self.gamma
+        return schedule.snr(t) / (self.k + schedule.snr(t)) ** self.gamma
 
 
 class EDM(X0Weighting):
@@ -107,7 +101,7 @@ class EDM(X0Weighting):
         self.sigma_data = sigma_data
 
     def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-        return snr(schedule, t) + self.sigma_data**-2
+        return schedule.snr(t) + self.sigma_data**-2
 
 
 class Sigmoid(X0Weighting):
@@ -121,24 +115,14 @@ class Sigmoid(X0Weighting):
         self.bias = bias
 
     def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-        return snr(schedule, t) * torch.sigmoid(self.bias - schedule.logsnr(t))
+        return schedule.snr(t) * torch.sigmoid(self.bias - schedule.logsnr(t))
 
 
 class Variational(X0Weighting):
-    """The variational bound's own weighting, in nats for a t drawn uniformly from the clock:
+    """The variational bound's own weighting, for a t drawn uniformly from the clock.
 
-        discrete:    T (α_s σ²_{t|s}/σ_t²)² / (2 β̃_t) ,  s = t − 1      (½ T (SNR(s) − SNR(t)))
-        continuous:  −½ T dSNR/dt
-
-    At t = 1 the posterior is a point; β̃_2 stands in for its variance. Ref: DDPM Eqs. 5, 8; VDM Eqs. 13, 17
+    Ref: DDPM Eqs. 5, 8; VDM Eqs. 13, 17
     """
 
     def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-        if schedule.discrete:
-            q = posterior(schedule, t, t - 1)
-            var = torch.where(t > 1, q.var, first_posterior_variance(schedule))
-            return schedule.T * q.on_x_0**2 / (2 * var)
-        with torch.enable_grad():
-            t = t.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(snr(schedule, t).sum(), t)
-        return -0.5 * schedule.T * slope
+        return schedule.variational_weight(t)

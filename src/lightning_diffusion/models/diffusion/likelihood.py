@@ -42,7 +42,7 @@ class FlowAndBound:
 
     def steps(self, denoiser: Denoiser) -> int:
         """Calls of `on_step` for a batch."""
-        return 1 + (int(denoiser.schedule.T) if denoiser.schedule.discrete else 0)
+        return 1 + denoiser.schedule.chain_length
 
     def __call__(
         self,
@@ -64,7 +64,7 @@ class FlowAndBound:
             return IndexedNoise(seed, indices, x_0.shape[1:], x_0.device, stream=stream)
 
         scores = {}
-        if denoiser.schedule.discrete:
+        if denoiser.schedule.chain_length:
             variance = self.variance or ("learned" if denoiser.learns_variance else "transition")
             bound = variational_bound(denoiser, x_0, noise("bound"), condition, variance, on_step=on_step)
             scores = {
