@@ -15,7 +15,7 @@ from lightning_diffusion.diffusion.time_grid import Trailing
 ROOT = Path(__file__).parent.parent
 GROUPS = (
     "experiment|callbacks|schedule|parameterization|sampler|logger|backbone|edit|metrics|guidance"
-    "|time_grid|time_sampler|sweep|debug"
+    "|distance|time_grid|time_sampler|sweep|debug"
 )
 
 

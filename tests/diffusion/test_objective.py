@@ -1,14 +1,17 @@
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.diffusion import beta as schedules
 from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
+from lightning_diffusion.diffusion.distance import Absolute, Huber, Squared
 from lightning_diffusion.diffusion.objective import Objective
 from lightning_diffusion.diffusion.parameterization import X0, Eps, V
 from lightning_diffusion.diffusion.time_sampler import Uniform
 from lightning_diffusion.diffusion.weighting import Simple
+from tests.test_configs import build, compose
 
 
 class Constant(nn.Module):
@@ -43,6 +46,31 @@ def test_at_gives_each_item_its_own_loss():
         losses = Objective(Uniform(), Simple()).at(denoiser, x_0, eps, t).loss
         target = parameterization.target(schedule, x_0, eps, t)
         torch.testing.assert_close(losses, target.square().mean((1, 2, 3)))
+
+
+def test_distances_have_known_values():
+    output, target = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([1.0, 0.5, 4.0])
+    assert Squared()(output, target).tolist() == [0, 0.25, 9]
+    assert Absolute()(output, target).tolist() == [0, 0.5, 3]
+    assert Huber()(output, target).tolist() == [0, 0.125, 2.5]
+    assert Huber(delta=2.0)(output, target).tolist() == [0, 0.125, 4]
+    with pytest.raises(ValueError, match="^distance.delta=0: choose delta > 0"):
+        Huber(delta=0)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], 6.25),
+        (["distance=absolute"], 2.5),
+        (["distance=huber", "distance.delta=0.5"], 1.125),
+        (["objective.distance=huber"], 2.0),  # the words of runs from before there was a group
+    ],
+)
+def test_the_distance_of_the_loss_is_an_option_or_a_name(words, expected):
+    objective = build(OmegaConf.to_container(compose(*words), resolve=True)["objective"])
+    denoiser, x_0 = NetworkDenoiser(Constant(0.5), schedules.linear(), X0()), torch.full((2, 1, 1, 1), 3.0)
+    assert objective.at(denoiser, x_0, torch.zeros_like(x_0), torch.ones(2)).loss.tolist() == [expected] * 2
 
 
 def test_mathematics_is_float32_under_bf16_autocast():

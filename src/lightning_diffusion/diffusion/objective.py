@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.diffusion.denoiser import NetworkDenoiser, Prediction
+from lightning_diffusion.diffusion.distance import Absolute, Distance, Huber, Squared
 from lightning_diffusion.diffusion.likelihood import bound_of_step
 from lightning_diffusion.diffusion.noise import BatchRNG, IndexedNoise, spread
 from lightning_diffusion.diffusion.process import marginal
@@ -16,7 +16,8 @@ from lightning_diffusion.diffusion.schedule import widest_float
 from lightning_diffusion.diffusion.time_sampler import Times, TimeSampler
 from lightning_diffusion.diffusion.weighting import Weighting
 
-Distance = Literal["squared", "absolute", "huber"]
+DistanceName = Literal["squared", "absolute", "huber"]
+BY_NAME: dict[DistanceName, type[Distance]] = {"squared": Squared, "absolute": Absolute, "huber": Huber}
 
 
 class HeldOut(NamedTuple):
@@ -37,7 +38,7 @@ class Objective(nn.Module):
     Args:
         time_sampler: the distribution of t.
         weighting: w(t).
-        distance: "squared" error, "absolute", or "huber" (quadratic up to 1, ½ at 1, then linear).
+        distance: of output and target; a name stands for that distance with its default values.
         vlb_weight: λ ≥ 0; above 0 with, and only with, a network that learns the variance.
     """
 
@@ -45,13 +46,14 @@ class Objective(nn.Module):
         self,
         time_sampler: TimeSampler,
         weighting: Weighting,
-        distance: Distance = "squared",
+        distance: DistanceName | Distance = "squared",
         vlb_weight: float = 0.0,
     ) -> None:
         super().__init__()
         if vlb_weight < 0:
             raise ValueError(f"objective.vlb_weight={vlb_weight}: choose vlb_weight >= 0 (0.001 is usual)")
-        self.time_sampler, self.weighting, self.distance = time_sampler, weighting, distance
+        self.time_sampler, self.weighting = time_sampler, weighting
+        self.distance = distance if isinstance(distance, Distance) else BY_NAME[distance]()
         self.vlb_weight = vlb_weight
 
     def check_denoiser(self, denoiser: NetworkDenoiser) -> None:
@@ -129,13 +131,7 @@ class Objective(nn.Module):
     def _error(self, denoiser: NetworkDenoiser, prediction: Prediction, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """The distance of output and target, a mean over pixels, (B,)."""
         target = denoiser.parameterization.target(denoiser.schedule, x_0, eps, t)
-        if self.distance == "squared":
-            distances = (prediction.output - target).square()
-        elif self.distance == "absolute":
-            distances = (prediction.output - target).abs()
-        else:
-            distances = F.huber_loss(prediction.output, target, reduction="none")
-        return distances.flatten(1).mean(dim=1)
+        return self.distance(prediction.output, target).flatten(1).mean(dim=1)
 
 
 def _noised(denoiser: NetworkDenoiser, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
