@@ -121,6 +121,20 @@ def test_span_names_the_chains_that_are_too_short():
     assert short.high == pytest.approx(float(first.logsnr(torch.tensor(1.0, dtype=F64))))
 
 
+@pytest.mark.parametrize("T", [2, 30, 300])
+def test_it_ends_at_the_last_step_that_has_signal(T):
+    """JSD's ᾱ_t = 1 − t/T is 0 at T, the step nearest to LOWEST on a chain below a thousand steps."""
+    schedule = chains.jsd(T)
+    assert span(schedule).low == pytest.approx(math.log(1 / (T - 1)))
+    bits = Quasi(mixture(VP()), 2**8).bits(mixture(schedule))
+    assert torch.isfinite(bits).all()
+
+
+def test_a_chain_without_any_signal_is_refused():
+    with pytest.raises(ValueError, match="^schedule.T=1: the only step .* choose a longer chain$"):
+        span(chains.jsd(1))
+
+
 def test_the_decoder_is_a_distribution_over_the_256_levels():
     levels = torch.linspace(-1, 1, 256, dtype=F64)
     for estimate in (0.3, -0.99, 0.0, 1.0):

@@ -31,14 +31,21 @@ class Span(NamedTuple):
 
 
 def span(schedule: NoiseSchedule, highest: float = HIGHEST) -> Span:
-    """LOWEST … highest, or the part of it that the schedule has: a short chain's first step may lie below it."""
-    ends = torch.tensor([LOWEST, highest], dtype=torch.float64)
-    return Span(*schedule.logsnr(_time(schedule, ends)).tolist())
+    """LOWEST … highest, or the part of it that the schedule covers: a short chain's first step can be below `highest`.
+
+    Raises:
+        ValueError: a chain whose only step leaves no signal.
+    """
+    t = _time(schedule, torch.tensor([LOWEST, highest], dtype=torch.float64))
+    if not t.all():
+        raise ValueError(f"{schedule.key}: the only step of this chain leaves no signal; choose a longer chain")
+    return Span(*schedule.logsnr(t).tolist())
 
 
 def _time(schedule: NoiseSchedule, logsnr: Tensor) -> Tensor:
-    """The time with the log-SNR nearest to this one, from t_min to T; a whole one on a chain."""
-    return schedule.nearest(schedule.t_of_logsnr(logsnr)).clamp(schedule.t_min, float(schedule.T))
+    """The time from t_min to T whose log-SNR is nearest: a whole step on a chain, before a last one without signal."""
+    t = schedule.nearest(schedule.t_of_logsnr(logsnr)).clamp(schedule.t_min, float(schedule.T))
+    return torch.where(schedule.alpha(t) > 0, t, t - 1)
 
 
 @torch.no_grad()

@@ -77,6 +77,7 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
     def check(self) -> None:
         """Raises ValueError where this denoiser cannot be guided or walked so."""
         self.sampler.check(self.guidance(self.denoiser))
+        span(self.denoiser.schedule)
 
     def describe(self, options: Mapping[str, str]) -> dict[str, str]:
         schedule = self.denoiser.schedule
