@@ -72,7 +72,10 @@ def test_a_better_model_needs_fewer_bits(finished, tmp_path):
         ("num_images=8", "num_images: only metrics=likelihood reads it; give num_samples=8"),
         ("split=train", "split: only metrics=likelihood reads it; leave it out"),
         ("metrics=likelyhood", "metrics=likelyhood: no such option; did you mean likelihood?"),
-        ("metrics=likelihood metrics.variance=learned", "metrics.variance=learned: this model has learned no variance"),
+        (
+            "metrics=likelihood metrics.variance=learned",
+            "metrics.variance=learned: this model was not trained with learned variance",
+        ),
         ("metrics=likelihood metrics.tolerance=0", "tolerance=0"),
         ("num_samples=9", "num_samples=9: choose a whole number of at least 10"),
         (
@@ -93,7 +96,10 @@ def test_a_better_model_needs_fewer_bits(finished, tmp_path):
         ("metrics=inception metrics.weights=nowhere.pth", "metrics.weights=nowhere.pth: no such file; put https"),
         ("metrics=module", "metrics"),
         ("images=x.npz", "images: either images=… or a model to draw them from"),
-        ("sampler=ddpm sampler.variance=learned", "sampler.variance=learned: this model has learned no variance"),
+        (
+            "sampler=ddpm sampler.variance=learned",
+            "sampler.variance=learned: this model was not trained with learned variance",
+        ),
     ],
 )
 def test_mistakes(finished, tmp_path, options, says):

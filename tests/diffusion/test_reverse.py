@@ -223,6 +223,6 @@ def test_refusals():
         Objective(Uniform(), Simple()).check_denoiser(two)
     with pytest.raises(ValueError, match="objective.vlb_weight=0.1 and backbone.outputs=1"):
         Objective(Uniform(), Simple(), vlb_weight=0.1).check_denoiser(plain)
-    with pytest.raises(ValueError, match="sampler.variance=learned: this model has learned no variance"):
+    with pytest.raises(ValueError, match="sampler.variance=learned: this model was not trained with learned variance"):
         DDPM(Trailing(), variance="learned").check(plain)
     DDPM(Trailing(), variance="learned").check(two)

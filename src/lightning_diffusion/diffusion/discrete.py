@@ -1,4 +1,4 @@
-"""Schedules on a chain of steps: tables of α and σ over t = 0 … T."""
+"""Schedules on a chain of discrete steps, with tables of α and σ over t = 0 … T."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 from lightning_diffusion.diffusion.process import first_posterior_variance, posterior
 from lightning_diffusion.diffusion.schedule import NoiseSchedule, widest_float
 
-MAX_STEPS = 1_000_000  # of a chain: its tables are filled step by step
+MAX_STEPS = 1_000_000  # of a chain, whose tables are computed step by step
 
 
 class DiscreteSchedule(NoiseSchedule):
@@ -14,16 +14,17 @@ class DiscreteSchedule(NoiseSchedule):
 
         ᾱ_t = Π_{r≤t} (1 − β_r) ,   α(t) = √ᾱ_t ,   σ(t) = √(1 − ᾱ_t)
 
-    Between whole numbers the log-SNR is interpolated; towards an infinite end it is σ (t < 1) or α (T − 1 < t) instead.
+    Between whole steps the log-SNR is interpolated linearly. Next to an end where it is infinite, σ (t < 1) or
+    α (t > T − 1) is interpolated instead.
 
     Args:
-        betas: β_1 … β_T in (0, 1], shape (T,). Tables are float64; a result has the dtype of its t.
-        zero_terminal_snr: shifts and scales √ᾱ so that ᾱ_T = 0 and ᾱ_1 stays. Ref: Common Diffusion Noise Schedules
-            and Sample Steps Are Flawed, Alg. 1
-        key: see NoiseSchedule; schedule.T=… or schedule.zero_terminal_snr=true if None.
+        betas: β_1 … β_T in (0, 1], shape (T,). Tables are float64; results have the dtype of t.
+        zero_terminal_snr: whether to shift and scale √ᾱ so that ᾱ_T = 0 and ᾱ_1 is unchanged. Ref: Common Diffusion
+            Noise Schedules and Sample Steps Are Flawed, Alg. 1
+        key: see NoiseSchedule; None means schedule.T=… or schedule.zero_terminal_snr=true.
 
     Raises:
-        ValueError: a β outside (0, 1]; fewer than two steps to rescale; more than 1,000,000 steps.
+        ValueError: a β outside (0, 1], fewer than two steps to rescale, or more than 1,000,000 steps.
 
     Ref: DDPM Eqs. 2, 4
     """
@@ -41,7 +42,7 @@ class DiscreteSchedule(NoiseSchedule):
         betas = _without_terminal_signal(betas) if zero_terminal_snr else betas
         self.betas, self.T, self.chain_length = betas, len(betas), len(betas)
         self.key = key or ("schedule.zero_terminal_snr=true" if zero_terminal_snr else f"schedule.T={self.T}")
-        # 1 − ᾱ by its own recurrence: 1 − ᾱ_t = (1 − ᾱ_{t−1})(1 − β_t) + β_t does not cancel at small t.
+        # The recurrence 1 − ᾱ_t = (1 − ᾱ_{t−1})(1 − β_t) + β_t does not cancel at small t.
         one_minus = [0.0]
         for beta in betas.tolist():
             one_minus.append(one_minus[-1] * (1 - beta) + beta)
@@ -50,14 +51,14 @@ class DiscreteSchedule(NoiseSchedule):
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def alpha(self, t: Tensor) -> Tensor:
-        return self._between(t)[0].to(_floating(t))
+        return self._between(t)[0].to(_scale_dtype(t))
 
     def sigma(self, t: Tensor) -> Tensor:
-        return self._between(t)[1].to(_floating(t))
+        return self._between(t)[1].to(_scale_dtype(t))
 
     def t_of_logsnr(self, logsnr: Tensor) -> Tensor:
         alphas, sigmas = self._tables(logsnr)
-        wanted, table = logsnr.to(alphas.dtype), 2 * (alphas.log() - sigmas.log())  # from +∞ down, perhaps to −∞
+        wanted, table = logsnr.to(alphas.dtype), 2 * (alphas.log() - sigmas.log())  # descends from +∞, possibly to −∞
         k = (torch.searchsorted(-table, -wanted.contiguous()) - 1).clamp(0, self.T - 1)
         t = k + (table[k] - wanted) / (table[k] - table[k + 1])
         t = torch.where(k == 0, torch.sigmoid(-wanted).sqrt() / sigmas[1], t)
@@ -66,7 +67,7 @@ class DiscreteSchedule(NoiseSchedule):
         return t.clamp(0, self.T).to(logsnr.dtype)
 
     def network_time(self, t: Tensor) -> Tensor:
-        """(t − 1) 1000/T: for T = 1000 the 0 … 999 that DDPM's published networks are told."""
+        """(t − 1) 1000/T; for T = 1000, the time inputs 0 … 999 of DDPM's published networks."""
         return (t - 1) * (1000 / self.T)
 
     def nearest(self, t: Tensor) -> Tensor:
@@ -90,14 +91,14 @@ class DiscreteSchedule(NoiseSchedule):
     def variational_weight(self, t: Tensor) -> Tensor:
         """T (α_s σ²_{t|s}/σ_t²)²/(2 β̃_t) with s = t − 1, which is ½ T (SNR(s) − SNR(t)).
 
-        At t = 1 the posterior is a point; β̃_2 stands in for its variance. Ref: DDPM Eqs. 5, 8; VDM Eq. 13
+        At t = 1, where the posterior is a point, β̃_2 replaces its variance. Ref: DDPM Eqs. 5, 8; VDM Eq. 13
         """
         q = posterior(self, t, t - 1)
         var = torch.where(t > 1, q.var, first_posterior_variance(self))
         return self.T * q.on_x_0**2 / (2 * var)
 
     def _between(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """α(t), σ(t): the tables at whole t, interpolated elsewhere."""
+        """α(t), σ(t): table entries at whole steps, interpolated elsewhere."""
         alphas, sigmas = self._tables(t)
         k = t.long().clamp(max=self.T - 1)
         share = t.to(alphas.dtype) - k
@@ -121,13 +122,13 @@ class DiscreteSchedule(NoiseSchedule):
 
 
 def check_length(T: int, key: str) -> None:
-    """Raises ValueError for a chain of more than 1,000,000 steps, before anything of its length is made."""
+    """Raise ValueError for a chain of more than 1,000,000 steps, before anything of that length is allocated."""
     if T > MAX_STEPS:
         raise ValueError(f"{key}: a chain of {T} steps is too long; choose at most {MAX_STEPS} (1000 is usual)")
 
 
-def _floating(t: Tensor) -> torch.dtype:
-    """Of scales at times t: a chain's steps may be counted in whole numbers, its scales may not."""
+def _scale_dtype(t: Tensor) -> torch.dtype:
+    """The dtype of α and σ at times t: that of t, or torch's default for integer steps."""
     return t.dtype if t.is_floating_point() else torch.get_default_dtype()
 
 

@@ -1,4 +1,4 @@
-"""Distances between a network's output and its target, element by element."""
+"""Elementwise distances between a network's output and its target."""
 
 from abc import ABC, abstractmethod
 
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 
 class Distance(ABC):
-    """An error that the training loss averages over pixels and batch."""
+    """An elementwise error, which the training loss averages over pixels and batch."""
 
     @abstractmethod
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:

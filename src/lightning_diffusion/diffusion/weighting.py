@@ -1,7 +1,7 @@
-"""Loss weightings, all in one space: the weight w of the squared error of x̂_0.
+"""Loss weightings, each defined by the weight w of the squared error of x̂_0.
 
-A prediction (c, d) turns an error of its output into one of x̂_0 by the factor σ/Δ, so that any weighting serves any
-prediction: w · (σ/Δ)² ‖output − target‖² = w ‖x̂_0 − x_0‖². Ref: Understanding Diffusion Objectives, Table 1
+The error of x̂_0 is σ/Δ times that of the output of a prediction (c, d), so every weighting applies to every prediction:
+w · (σ/Δ)² ‖output − target‖² = w ‖x̂_0 − x_0‖². Ref: Understanding Diffusion Objectives, Table 1
 """
 
 from abc import ABC, abstractmethod
@@ -14,22 +14,22 @@ from lightning_diffusion.diffusion.schedule import NoiseSchedule, widest_float
 
 
 class Weighting(ABC):
-    """A weight for each training time."""
+    """A weight of the loss at each training time."""
 
     @abstractmethod
     def of_output(self, schedule: NoiseSchedule, parameterization: Parameterization, t: Tensor) -> Tensor:
-        """The weight of the network output's own squared error, of the shape of t."""
+        """The weight of the squared error of the network's output, of the shape of t."""
 
 
 class Simple(Weighting):
-    """1 on whatever the network predicts: L_simple. Ref: DDPM Eq. 14"""
+    """Weight 1 on the error of the network's output: L_simple. Ref: DDPM Eq. 14"""
 
     def of_output(self, schedule: NoiseSchedule, parameterization: Parameterization, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
 
 class X0Weighting(Weighting):
-    """A weighting that is given as w(t) on ‖x̂_0 − x_0‖²."""
+    """A weighting defined by w(t) on ‖x̂_0 − x_0‖²."""
 
     @abstractmethod
     def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class X0Weighting(Weighting):
 
 
 class SNR(X0Weighting):
-    """w = SNR: with α² + σ² = 1, the plain ε loss. Ref: Progressive Distillation §4"""
+    """w = SNR: the unweighted ε loss if α² + σ² = 1. Ref: Progressive Distillation §4"""
 
     def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
         return schedule.snr(t)
@@ -72,7 +72,7 @@ class MinSNR(X0Weighting):
 
 
 class P2(X0Weighting):
-    """w = SNR/(k + SNR)^γ: less weight on imperceptible noise levels. Ref: P2 weighting Eq. 8
+    """w = SNR/(k + SNR)^γ, with less weight on imperceptible noise levels. Ref: P2 weighting Eq. 8
 
     Args:
         k: > 0.
@@ -89,7 +89,7 @@ class P2(X0Weighting):
 
 
 class EDM(X0Weighting):
-    """w = (σ̃² + σ_d²)/(σ̃ σ_d)² = SNR + 1/σ_d²: unit weight on EDM's own output. Ref: EDM Table 1
+    """w = (σ̃² + σ_d²)/(σ̃ σ_d)² = SNR + 1/σ_d², which is weight 1 on the output of EDM's network. Ref: EDM Table 1
 
     Args:
         sigma_data: σ_d > 0.
@@ -97,7 +97,7 @@ class EDM(X0Weighting):
 
     def __init__(self, sigma_data: float = 0.5) -> None:
         if sigma_data <= 0:
-            raise ValueError(f"weighting.sigma_data={sigma_data}: must be > 0")
+            raise ValueError(f"weighting.sigma_data={sigma_data}: choose the data's standard deviation, > 0")
         self.sigma_data = sigma_data
 
     def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class Sigmoid(X0Weighting):
 
 
 class Variational(X0Weighting):
-    """The variational bound's own weighting, for a t drawn uniformly from the clock.
+    """The weighting of the variational bound, for t uniform on the clock; see `NoiseSchedule.variational_weight`.
 
     Ref: DDPM Eqs. 5, 8; VDM Eqs. 13, 17
     """

@@ -1,4 +1,4 @@
-"""Denoising as an objective of the trainer."""
+"""Denoising as a training objective."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from lightning_diffusion.models.diffusion.model import DiffusionModel
 
 
 class Denoising(objective.Objective, contracts.Objective):
-    """The denoising loss of a `DiffusionModel`; its arguments and equation are those of `diffusion.objective`."""
+    """The denoising loss of a `DiffusionModel`; see `diffusion.objective` for its equation and arguments."""
 
     def check(self, model: DiffusionModel) -> None:
         self.check_denoiser(model.denoiser)
