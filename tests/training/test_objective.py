@@ -2,10 +2,17 @@
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
+from lightning_diffusion.diffusion import beta as schedules
+from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
+from lightning_diffusion.diffusion.parameterization import V
+from lightning_diffusion.diffusion.time_sampler import Uniform
+from lightning_diffusion.diffusion.weighting import Simple
 from lightning_diffusion.models.contracts import Teacher
+from lightning_diffusion.models.diffusion.model import DiffusionModel
 from lightning_diffusion.models.diffusion.objective import Denoising
 from tests import runs
 
@@ -52,3 +59,11 @@ def test_it_sees_the_progress_the_averaged_model_and_the_teacher():
     assert all(averaged is module.ema.model for _, averaged, _ in module.objective.seen)
     assert all(each is teacher and not each.training for *_, each in module.objective.seen)
     assert not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_a_schedule_that_validation_cannot_measure_is_refused_before_training():
+    objective = Denoising(Uniform(), Simple())
+    one, two = (DiffusionModel(NetworkDenoiser(nn.Identity(), schedules.jsd(T), V()), 1, 8) for T in (1, 2))
+    objective.check(two)
+    with pytest.raises(ValueError, match="^schedule.T=1: the only step of this chain leaves no signal"):
+        objective.check(one)

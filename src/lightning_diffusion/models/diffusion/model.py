@@ -75,9 +75,8 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
         return self.num_classes is not None and self.denoiser.label_dropout == 0
 
     def check(self) -> None:
-        """Raise ValueError if guidance, sampler or the validation's bound do not fit the denoiser."""
+        """Raise ValueError if the guidance or the sampler does not fit the denoiser."""
         self.sampler.check(self.guidance(self.denoiser))
-        span(self.denoiser.schedule)
 
     def describe(self, options: Mapping[str, str]) -> dict[str, str]:
         schedule = self.denoiser.schedule

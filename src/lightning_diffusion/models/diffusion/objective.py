@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lightning_diffusion.data.batch import Batch
 from lightning_diffusion.diffusion import objective
+from lightning_diffusion.diffusion.continuous_bound import span
 from lightning_diffusion.diffusion.noise import BatchRNG
 from lightning_diffusion.models import contracts
 from lightning_diffusion.models.contracts import HeldOut, Losses, Training
@@ -17,6 +18,7 @@ class Denoising(objective.Objective, contracts.Objective):
 
     def check(self, model: DiffusionModel) -> None:
         self.check_denoiser(model.denoiser)
+        span(model.denoiser.schedule)  # validation measures the bound on it
 
     def loss(self, model: DiffusionModel, batch: Batch, rng: BatchRNG, training: Training) -> Losses:
         times, losses = self.draw(model.denoiser, model.codec.encode(batch.images), batch.condition, rng)
