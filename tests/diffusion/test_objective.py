@@ -25,7 +25,7 @@ class Constant(nn.Module):
 
 
 def test_uniform_times_and_eps_is_l_simple():
-    """E‖ε − c‖² = 1 + c² for a network that always says c. Ref: DDPM Eq. 14"""
+    """E‖ε − c‖² = 1 + c² for a network with constant output c. Ref: DDPM Eq. 14"""
     network = Constant(0.5)
     denoiser = NetworkDenoiser(network, schedules.linear(), Eps())
     torch.manual_seed(0)
@@ -64,7 +64,7 @@ def test_distances_have_known_values():
         ([], 6.25),
         (["distance=absolute"], 2.5),
         (["distance=huber", "distance.delta=0.5"], 1.125),
-        (["objective.distance=huber"], 2.0),  # the words of runs from before there was a group
+        (["objective.distance=huber"], 2.0),  # the word that earlier runs used
     ],
 )
 def test_the_distance_of_the_loss_is_an_option_or_a_name(words, expected):
@@ -74,7 +74,7 @@ def test_the_distance_of_the_loss_is_an_option_or_a_name(words, expected):
 
 
 def test_mathematics_is_float32_under_bf16_autocast():
-    """At t = 1 of 1000, ᾱ rounded to bfloat16 would be 1: the network must still see noise, and the loss is float32."""
+    """At t = 1 of 1000, ᾱ rounds to 1 in bfloat16. The network must still receive noise, and the loss be float32."""
     network = Constant(0.0)
     denoiser = NetworkDenoiser(network, schedules.linear(), Eps())
     x_0, eps = torch.ones(2, 1, 2, 2), torch.ones(2, 1, 2, 2)
@@ -110,7 +110,7 @@ def test_fixed_noise_is_spread_over_the_whole_clock_and_belongs_to_the_item():
     assert not torch.allclose(other, again)
 
 
-def test_labels_are_dropped_while_training_alone():
+def test_labels_are_dropped_only_while_training():
     network = Constant(0.0)
     network.num_classes = 10
     denoiser = NetworkDenoiser(network, schedules.linear(), Eps(), label_dropout=0.2)

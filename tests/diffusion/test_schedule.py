@@ -23,7 +23,7 @@ def test_ends_at_the_data_and_at_noise(make, T):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_log_snr_falls_and_its_inverse_leads_back(name):
-    """At training times, between them, and near both ends, where the log-SNR may be infinite."""
+    """At training times, between them, and near both ends, where the log-SNR can be infinite."""
     schedule = SCHEDULES[name]
     T = float(schedule.T)
     between = torch.linspace(0, T, 1234, dtype=torch.float64)
@@ -87,7 +87,7 @@ def test_shape_and_dtype_of_t_are_kept():
             assert value.dtype == t.dtype
 
 
-def test_steps_of_a_chain_may_be_whole_numbers():
+def test_steps_of_a_chain_can_be_integers():
     schedule, steps = schedules.linear(20), torch.arange(21)
     for scale in (schedule.alpha, schedule.sigma):
         assert torch.equal(scale(steps), scale(steps.float()))
@@ -98,7 +98,7 @@ def test_uniform_quantile_covers_1_to_T_evenly():
     counts = schedules.linear(T=100).quantile(u).long().bincount()
     assert counts[0] == 0
     assert (counts[1:] == 100).all()
-    assert schedules.linear(T=100).quantile(torch.tensor(1.0)) == 100  # rounding may reach u = 1
+    assert schedules.linear(T=100).quantile(torch.tensor(1.0)) == 100  # rounding can reach u = 1
 
 
 @pytest.mark.parametrize(
@@ -119,14 +119,14 @@ def test_uniform_quantile_covers_1_to_T_evenly():
         (lambda: continuous.ShiftedCosine(shift=0.0), "schedule.shift=0"),
     ],
 )
-def test_refuses_what_is_no_schedule(attempt, key):
+def test_invalid_schedules_are_refused(attempt, key):
     with pytest.raises(ValueError, match=key):
         attempt()
 
 
 @pytest.mark.parametrize("make", [getattr(schedules, name) for name in NAMES if hasattr(schedules, name)])
 def test_a_chain_has_at_most_a_million_steps(make):
-    """The refusal comes first: a tensor of this length would not fit."""
+    """The error precedes the allocation, which would not fit in memory."""
     if make is schedules.custom:
         return
     for T in (1_000_001, 10**18):
@@ -134,7 +134,7 @@ def test_a_chain_has_at_most_a_million_steps(make):
             make(T=T)
 
 
-def test_the_clock_is_all_that_is_visited():
+def test_the_clock_holds_all_times():
     assert torch.equal(schedules.linear(T=7).clock(), torch.arange(1, 8, dtype=torch.float64))
     for name in ("vp", "ve", "edm", "flow"):
         clock = SCHEDULES[name].clock()

@@ -1,4 +1,4 @@
-"""A weighting means the same for every prediction: w ‖x̂_0 − x_0‖², whatever the network outputs."""
+"""A weighting has the same meaning for every prediction: w ‖x̂_0 − x_0‖², whatever the network predicts."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What an objective may bring and see: parameters of its own, a teacher, the averaged model, the progress."""
+"""Objectives with parameters and a teacher, and their access to the averaged model and the progress."""
 
 import copy
 
@@ -18,7 +18,7 @@ from tests import runs
 
 
 class Taught(Denoising):
-    """The denoising loss, weighted by a parameter of its own, and drawn to what a teacher says."""
+    """The denoising loss, weighted by a trained parameter and pulled towards a teacher."""
 
     def __init__(self, teacher, **options):
         super().__init__(**options)
@@ -48,7 +48,7 @@ def test_its_own_parameters_are_trained_and_saved_but_not_averaged(tmp_path):
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     state = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
     assert {name for name in state if name.endswith(".own")} == {"objective.own"}
-    assert state.keys() == {*runs.module().state_dict(), "objective.own"}  # and nothing of the teacher
+    assert state.keys() == {*runs.module().state_dict(), "objective.own"}  # nothing of the teacher
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
 
 
