@@ -72,7 +72,10 @@ def test_a_better_model_needs_fewer_bits(finished, tmp_path):
         ("num_images=8", "num_images: only used with metrics=likelihood; give num_samples=8"),
         ("split=train", "split: only used with metrics=likelihood; leave it out"),
         ("metrics=likelyhood", "metrics=likelyhood: no such option; did you mean likelihood?"),
-        ("metrics=likelihood metrics.variance=learned", "metrics.variance=learned: this model has learned no variance"),
+        (
+            "metrics=likelihood metrics.variance=learned",
+            "metrics.variance=learned: this model was not trained with learned variance",
+        ),
         ("metrics=likelihood metrics.tolerance=0", "tolerance=0"),
         ("num_samples=9", "num_samples=9: choose a whole number of at least 10"),
         (
@@ -96,7 +99,10 @@ def test_a_better_model_needs_fewer_bits(finished, tmp_path):
         ("metrics=inception metrics.weights=nowhere.pth", "metrics.weights=nowhere.pth: no such file; put https"),
         ("metrics=module", "metrics"),
         ("images=x.npz", "images: given together with a model that draws images"),
-        ("sampler=ddpm sampler.variance=learned", "sampler.variance=learned: this model has learned no variance"),
+        (
+            "sampler=ddpm sampler.variance=learned",
+            "sampler.variance=learned: this model was not trained with learned variance",
+        ),
     ],
 )
 def test_mistakes(finished, tmp_path, options, says):

@@ -39,7 +39,10 @@ TRAIN = [
     ("sampler.eta=2", "sampler.eta=2: choose 0"),
     ("sampler.num_steps=5000", "sampler.num_steps=5000 and schedule.T=1000"),
     ("sampler=ddpm sampler.variance=larned", "sampler.variance='larned': expected posterior or transition or learned"),
-    ("sampler=ddpm sampler.variance=learned", "sampler.variance=learned: this model has learned no variance"),
+    (
+        "sampler=ddpm sampler.variance=learned",
+        "sampler.variance=learned: this model was not trained with learned variance",
+    ),
     ("backbone.outputs=2", "objective.vlb_weight=0 and backbone.outputs=2"),
     ("objective.vlb_weight=0.001", "objective.vlb_weight=0.001 and backbone.outputs=1"),
     ("backbone.outputs=3", "backbone.outputs=3: choose 1, or 2"),
