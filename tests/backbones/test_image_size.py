@@ -6,10 +6,10 @@ import torch
 from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.codecs.image_size import height_width, simplest
 from lightning_diffusion.networks.dit import DiT
-from lightning_diffusion.networks.layers import SelfAttention
 from lightning_diffusion.networks.summary import summarize
 from lightning_diffusion.networks.transformer import Patches, position_embedding
 from lightning_diffusion.networks.unet import UNet
+from lightning_diffusion.networks.unet_blocks import SelfAttention
 from lightning_diffusion.networks.unet_lecture import LectureUNet
 from lightning_diffusion.networks.uvit import UViT
 from tests.backbones.test_unet import randomized

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lightning_diffusion.networks.layers import SHORT, Upsample, attend
+from lightning_diffusion.networks.layers import SHORT, attend
+from lightning_diffusion.networks.unet_blocks import Upsample
 
 F64 = torch.float64
 

@@ -4,15 +4,10 @@ import torch
 from torch.nn import functional as F
 
 from lightning_diffusion.codecs.condition import by_label
-from lightning_diffusion.networks.layers import (
-    BlockConfig,
-    Downsample,
-    Halve,
-    ResidualBlock,
-    SelfAttention,
-    sinusoidal_embedding,
-)
+from lightning_diffusion.networks.layers import sinusoidal_embedding
 from lightning_diffusion.networks.unet import UNet
+from lightning_diffusion.networks.unet_blocks import BlockConfig, Downsample, Halve, ResidualBlock, SelfAttention
+from lightning_diffusion.networks.unet_plan import Level, plan_levels
 
 
 def tiny(image_size=8, **options):
@@ -49,6 +44,13 @@ def test_default_is_ddpms_cifar10_network():
         attention_head_dim=None,
     )
     assert count(UNet(32, 3)) == count(theirs) == 35_746_307
+
+
+def test_plan_of_the_levels_by_hand():
+    """Skip connections of 8 (stem), 16, 16 (stage, downsampling) and 24 channels, taken from the last to the first."""
+    down, up = plan_levels(8, [2, 3], 1, [False, True])
+    assert down == [Level((8,), 16, False, True), Level((16,), 24, True, False)]
+    assert up == [Level((24 + 24, 24 + 16), 24, True, True), Level((24 + 16, 16 + 8), 16, False, False)]
 
 
 def test_sinusoidal_embedding_is_ddpms():
@@ -136,6 +138,8 @@ def test_images_of_a_batch_do_not_meet():
         ({"channels": 3}, "backbone.channels=3"),
         ({"num_blocks": 0}, "backbone.num_blocks=0"),
         ({"dropout": 1.5}, "backbone.dropout=1.5"),
+        ({"norm_groups": 0}, "backbone.norm_groups=0"),
+        ({"num_heads": 0}, "backbone.num_heads=0"),
         ({"num_heads": 3}, "backbone.num_heads=3 does not divide"),
         ({"patch_size": 3}, "backbone.patch_size=3 and data.image_size=8: patches do not fill the image"),
         ({"patch_size": 0}, "backbone.patch_size=0 .*choose backbone.patch_size among"),

@@ -9,8 +9,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_diffusion.codecs.condition import Condition, by_label
-from lightning_diffusion.networks.layers import SelfAttention
 from lightning_diffusion.networks.transformer import TokenAttention
+from lightning_diffusion.networks.unet_blocks import SelfAttention
 
 
 @dataclass

@@ -4,8 +4,8 @@ from typing import Any
 
 from lightning_diffusion.checkpoints.diffusers.settings import Part, Settings
 from lightning_diffusion.codecs.image_size import ImageSize, height_width, simplest, typed
-from lightning_diffusion.networks.layers import SelfAttention
 from lightning_diffusion.networks.unet import UNet
+from lightning_diffusion.networks.unet_blocks import SelfAttention
 
 CLASS = "UNet2DModel"
 ONLY: dict[str, Any] = {  # what UNet2DModel offers in several forms, and this project's U-Net in its default one
