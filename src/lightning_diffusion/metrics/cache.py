@@ -1,7 +1,6 @@
 """What takes long to make, kept between runs under a hash of all that it depends on."""
 
 import hashlib
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -11,20 +10,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lightning_diffusion.system.files import write
+from lightning_diffusion.system.files import NotWritten, make_folder, writable, write
 
 Kept = tuple[dict[str, Tensor], dict[str, str]]  # tensors, and words about them
 
 
 def check_writable(folder: str) -> None:
-    """Raises ValueError where nothing can be kept."""
+    """Raises ValueError for a folder that files cannot be written into."""
     try:
-        path = Path(folder).expanduser()
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise ValueError(f"metrics.cache_dir={folder}: cannot be written ({error.strerror}); name another") from error
+        writable(Path(folder).expanduser(), "metrics.cache_dir")
+    except NotWritten as error:
+        raise ValueError(str(error)) from error
 
 
 def cached(folder: str, kind: str, key: str, make: Callable[[], Kept]) -> Kept:
@@ -38,6 +34,7 @@ def cached(folder: str, kind: str, key: str, make: Callable[[], Kept]) -> Kept:
     """
     path = Path(folder).expanduser() / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
     check_writable(folder)
+    make_folder(path.parent)
     with FileLock(f"{path}.lock"):
         kept = _read(path, key)
         if kept is None:

@@ -1,11 +1,13 @@
 """Files that are either whole or not there: what a killed program or a full disk leaves behind is the last good one."""
 
 import contextlib
+import csv
 import errno
+import io
 import os
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -21,8 +23,39 @@ class Unreadable(ValueError):
     """A file that is missing, or not what it should be; the message gives its path and the reason."""
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an error of the file system inside it into NotWritten, with the path and the reason."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
+        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
+        raise NotWritten(f"{path}: could not be written ({reason})") from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary path next to `path`. Its file then replaces the one at `path` in one step.
+
+    The caller makes the file, and waits until its content is on the disk. The new name is on the disk afterwards.
+
+    Raises:
+        NotWritten: with the path and the reason; nothing of the attempt is left.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        try:
+            temporary.unlink(missing_ok=True)
+            yield temporary
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
 def write(path: Path, content: Callable[[IO[bytes]], None]) -> None:
-    """Writes a file beside its place, waits until it is on the disk, and renames it into its place.
+    """Writes a file next to its place, waits until it is on the disk, and renames it into its place.
 
     Args:
         path: of the file, in a folder that exists.
@@ -31,20 +64,10 @@ def write(path: Path, content: Callable[[IO[bytes]], None]) -> None:
     Raises:
         NotWritten: with the path and the reason; nothing of the attempt is left.
     """
-    temporary = _beside(path)
-    try:
-        with temporary.open("w+b") as file:
-            content(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _settle(path.parent)
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise NotWritten(f"{path}: could not be written ({reason})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("w+b") as file:
+        content(file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -61,16 +84,17 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows of cells as CSV; None is an empty cell."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
 def link(path: Path, target: Path) -> None:
-    """Makes `path` a link to its neighbour `target`, from one moment to the next. Raises NotWritten."""
-    temporary = _beside(path)
-    try:
-        temporary.unlink(missing_ok=True)
+    """Makes `path` a link to its neighbour `target`, in one step. Raises NotWritten."""
+    with replacing(path) as temporary:
         temporary.symlink_to(target.name)
-        os.replace(temporary, path)
-        _settle(path.parent)
-    except OSError as error:
-        raise NotWritten(f"{path}: could not be written ({error.strerror})") from error
 
 
 def remove_leftovers(folder: Path, *names: str) -> None:
@@ -153,11 +177,6 @@ def read_text(path: Path, most: int = MOST) -> str:
     return text
 
 
-def _beside(path: Path) -> Path:
-    """Where this process writes a file before its rename."""
-    return path.with_name(f".{path.name}.{os.getpid()}")
-
-
 def _nearest(path: Path) -> Path:
     """The path itself, or the nearest one above it, that exists, be it a link that leads nowhere."""
     try:
@@ -167,7 +186,7 @@ def _nearest(path: Path) -> Path:
     return path
 
 
-def _settle(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Waits until the names in a folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -3,9 +3,8 @@
 import json
 import os
 import warnings
-from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -26,8 +25,7 @@ from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
 from lightning_diffusion.models.contracts import Model
 from lightning_diffusion.models.diffusion.model import DiffusionModel
 from lightning_diffusion.networks.unet import UNet
-from lightning_diffusion.system.files import write as write_file
-from lightning_diffusion.system.files import write_text
+from lightning_diffusion.system.files import write_bytes, write_text
 
 WEIGHTS = "diffusion_pytorch_model"
 INDEX = "model_index.json"
@@ -98,7 +96,7 @@ def write(folder: Path, model: Model, label: int | None = None) -> str:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_text(folder / name, json.dumps(content, indent=2) + "\n")
     tensors = save(to_diffusers(weights), metadata={"format": "pt"})
-    write_file(folder / "unet" / f"{WEIGHTS}.safetensors", partial(_fill, tensors))
+    write_bytes(folder / "unet" / f"{WEIGHTS}.safetensors", tensors)
     return pipeline
 
 
@@ -160,7 +158,3 @@ def _weights(folder: Path, network: UNet, flipped: bool, sign: int) -> dict[str,
             f"pretrained={path}: its weights do not fit its config.json ({error}); fetch both again"
         ) from error
     return result | {name: sign * result[name] for name in ("head.weight", "head.bias")}
-
-
-def _fill(content: bytes, file: IO[bytes]) -> None:
-    file.write(content)
