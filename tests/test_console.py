@@ -12,7 +12,7 @@ from rich.progress import Progress, TextColumn
 from rich.table import Table
 from rich.tree import Tree
 
-from lightning_diffusion.system.console import console, printable
+from lightning_diffusion.system.console import console, printable, table
 
 MARKUP = ("[/b]", "[red]x[/red]", "[link=https://e.org]x[/link]", ":smile:", "[", "\\[b]")
 
@@ -84,3 +84,13 @@ def test_a_progress_bar_with_it_prints_its_words_as_they_are():
     with Progress(TextColumn("{task.description}", markup=False), console=out) as progress:
         progress.add_task("[/b] [red]")
     assert "[/b] [red]" in file.getvalue()
+
+
+def test_a_table_aligns_its_columns_and_has_a_header_only_with_columns():
+    out = io.StringIO()
+    scores, totals = table("score", "value", right=["value"]), table()
+    scores.add_row("[b]", "1")
+    totals.add_row("parameters", "12")
+    for rows in (scores, totals):
+        console(file=out, width=40).print(rows)
+    assert [line.rstrip() for line in out.getvalue().splitlines()] == ["score  value", "[b]        1", "parameters  12"]

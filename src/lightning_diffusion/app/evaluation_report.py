@@ -19,7 +19,7 @@ from lightning_diffusion.metrics.extractors.base import Features, as_colour, con
 from lightning_diffusion.metrics.scores import Score
 from lightning_diffusion.runs.pictures import grid, write_png
 from lightning_diffusion.runs.plots import over_evaluations, save
-from lightning_diffusion.system.console import console, printable
+from lightning_diffusion.system.console import console, printable, table
 from lightning_diffusion.system.files import csv_text, write_text
 
 ROWS, COLUMNS = 10, 6  # of the picture of neighbours
@@ -93,20 +93,21 @@ def tell(
     floor, near = comparison.floor(N), comparison.neighbours(measured.features, COLUMNS - 1)
     held_out = next(iter(floor.values())).num_samples if floor else 0
     results = results_of(comparison, measured, near, how)
-    table = _table(f"{N:,} samples", "", "±", *([f"{held_out:,} held out"] if floor else []))
+    numbers = ["", "±", *([f"{held_out:,} held out"] if floor else [])]
+    rows = table(f"{N:,} samples", *numbers, right=numbers)
     for name, score in measured.scores.items():
-        table.add_row(
+        rows.add_row(
             name, _number(score.value), _number(score.spread), *([_number(_value(floor, name))] if floor else [])
         )
     if near.near_copies is not None:
         name = comparison.extractor.label("near_copies")
-        table.add_row(name, _number(near.near_copies), "", *([_number(0.01)] if floor else []))
+        rows.add_row(name, _number(near.near_copies), "", *([_number(0.01)] if floor else []))
     picture = neighbours_picture(measured.samples, real, near)
     with mistakes("output_dir"):
         write_png(output_dir / "neighbours.png", picture)
         write_text(output_dir / "metrics.json", json.dumps(results, indent=2) + "\n")
     files = f"{output_dir}/metrics.json, neighbours.png"
-    _print(table, comparison.bias(measured.features), f"{N:,} samples by {by}: {files}" if by else files)
+    _print(rows, comparison.bias(measured.features), f"{N:,} samples by {by}: {files}" if by else files)
 
 
 def tell_curve(
@@ -127,9 +128,10 @@ def tell_curve(
         for walk, m in zip(walks, measured, strict=True)
     ]
     shown = [names[0], *(comparison.extractor.label(name) for name in ("precision", "recall"))]
-    table = _table("sampler", "steps", "NFE", "seconds", names[0], "precision", "recall")
+    numbers = ["steps", "NFE", "seconds", names[0], "precision", "recall"]
+    printed = table("sampler", *numbers, right=numbers)
     for row in rows:
-        table.add_row(*(_number(row[key]) for key in ("sampler", "num_steps", "nfe", "seconds", *shown)))
+        printed.add_row(*(_number(row[key]) for key in ("sampler", "num_steps", "nfe", "seconds", *shown)))
     figure = over_evaluations(rows, names[0], N, floor[names[0]].value if floor else None)
     floors = {name: score._asdict() for name, score in floor.items()}
     how |= {"num_samples": N, **comparison.how()}
@@ -138,7 +140,7 @@ def tell_curve(
         write_text(output_dir / "curve.csv", csv_text([rows[0], *(row.values() for row in rows)]))
         save(figure, output_dir / "curve.png")
         write_text(output_dir / "metrics.json", json.dumps(told, indent=2) + "\n")
-    _print(table, comparison.bias(measured[0].features), f"{output_dir}/curve.png, curve.csv, metrics.json")
+    _print(printed, comparison.bias(measured[0].features), f"{output_dir}/curve.png, curve.csv, metrics.json")
 
 
 def neighbours_picture(samples: ImageDataset, real: ImageDataset, near: Neighbours) -> torch.Tensor:
@@ -167,22 +169,15 @@ def _value(scores: dict[str, Score], name: str) -> float | None:
     return scores[name].value if name in scores else None
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
-    return table
-
-
 def _number(value: float | int | str | None) -> str:
     if value is None or isinstance(value, str):
         return value or "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def _print(table: Table, note: str | None, files: str) -> None:
+def _print(rows: Table, note: str | None, files: str) -> None:
     terminal = console()
-    terminal.print(table)
+    terminal.print(rows)
     if note:
         terminal.print(note, soft_wrap=True)
     terminal.print(printable(files), soft_wrap=True)

@@ -3,9 +3,11 @@
 import io
 import sys
 import unicodedata
+from collections.abc import Collection
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 ESCAPED = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode's control, format (bidi too), surrogate and separator characters
 
@@ -20,6 +22,18 @@ def console(**options: Any) -> Console:
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
     return Console(**{"markup": False, "highlight": False, "emoji": False, **options})
+
+
+def table(*columns: str, right: Collection[str] = ()) -> Table:
+    """A table without lines, to which rows are added; without columns it has no header.
+
+    Args:
+        right: the columns that are aligned right.
+    """
+    made = Table(show_header=bool(columns), box=None, padding=(0, 2, 0, 0))
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left")
+    return made
 
 
 def clock(seconds: float) -> str:

@@ -5,7 +5,6 @@ from datetime import datetime
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.table import Table
 
 from lightning_diffusion.app.cli import mistakes
 from lightning_diffusion.app.evaluation import asked, compare, probed, sampled
@@ -18,7 +17,7 @@ from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.metrics.extractors.base import Extractor
 from lightning_diffusion.metrics.likelihood import Likelihood
 from lightning_diffusion.runs.run import CONFIG
-from lightning_diffusion.system.console import console
+from lightning_diffusion.system.console import console, table
 from lightning_diffusion.system.files import make_folder, writable, write_text
 from lightning_diffusion.training.devices import prepare_for_inference, usable
 
@@ -86,12 +85,10 @@ def evaluate_likelihood(arguments: EarlyArguments, metric: Likelihood, output_di
     scores, seconds = ready.measure(device)
     results = ready.results(scores, seconds)
     make_folder(output_dir)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in (f"{arguments.num_images} images ({arguments.split})", "bits/dim", "± s.e."):
-        table.add_column(column)
+    rows = table(f"{arguments.num_images} images ({arguments.split})", "bits/dim", "± s.e.")
     for name in scores:
         mean, error = results[name]["mean"], results[name]["standard_error"]
-        table.add_row(name, f"{mean:.4f}", "–" if error is None else f"{error:.4f}")
+        rows.add_row(name, f"{mean:.4f}", "–" if error is None else f"{error:.4f}")
     write_text(output_dir / "metrics.json", json.dumps(results, indent=2) + "\n")
-    console().print(table)
+    console().print(rows)
     console().print(f"{output_dir}/metrics.json", soft_wrap=True)

@@ -15,7 +15,7 @@ from lightning_diffusion.runs.comparable import BITS, LOSS, misled_by
 from lightning_diffusion.runs.reporting.page import write
 from lightning_diffusion.runs.reporting.table import Comparison, compare
 from lightning_diffusion.runs.run import Run, find, relative
-from lightning_diffusion.system.console import console, printable
+from lightning_diffusion.system.console import console, printable, table
 from lightning_diffusion.system.progress import Phase
 
 SHOWN, DAMAGED = 10, 30  # runs and damaged files that are listed
@@ -41,11 +41,11 @@ def main(config: DictConfig) -> None:
         raise ConfigError(f"runs={arguments.runs}: no run in it; name a run's folder, or one that runs lie in")
     output_dir = Path(str(arguments.output_dir or folder / "report")).expanduser()
     with Phase(f"reading {len(runs)} runs"), mistakes(f"runs={arguments.runs}"):  # a folder that cannot be written
-        table = compare(runs, _metric(arguments.metric, runs))
-        damaged = write(table, folder, output_dir, arguments.num_pictures)
+        comparison = compare(runs, _metric(arguments.metric, runs))
+        damaged = write(comparison, folder, output_dir, arguments.num_pictures)
     terminal = console()
-    terminal.print(_best(table))
-    for note in table.notes:
+    terminal.print(_best(comparison))
+    for note in comparison.notes:
         terminal.print(printable(note), soft_wrap=True)
     for path, reason in list(damaged.items())[:DAMAGED]:
         terminal.print(f"damaged: {printable(relative(path))}: {printable(reason)}", soft_wrap=True)
@@ -66,16 +66,15 @@ def _metric(asked: str | None, runs: list[Run]) -> str:
     return asked or next((metric for metric in comparing + usual if metric in measured), usual[0])
 
 
-def _best(table: Comparison) -> Table:
-    shown = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("run", *table.keys, table.metric, "state"):
-        shown.add_column(printable(column), justify="right" if column == table.metric else "left")
-    for run in table.runs[:SHOWN]:
-        value = f"{run.metric(table.metric):.4g}" if run in [*table.done, *table.apart] else "–"
-        if run in table.apart:
-            value += f" (N = {run.counts.get(table.metric, 'unknown')})"
-        words = [run.folder.resolve().name, *table.values(run).values(), value, run.reason or run.state]
+def _best(runs: Comparison) -> Table:
+    columns = [printable(column) for column in ("run", *runs.keys, runs.metric, "state")]
+    shown = table(*columns, right=[printable(runs.metric)])
+    for run in runs.runs[:SHOWN]:
+        value = f"{run.metric(runs.metric):.4g}" if run in [*runs.done, *runs.apart] else "–"
+        if run in runs.apart:
+            value += f" (N = {run.counts.get(runs.metric, 'unknown')})"
+        words = [run.folder.resolve().name, *runs.values(run).values(), value, run.reason or run.state]
         shown.add_row(*map(printable, words))
-    if len(table.runs) > SHOWN:
-        shown.add_row(f"… {len(table.runs) - SHOWN} more")
+    if len(runs.runs) > SHOWN:
+        shown.add_row(f"… {len(runs.runs) - SHOWN} more")
     return shown

@@ -10,7 +10,7 @@ from lightning_diffusion.codecs.image_size import height_width
 from lightning_diffusion.configuration.arguments import parse
 from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.networks.summary import Summary, summarize
-from lightning_diffusion.system.console import console
+from lightning_diffusion.system.console import console, table
 
 
 def main(config: DictConfig) -> None:
@@ -31,24 +31,22 @@ def main(config: DictConfig) -> None:
 
 
 def _totals(name: str, shape: tuple[int, int, int], summary: Summary) -> Table:
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    rows = table()
     C, H, W = shape
-    table.add_row("network", f"{name} on {H}×{W}×{C}")
-    table.add_row("parameters", f"{summary.parameters:,}")
-    table.add_row("FLOPs", f"{summary.flops / 1e6:,.1f} M for one image, forward")
-    table.add_row(
+    rows.add_row("network", f"{name} on {H}×{W}×{C}")
+    rows.add_row("parameters", f"{summary.parameters:,}")
+    rows.add_row("FLOPs", f"{summary.flops / 1e6:,.1f} M for one image, forward")
+    rows.add_row(
         "activations", f"{summary.activation_bytes / 2**20:,.2f} MiB kept for one image's backward pass, float32"
     )
-    return table
+    return rows
 
 
 def _levels(summary: Summary) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("resolution", "channels", "layers", "attention"):
-        table.add_column(column, justify="left")
+    rows = table("resolution", "channels", "layers", "attention")
     for place, level in sorted(summary.levels.items(), reverse=True):
         side = "×".join(map(str, place)) if len(place) == 2 else f"{place[0]} tokens"
         widths = f"{min(level.channels)}–{max(level.channels)}" if len(level.channels) > 1 else str(*level.channels)
         heads = ", ".join(f"{h} head{'s' if h > 1 else ''}" for h in sorted(level.heads))
-        table.add_row(side, widths, str(level.layers), f"{level.attentions} of {heads}" if level.attentions else "–")
-    return table
+        rows.add_row(side, widths, str(level.layers), f"{level.attentions} of {heads}" if level.attentions else "–")
+    return rows
