@@ -49,7 +49,7 @@ class DiT(PatchTransformer):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each x + gate · f(modulated(x)); the gates start at 0."""
+    """Attention, then an MLP, each as x + gate · f(modulated(x)); the gates start at 0."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Block(nn.Module):
 
 
 class Modulation(nn.Module):
-    """(B, dim) -> `count` vectors for all tokens, each (B, 1, dim), 0 at the start."""
+    """A linear map (B, dim) -> `count` vectors (B, 1, dim), which hold for all tokens and start at 0."""
 
     def __init__(self, dim: int, count: int) -> None:
         super().__init__()
@@ -75,5 +75,5 @@ class Modulation(nn.Module):
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """norm(x) · (1 + scale) + shift."""
+    """LayerNorm(x) · (1 + scale) + shift."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)

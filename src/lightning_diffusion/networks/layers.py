@@ -1,4 +1,4 @@
-"""Pieces that backbones share."""
+"""Layers and checks that the networks share."""
 
 import math
 from typing import TypeVar
@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.codecs.image_size import ImageSize, height_width, simplest, typed
 
-SHORT = 64  # positions up to which plain products do in bfloat16 on a CPU; the fused kernel takes 14 ms for 49 there
+SHORT = 64  # positions up to which plain products are faster in bfloat16 on a CPU; the fused kernel takes 14 ms for 49
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -28,17 +28,17 @@ def sinusoidal_embedding(time: Tensor, dim: int, frequency_shift: int = 1) -> Te
 
 
 def zero(module: Module) -> Module:
-    """Sets every parameter to 0: the branch that the module ends starts as the identity."""
+    """Sets every parameter of a module to 0. A residual branch that ends with it starts as the identity."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
 
 
 def patch_rows_columns(image_size: ImageSize, patch_size: int) -> tuple[int, int]:
-    """(H/p, W/p), the rows and columns of patches of p × p pixels.
+    """(H/p, W/p): the rows and columns of patches of p × p pixels.
 
     Raises:
-        ValueError: patches that do not fill the image, naming the nearest sizes that they fill.
+        ValueError: patches that do not fill the image; the message gives the nearest sizes that they fill.
     """
     sides, p = height_width(image_size), max(patch_size, 1)
     if patch_size < 1 or any(side % p for side in sides):
@@ -53,21 +53,22 @@ def patch_rows_columns(image_size: ImageSize, patch_size: int) -> tuple[int, int
     return sides[0] // p, sides[1] // p
 
 
-def maybe_checkpoint(wanted: bool, module: nn.Module, *inputs: Tensor) -> Tensor:
-    """module(*inputs); if wanted, computed anew in the backward pass, which keeps nothing but the inputs."""
-    if wanted and torch.is_grad_enabled():
+def maybe_checkpoint(enabled: bool, module: nn.Module, *inputs: Tensor) -> Tensor:
+    """module(*inputs). With `enabled` only the inputs are kept, and the backward pass recomputes the activations."""
+    if enabled and torch.is_grad_enabled():
         return checkpoint(module, *inputs, use_reentrant=False)
     return module(*inputs)
 
 
 class ConditionEmbedding(nn.Module):
-    """Time, and class where there are classes, as one vector.
+    """One vector for the time and, with classes, the class.
 
-    The embedding table has one row more than classes; that row, also taken without a condition, is "no class".
+    The embedding table has one row more than there are classes. This last row means "no class"; a missing condition
+    selects it.
 
     Args:
-        dim: sinusoidal width, even, ≥ 4.
-        out_dim: width of the result.
+        dim: width of the sinusoidal embedding, even, ≥ 4.
+        out_dim: width of the output.
         num_classes: None for an unconditional network.
         frequency_shift: see `sinusoidal_embedding`.
     """
@@ -82,7 +83,7 @@ class ConditionEmbedding(nn.Module):
         """time (B,), condition by label in 0 … num_classes or None -> (B, out_dim).
 
         Raises:
-            ValueError: a part of the condition that has no embedding here.
+            ValueError: a part of the condition that the network does not embed.
         """
         refuse_parts(condition, *([] if self.classes is None else ["label"]))
         features = sinusoidal_embedding(time, self.dim, self.frequency_shift)
@@ -96,7 +97,7 @@ class ConditionEmbedding(nn.Module):
 
 
 def refuse_parts(condition: Condition | None, *embedded: str) -> None:
-    """Raises ValueError for a part of the condition that is none of those which a network embeds."""
+    """Raises ValueError for a part of the condition that is not among those that the network embeds."""
     for name in () if condition is None else condition.parts:
         if name not in embedded:
             raise ValueError(f"condition.{name}: this network has no embedding for it; leave it out")

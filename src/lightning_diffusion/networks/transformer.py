@@ -65,12 +65,14 @@ class PatchTransformer(nn.Module, ABC):
 
 
 class Patches(nn.Module):
-    """Image -> tokens and back: non-overlapping p × p patches in reading order, each through a linear map.
+    """Image -> tokens and back: a linear map of each p × p patch, in reading order.
 
     Args:
-        image_size, channels, patch_size: of the image; patch_size divides its sides.
-        dim: of a token.
-        out_channels: of the image that `to_image` makes; its weights start at 0.
+        image_size: side of the image in pixels, or [H, W].
+        channels: channels of the image.
+        patch_size: p, which divides both sides.
+        dim: channels of a token.
+        out_channels: channels of the image that `to_image` returns; its weights start at 0.
     """
 
     def __init__(self, image_size: ImageSize, channels: int, patch_size: int, dim: int, out_channels: int) -> None:
@@ -105,7 +107,7 @@ def position_embedding(rows: int, columns: int, dim: int) -> Tensor:
 
 
 class TokenAttention(nn.Module):
-    """proj(softmax(QKᵀ/√d) V) over the tokens. (B, N, dim) -> (B, N, dim)."""
+    """proj(softmax(QKᵀ/√d) V) over the tokens: (B, N, dim) -> (B, N, dim)."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -118,5 +120,5 @@ class TokenAttention(nn.Module):
 
 
 def mlp(dim: int, ratio: int = 4) -> nn.Sequential:
-    """Linear, GELU, linear."""
+    """A linear map to ratio · dim, GELU, and a linear map back."""
     return nn.Sequential(nn.Linear(dim, ratio * dim), nn.GELU(approximate="tanh"), nn.Linear(ratio * dim, dim))

@@ -34,7 +34,7 @@ Resampling = Literal["conv", "symmetric_conv", "residual"]
 
 
 class Stage(nn.Module):
-    """A residual block, and self-attention after it where asked."""
+    """A residual block, optionally followed by self-attention."""
 
     def __init__(self, in_channels: int, out_channels: int, config: BlockConfig, attention: bool) -> None:
         super().__init__()
@@ -49,31 +49,31 @@ class UNet(nn.Module):
     """U-Net with residual blocks, self-attention and a time (and class) embedding.
 
     Args:
-        image_size: side of the image in pixels, or [H, W]; any size, odd ones too: a level halves n to ⌈n/2⌉.
+        image_size: side of the image in pixels, or [H, W]. Odd sides are allowed: a level halves n to ⌈n/2⌉.
         in_channels: channels of the image.
         channels: width of the first level, even, ≥ 4.
-        channel_mults: width of each level as a multiple of `channels`; one level more halves the resolution once more.
+        channel_mults: width of each level as a multiple of `channels`; levels after the first halve the resolution.
         num_blocks: residual blocks on each level.
-        attention_resolutions: sides, in pixels, of the levels that attend (beside the middle); of a level that is not
-            square, the longer side.
+        attention_resolutions: sides, in pixels, of the levels with attention, which the middle always has. The side of
+            a level that is not square is its longer one.
         num_heads: attention heads.
-        head_dim: channels of a head, in place of their number.
+        head_dim: channels of a head; replaces num_heads.
         dropout: in the residual blocks, in [0, 1).
         num_classes: None for an unconditional network.
-        outputs: images that the network puts out, stacked along the channels; 2 adds the reverse step's variance.
-        scale_shift: the embedding scales and shifts (ADM) instead of being added (DDPM).
-        resampling: "conv" (strided convolution; nearest neighbour and convolution), "symmetric_conv" (padded on both
-            ends alike), or "residual" (BigGAN's residual blocks, ADM).
-        norm_groups: None takes 32, or fewer so that each has at least four channels at the first level: a group of one
-            channel would subtract what the embedding has just added, and be blind to time and class.
+        outputs: 1, or 2 for a prediction and the variance of the reverse step, stacked along the channels.
+        scale_shift: whether the embedding scales and shifts (ADM) instead of being added (DDPM).
+        resampling: "conv" (strided convolution down; nearest neighbours and convolution up), "symmetric_conv" (the same
+            with equal padding at both ends), or "residual" (BigGAN's residual blocks, ADM).
+        norm_groups: None chooses 32, or fewer so that each group has at least four channels at the first level. A group
+            of one channel would subtract the embedding that was just added, and lose time and class.
         norm_eps: of the normalization.
         frequency_shift: of the time embedding, 1 (DDPM) or 0.
-        patch_size: p folds p×p pixels into channels before the first convolution, and unfolds them after the last: the
-            levels start p times smaller, where the same FLOPs buy more width.
-        checkpointing: computes each stage anew in the backward pass instead of keeping its activations.
+        patch_size: p folds p×p pixels into channels before the first convolution and unfolds them after the last. The
+            levels are p times smaller, so the same FLOPs allow more channels.
+        checkpointing: recomputes each stage in the backward pass instead of keeping its activations.
 
     Raises:
-        ValueError: a size out of range, or an attention resolution that no level has.
+        ValueError: a number out of range, or an attention resolution that no level has.
 
     Ref: DDPM App. B; Improved DDPM §3; Diffusion Models Beat GANs §3; simple diffusion for the patches
     """

@@ -13,14 +13,19 @@ from lightning_diffusion.networks.norm import GroupNorm, NormSiLU, norm_silu_con
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """How the pieces of a U-Net are built.
+    """The options that all blocks of a U-Net share.
 
     Args:
-        embedding_dim: of the time and class embedding.
+        embedding_dim: width of the time and class embedding.
         norm_groups, norm_eps: of every GroupNorm.
-        dropout: in the residual blocks.
-        num_heads, head_dim: of attention; head_dim, where given, makes channels/head_dim heads.
-        scale_shift: the embedding scales and shifts the second norm's output, instead of being added before it.
+        dropout: probability in the residual blocks, in [0, 1).
+        num_heads: attention heads, if head_dim is None.
+        head_dim: channels of a head; there are channels/head_dim heads.
+        scale_shift: whether the embedding scales and shifts the output of the second norm instead of being added to its
+            input.
+
+    Raises:
+        ValueError: a number out of range.
     """
 
     embedding_dim: int
@@ -32,7 +37,6 @@ class BlockConfig:
     scale_shift: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a number out of range."""
         if self.num_heads < 1 or (self.head_dim is not None and self.head_dim < 1):
             raise ValueError(f"backbone.num_heads={self.num_heads}, head_dim={self.head_dim}: must be >= 1")
         if not 0 <= self.dropout < 1:
@@ -55,9 +59,9 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.num_heads = config.heads(channels)
         if self.num_heads < 1 or channels % self.num_heads:
-            keys = f"num_heads={config.num_heads}" if config.head_dim is None else f"head_dim={config.head_dim}"
+            option = f"num_heads={config.num_heads}" if config.head_dim is None else f"head_dim={config.head_dim}"
             raise ValueError(
-                f"backbone.{keys} does not divide the {channels} channels where it attends; choose a divisor"
+                f"backbone.{option} does not divide the {channels} channels of an attention layer; choose a divisor"
             )
         self.norm = config.norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
@@ -75,8 +79,8 @@ class ResidualBlock(nn.Module):
     """GroupNorm, SiLU, 3×3 conv, + embedding, GroupNorm, SiLU, dropout, 3×3 conv, + skip. Ref: DDPM App. B
 
     Args:
-        resample: None, or a change of resolution between the first SiLU and the first convolution, on the skip too.
-            Ref: BigGAN Fig. 15
+        resample: None, or a change of resolution. It acts between the first SiLU and the first convolution, and on the
+            skip connection. Ref: BigGAN Fig. 15
     """
 
     def __init__(
@@ -93,41 +97,42 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor, size: torch.Size | None = None) -> Tensor:
-        """x (B, C, H, W), embedding (B, embedding_dim); size (H', W') where a `Resize` is to bring it."""
+        """x (B, C, H, W), embedding (B, embedding_dim); size (H', W') is the output's if `resample` is a `Resize`."""
         if self.resample is None:
             h = norm_silu_conv(self.norm_1, self.conv_1, x)
         else:
             h, x = self.conv_1(self.resample(self.norm_1(x), size)), self.resample(x, size)
-        steering = self.embedding(F.silu(embedding))[:, :, None, None]
+        projected = self.embedding(F.silu(embedding))[:, :, None, None]
         if self.scale_shift:
-            scale, shift = steering.chunk(2, dim=1)
+            scale, shift = projected.chunk(2, dim=1)
             h = self.conv_2(self.dropout(F.silu(torch.addcmul(shift, self.norm_2(h), 1 + scale))))
         elif self.dropout.p:
-            h = self.conv_2(self.dropout(self.norm_2(h.add_(steering))))
+            h = self.conv_2(self.dropout(self.norm_2(h.add_(projected))))
         else:
-            h = norm_silu_conv(cast(NormSiLU, self.norm_2), self.conv_2, h.add_(steering))
+            h = norm_silu_conv(cast(NormSiLU, self.norm_2), self.conv_2, h.add_(projected))
         return h.add_(self.skip(x))
 
 
 class Halve(nn.Module):
-    """The mean of 2×2 pixels, n -> ⌈n/2⌉."""
+    """Averages 2×2 pixels: n -> ⌈n/2⌉."""
 
     def forward(self, x: Tensor, size: torch.Size | None = None) -> Tensor:
         return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
 
 
 class Resize(nn.Module):
-    """Nearest neighbour to a size."""
+    """Resizes to a given size by nearest neighbours."""
 
     def forward(self, x: Tensor, size: torch.Size | None) -> Tensor:
         return F.interpolate(x, size=size, mode="nearest")
 
 
 class Downsample(nn.Module):
-    """3×3 conv with stride 2, n -> ⌈n/2⌉.
+    """A 3×3 convolution with stride 2: n -> ⌈n/2⌉.
 
     Args:
-        symmetric: pads both ends by 1; otherwise as TensorFlow's SAME, which DDPM's published weights need.
+        symmetric: whether both ends are padded by 1. Otherwise the padding is TensorFlow's SAME, which DDPM's published
+            weights need.
     """
 
     def __init__(self, channels: int, symmetric: bool = False) -> None:
@@ -139,13 +144,13 @@ class Downsample(nn.Module):
         H, W = x.shape[-2:]
         if self.symmetric:
             return self.conv(F.pad(x, (1, 1, 1, 1)))
-        return self.conv(F.pad(x, (W % 2, 1, H % 2, 1)))  # an even side is padded by (0, 1), an odd one by (1, 1)
+        return self.conv(F.pad(x, (W % 2, 1, H % 2, 1)))  # (0, 1) pads an even side, (1, 1) an odd one
 
 
 class Upsample(nn.Module):
-    """Nearest neighbour to the size of the skip connection that follows, then 3×3 conv: any size comes back exactly.
+    """Resizes to the size of the next skip connection by nearest neighbours, then applies a 3×3 convolution.
 
-    To twice the size, on a CPU, it is one transposed convolution of 4/9 the FLOPs.
+    Any size is restored exactly. On a CPU, doubling is one transposed convolution with 4/9 of the FLOPs.
     """
 
     def __init__(self, channels: int) -> None:
@@ -159,5 +164,5 @@ class Upsample(nn.Module):
 
 
 def _doubling(weight: Tensor) -> Tensor:
-    """Of a 3×3 convolution after doubling: each input pixel reaches 2×2 pixels first, and 4×4 in all, by sums of w."""
+    """The 4×4 kernel of a 3×3 convolution after doubling: each entry sums the weights that reach the same pixel."""
     return 4 * F.avg_pool2d(F.pad(weight.flip(-2, -1), (1, 1, 1, 1)), 2, stride=1).transpose(0, 1)

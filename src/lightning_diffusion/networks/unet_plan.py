@@ -67,7 +67,7 @@ def level_sides(image_size: ImageSize, patch_size: int, channel_mults: Sequence[
     if shorter[-1] < 2:
         raise ValueError(
             f"backbone.channel_mults={list(channel_mults)} and data.image_size={typed(image_size)}: the levels shrink "
-            f"to {shorter} pixels; give fewer multiples"
+            f"to {shorter} pixels; choose fewer multiples"
         )
     return longer
 
@@ -104,7 +104,7 @@ def check_sizes(channels: int, channel_mults: Sequence[int], num_blocks: int, ou
     if channels < 4 or channels % 2:
         raise ValueError(f"backbone.channels={channels}: choose an even number >= 4")
     if not channel_mults or min(channel_mults) < 1:
-        raise ValueError(f"backbone.channel_mults={list(channel_mults)}: give one multiple >= 1 for each level")
+        raise ValueError(f"backbone.channel_mults={list(channel_mults)}: choose one multiple >= 1 for each level")
     if num_blocks < 1:
         raise ValueError(f"backbone.num_blocks={num_blocks}: must be >= 1")
     if outputs not in (1, 2):

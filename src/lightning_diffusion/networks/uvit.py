@@ -58,7 +58,7 @@ class UViT(PatchTransformer):
 
 
 def _identity(channels: int) -> nn.Conv2d:
-    """A 3×3 convolution that starts as the identity: as zeros, its few weights would block the gradient before it."""
+    """A 3×3 convolution that starts as the identity: zeros would keep the gradient from every layer before it."""
     conv = nn.Conv2d(channels, channels, 3, padding=1)
     nn.init.dirac_(conv.weight)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
