@@ -94,7 +94,7 @@ TRAIN = [
     ("schedule=[1,2]", "command line was"),
     (
         "backbone.num_blocks=1000000000",
-        "backbone: asks for a network that is larger than this machine's memory; choose",
+        "backbone: this network does not fit into this machine's memory; choose",
     ),
     (
         "callbacks.checkpoint.monitor=fid",

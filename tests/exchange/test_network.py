@@ -187,7 +187,7 @@ def test_a_setting_that_is_left_out_has_the_librarys_default(tmp_path, config):
         (SMALL, "sample_size", 7, "sample_size=7: expected a multiple of 2"),
         (SMALL, "sample_size", [8], r"sample_size=\[8\]: expected one side, or \[height, width\]"),
         (SMALL, "sample_size", [8, 7], r"sample_size=\[8, 7\]: expected a multiple of 2"),
-        (SMALL, "sample_size", 2, "sample_size=2: expected a multiple of 2, and more, for 2 levels"),
+        (SMALL, "sample_size", 2, "sample_size=2: expected a multiple of 2, and more than 2, for 2 levels"),
         (SMALL, "attention_head_dim", 5, r"attention_head_dim=5: expected a divisor of \[32, 32\] channels"),
         (SMALL, "norm_num_groups", 3, "norm_num_groups=3: expected a divisor of 16 channels"),
         (SMALL, "block_out_channels", [5, 10], "expected multiples of the first, which is even"),
@@ -196,7 +196,7 @@ def test_a_setting_that_is_left_out_has_the_librarys_default(tmp_path, config):
         (SMALL, "sample_size", None, "sample_size=None"),
         (SMALL, "out_channels", 3, "out_channels=3: expected 1 or 2"),
         (SMALL, "mid_block_type", None, "mid_block_type=None"),
-        (SMALL, "quantization_config", {}, "'quantization_config': no setting"),
+        (SMALL, "quantization_config", {}, "'quantization_config': unknown setting"),
     ],
 )
 def test_a_network_that_cannot_be_expressed_is_named(tmp_path, config, key, value, says):
@@ -218,7 +218,7 @@ def test_a_pipeline_with_other_parts_is_refused(tmp_path):
     """A U-Net of latents draws nothing without their decoder."""
     pipeline(tmp_path, SMALL)
     edit(tmp_path / "model_index.json", {"vqvae": ["diffusers", "VQModel"]})
-    with pytest.raises(ValueError, match="model_index.json: 'vqvae': no part of a pipeline"):
+    with pytest.raises(ValueError, match="model_index.json: 'vqvae': unknown part of a pipeline"):
         load_pretrained(str(tmp_path))
 
 
@@ -237,7 +237,7 @@ def test_what_diffusers_cannot_express_is_refused(tmp_path):
         (NetworkDenoiser(plain.backbone, schedules.cosine(), EDM()), 8, "no prediction like EDM"),
         (NetworkDenoiser(torch.nn.Identity(), schedules.cosine(), Eps()), 8, "no network like Identity"),
         (NetworkDenoiser(UNet(7, 1, 16, (1, 2), 1, ()), schedules.cosine(), Eps()), 7, "data.image_size=7"),
-        (ours(num_heads=2, attention_resolutions=(8,)), 8, "its heads differ in width"),
+        (ours(num_heads=2, attention_resolutions=(8,)), 8, "the heads differ in width"),
         (ours(patch_size=2), 8, "does not fold pixels"),
     ):
         with pytest.raises(ValueError, match=says):

@@ -202,7 +202,7 @@ def test_edm_estimates_what_diffusers_estimates(tmp_path, make, prediction):
         ("DDPMScheduler", {"beta_start": 0.03}, "beta_end=0.02: expected no less"),
         ("DDPMScheduler", {"predict_epsilon": False}, "predict_epsilon=False"),
         ("DDPMScheduler", {"prediction_type": "flow_prediction"}, "prediction_type='flow_prediction'"),
-        ("DDPMScheduler", {"snr_shift_scale": 3.0}, "'snr_shift_scale': no setting"),
+        ("DDPMScheduler", {"snr_shift_scale": 3.0}, "'snr_shift_scale': unknown setting"),
         ("EulerDiscreteScheduler", {"timestep_type": "continuous"}, "timestep_type='continuous'"),
         ("UniPCMultistepScheduler", {"use_flow_sigmas": True}, "prediction_type='epsilon'"),
         ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, "invert_sigmas=True"),

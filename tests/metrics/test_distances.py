@@ -130,7 +130,7 @@ class TestExtrapolation:
     def test_too_few_are_refused(self):
         few = least(self.d) - 1
         with pytest.raises(
-            ValueError, match=f"{few} samples in 12 dimensions: an extrapolation takes at least {few + 1}"
+            ValueError, match=f"{few} samples in 12 dimensions: an extrapolation needs at least {few + 1}"
         ):
             extrapolated(normal(few, self.d, 1), self.real)
         extrapolated(normal(few + 1, self.d, 1), self.real)

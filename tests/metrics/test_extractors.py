@@ -275,7 +275,7 @@ class TestReference:
         assert not torch.equal(first.moments.mean, others[0].moments.mean)
 
     def test_keeps_an_even_share_of_the_vectors_and_the_moments_of_all(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("lightning_diffusion.metrics.reference.MOST", 10)
+        monkeypatch.setattr("lightning_diffusion.metrics.reference.MAX_VECTORS", 10)
         made, images = extractor(tmp_path), Images(91, seed=1)
         found, everything = reference(made, images), made.extract(images).vectors
         assert found.indices.tolist() == list(range(0, 91, 10))

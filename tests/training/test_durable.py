@@ -201,7 +201,7 @@ class TestWhichIsTheNewest:
         assert saved_number(newest_intact(tmp_path, "resume=x")) == 1
         told = capsys.readouterr().err.splitlines()
         assert sorted(told[:-1]) == [f"resume=x: step_{number}.ckpt is damaged" for number in (2, 3, 4)]
-        assert told[-1] == "resume=x: going on from step_1.ckpt"
+        assert told[-1] == "resume=x: continuing from step_1.ckpt"
 
 
 def test_a_full_disk_leaves_what_was_there_and_nothing_else(small_disk):  # noqa: F811

@@ -1,4 +1,4 @@
-"""What takes long to make, kept between runs under a hash of all that it depends on."""
+"""A cache of slow results, kept between runs under a hash of everything that they depend on."""
 
 import hashlib
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_diffusion.system.files import NotWritten, make_folder, writable, write
 
-Kept = tuple[dict[str, Tensor], dict[str, str]]  # tensors, and words about them
+Kept = tuple[dict[str, Tensor], dict[str, str]]  # tensors, and texts about them
 
 
 def check_writable(folder: str) -> None:
@@ -24,13 +24,13 @@ def check_writable(folder: str) -> None:
 
 
 def cached(folder: str, kind: str, key: str, make: Callable[[], Kept]) -> Kept:
-    """What `make` gives, made once for each key by whichever process comes first; others wait for its file.
+    """The result of `make`, which the first process computes once for each key while others wait for its file.
 
     Args:
         folder: of the files; ~ is the home folder.
         kind: begins the file's name.
-        key: everything that the result depends on. The file carries it, and one that carries another, or that
-            cannot be read, is made anew.
+        key: everything that the result depends on. The file contains it; a file with another key, or an unreadable one,
+            is replaced.
     """
     path = Path(folder).expanduser() / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
     check_writable(folder)
@@ -38,15 +38,15 @@ def cached(folder: str, kind: str, key: str, make: Callable[[], Kept]) -> Kept:
     with FileLock(f"{path}.lock"):
         kept = _read(path, key)
         if kept is None:
-            tensors, words = make()
-            kept = {name: tensor.contiguous() for name, tensor in tensors.items()}, words
+            tensors, texts = make()
+            kept = {name: tensor.contiguous() for name, tensor in tensors.items()}, texts
             write(path, lambda file: _fill(file, *kept, key))
         return kept
 
 
-def _fill(file: IO[bytes], tensors: dict[str, Tensor], words: dict[str, str], key: str) -> None:
+def _fill(file: IO[bytes], tensors: dict[str, Tensor], texts: dict[str, str], key: str) -> None:
     try:
-        save_file(tensors, file.name, metadata=words | {"key": key})
+        save_file(tensors, file.name, metadata=texts | {"key": key})
     except SafetensorError as error:
         raise OSError(str(error)) from error
 
@@ -54,9 +54,9 @@ def _fill(file: IO[bytes], tensors: dict[str, Tensor], words: dict[str, str], ke
 def _read(path: Path, key: str) -> Kept | None:
     try:
         with safe_open(path, "pt") as file:
-            words = file.metadata() or {}
-            if words.pop("key", None) != key:
+            texts = file.metadata() or {}
+            if texts.pop("key", None) != key:
                 return None
-            return {name: file.get_tensor(name) for name in file.keys()}, words  # noqa: SIM118 - not a mapping
+            return {name: file.get_tensor(name) for name in file.keys()}, texts  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError):
         return None
