@@ -1,4 +1,4 @@
-"""Images that are not square: every network takes them, and [n, n] is n to the bit."""
+"""Images that are not square: every network takes them, and [n, n] equals n to the bit."""
 
 import pytest
 import torch
@@ -80,7 +80,7 @@ def test_a_level_attends_by_its_longer_side(size):
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "reason"),
     [
         (lambda: DiT([12, 22], 1, 4, 32), r"patch_size=4 and data.image_size=\[12,22\]: .* among \[1, 2\], or "
          r"data.image_size=\[12,20\] or \[12,24\]"),
@@ -88,8 +88,8 @@ def test_a_level_attends_by_its_longer_side(size):
         (lambda: LectureUNet(1, 8, depth=3, image_size=[20, 6]), r"data.image_size=\[20,6\]: .* backbone.depth <= 2"),
     ],
 )  # fmt: skip
-def test_sizes_that_do_not_fit(make, says):
-    with pytest.raises(ValueError, match=says):
+def test_sizes_that_do_not_fit(make, reason):
+    with pytest.raises(ValueError, match=reason):
         make()
 
 

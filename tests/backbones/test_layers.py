@@ -1,4 +1,4 @@
-"""Layers that are written for speed, against the plain ones."""
+"""Layers that are optimized for speed, compared with plain ones."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Scores as a whole: that they order images as an eye would, and have an answer to odd sets."""
+"""All scores together: they order images as a viewer would, and handle unusual sets."""
 
 import math
 

@@ -97,7 +97,7 @@ def newest_intact(folder: Path, source: str) -> Path:
             return path
         damaged.append(path)
     raise Damaged(
-        f"{source}: {'none of its checkpoints is intact' if found else 'it has no checkpoint yet'}; start anew"
+        f"{source}: {'none of its checkpoints is intact' if found else 'it has no checkpoint yet'}; start a new run"
     )
 
 
