@@ -112,7 +112,7 @@ def test_an_imported_model_is_fine_tuned_and_evaluated(exported, tmp_path, measu
         (sample, "pretrained=CONSISTENCY", "scheduler_config.json: _class_name='LCMScheduler': expected a scheduler"),
         (train, "pretrained=CONSISTENCY", "scheduler_config.json: _class_name='LCMScheduler': expected a scheduler"),
         (train, "pretrained=FOLDER data.num_classes=null", "data.num_classes=None: this model was made for 10"),
-        (evaluate, "pretrained=FOLDER", "data: missing; a pretrained model does not say"),
+        (evaluate, "pretrained=FOLDER", "data: missing; a pretrained model does not record"),
         (evaluate, "pretrained=FOLDER data=mnist", "data.image_size=28: this model was made for 8"),
         (export, "ckpt_path=FINISHED output_dir=new", "format=diffusers: diffusers' clock has steps 0 … 999"),
         (export, "ckpt_path=CHECKPOINT output_dir=FOLDER", "not empty; name a new folder"),
