@@ -81,7 +81,7 @@ def test_a_better_model_needs_fewer_bits(finished, tmp_path):
         ),
         ("samplers=[]", "samplers=[]: nothing to measure; give one, or leave it out"),
         ("num_steps=[]", "num_steps=[]: nothing to measure"),
-        ("num_samples=1000000000000", "num_samples=1000000000000: these images take"),
+        ("num_samples=1000000000000", "num_samples=1000000000000: these images need"),
         ("samplers=[ddim,hoin]", "samplers=hoin: no such sampler; did you mean heun?"),
         ("samplers=[ddim,heun] sampler.eta=0.5", "samplers: each has its own options; leave out sampler.eta=0.5"),
         ("num_steps=[5,0]", "sampler.num_steps=0: choose at least 1"),

@@ -135,7 +135,7 @@ TRAIN = [
     ("callbacks.noise_levels.path=.", "callbacks.noise_levels.path='.': name a file"),
     ("+trainer.overfit_batches=1", "trainer.overfit_batches=1: Lightning's own changes what a run is"),
     ("+trainer.fast_dev_run=true", "trainer.fast_dev_run=True: Lightning's own changes what a run is"),
-    ("data.batch_size=1000000000", "data.batch_size=1000000000: these images take 238 GiB"),
+    ("data.batch_size=1000000000", "data.batch_size=1000000000: these images need 238 GiB"),
     ("data.num_workers=100000", "data.num_workers=100000: choose at most"),
     ("trainer=cpu trainer.num_nodes=2", "trainer.num_nodes=2: nothing says where the other nodes are"),
     ("callbacks.samples.share=0", "share=0"),

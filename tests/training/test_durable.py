@@ -111,7 +111,7 @@ class TestSealing:
         assert saved_number(path) == 7
         middle = len(whole) // 2
         path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
-        with pytest.raises(ValueError, match="not what its SHA-256 says"):
+        with pytest.raises(ValueError, match="its SHA-256 does not match"):
             seal(path)
 
     @pytest.mark.parametrize("content", [b"", b"hello", END + bytes(18)])
