@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.loop import configuration
-from benchmarks.turns import in_turns
+from benchmarks.turns import Table, in_turns
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.codecs.pixels import to_model, to_uint8
 from lightning_diffusion.diffusion.guidance import Clip
@@ -98,17 +98,15 @@ def learned(backbone: str, x_0: Tensor, condition: Condition, seconds: float) ->
 def main() -> None:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
     x_0, condition = digits()
-    columns = (
-        "backbone", "parameters", "MFLOPs", "train, images/s", "NHWC", "train bf16", "NHWC", "sample", "NHWC",
-        f"steps in {seconds:.0f} s", "confident", "read as asked",
+    table = Table(
+        "backbones", "backbone", "parameters", "MFLOPs", "train, images/s", "NHWC", "train bf16", "NHWC", "sample",
+        "NHWC", f"steps in {seconds:.0f} s", "confident", "read as asked",
     )  # fmt: skip
-    print("| " + " | ".join(columns) + " |")
-    print("|" + "---|" * len(columns))
     for backbone in BACKBONES:
         summary = summarize(built(backbone)[0].backbone, SHAPE, 10)
         speed = speeds(backbone, x_0, condition)
         steps, verdict = learned(backbone, x_0, condition, seconds)
-        cells = [
+        table.add(
             f"`{backbone}`",
             f"{summary.parameters:,}",
             f"{summary.flops / 1e6:.1f}",
@@ -121,8 +119,7 @@ def main() -> None:
             f"{steps:,}",
             f"{verdict.confident:.3f}",
             f"{verdict.as_asked:.1%}",
-        ]
-        print("| " + " | ".join(cells) + " |", flush=True)
+        )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks.loop import BareLoop, configuration, module_of
+from benchmarks.turns import Table
 from lightning_diffusion.data.dataset import Batches, InMemory
 from lightning_diffusion.data.module import ImageDataModule, Split
 from lightning_diffusion.data.order import EndlessShuffle
@@ -92,9 +93,9 @@ def main() -> None:
         module, turns = train(run_dir, sys.argv[1:])
     bare = turns.bare.module.state_dict()
     assert all(torch.equal(weight, bare[name]) for name, weight in module.state_dict().items()), "other weights"
-    print("| block | Trainer, ms a step | bare loop | overhead |\n|---|---|---|---|")
+    table = Table("overhead", "block", "Trainer, ms a step", "bare loop", "overhead")
     for number, (through, plain) in enumerate(turns.blocks(), 1):
-        print(f"| {number} | {1e3 * through:.2f} | {1e3 * plain:.2f} | {through / plain - 1:+.2%} |")
+        table.add(number, f"{1e3 * through:.2f}", f"{1e3 * plain:.2f}", f"{through / plain - 1:+.2%}")
     low, middle, high = statistics.quantiles([through / plain - 1 for through, plain in turns.blocks()])
     print(f"median overhead {middle:+.2%}, quartiles {low:+.2%} … {high:+.2%}; the same weights, to the bit")
 

@@ -8,6 +8,7 @@ import sys
 
 import torch
 
+from benchmarks.turns import Table
 from lightning_diffusion.diffusion.analytic import GaussianMixture
 from lightning_diffusion.diffusion.continuous import VP
 from lightning_diffusion.diffusion.samplers.adams_bashforth import AdamsBashforth
@@ -51,7 +52,7 @@ def walk(denoiser: GaussianMixture, sampler: Sampler, num_steps: int) -> torch.T
     return x
 
 
-def table() -> dict[tuple[str, str], list[float]]:
+def errors() -> dict[tuple[str, str], list[float]]:
     """Root mean square distance from where the flow ends, at each budget; the flow by 4,000 steps of UniPC(3)."""
     denoiser = mixture()
     exact = walk(denoiser, UniPC(LogSNR(), order=3), 4000)
@@ -59,8 +60,7 @@ def table() -> dict[tuple[str, str], list[float]]:
     for grid_name, grid in GRIDS.items():
         for name, sampler in samplers(grid).items():
             steps = [max(1, round((b - sampler.start_evaluations) / sampler.evaluations)) for b in BUDGETS]
-            errors = [float((walk(denoiser, sampler, n) - exact).square().mean().sqrt()) for n in steps]
-            rows[name, grid_name] = errors
+            rows[name, grid_name] = [float((walk(denoiser, sampler, n) - exact).square().mean().sqrt()) for n in steps]
     return rows
 
 
@@ -99,11 +99,10 @@ def plot(rows: dict[tuple[str, str], list[float]], path: str) -> None:
 
 
 def main() -> None:
-    rows = table()
-    print("| sampler | time grid | " + " | ".join(f"{budget}" for budget in BUDGETS) + " |")
-    print("|---|---|" + "---|" * len(BUDGETS))
-    for (name, grid_name), errors in rows.items():
-        print(f"| `{name}` | {grid_name} | " + " | ".join(f"{error:.1e}" for error in errors) + " |")
+    rows = errors()
+    table = Table("sampler_error", "sampler", "time grid", *map(str, BUDGETS))
+    for (name, grid_name), found in rows.items():
+        table.add(f"`{name}`", grid_name, *(f"{error:.1e}" for error in found))
     for tolerance, (evaluations, error) in adaptive().items():
         print(f"`sampler=ode sampler.tolerance={tolerance:g}`: {evaluations:.0f} evaluations, error {error:.1e}")
     if len(sys.argv) > 1:

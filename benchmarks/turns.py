@@ -29,12 +29,12 @@ def speed_up(seconds: Mapping[str, Sequence[float]], of: str, over: str) -> floa
 
 
 class Table:
-    """Rows as they come, printed as Markdown; `write` keeps them as CSV too, and draws a bar for each.
+    """Prints rows as Markdown at once; `write` also saves them as CSV and draws a bar for each.
 
     Args:
         name: of the files.
-        columns: the first says what a row is about.
-        drawn: the columns whose numbers are bars.
+        columns: the first one names the rows.
+        drawn: the columns that are drawn as bars.
     """
 
     def __init__(self, name: str, *columns: str, drawn: Sequence[str] = ()) -> None:

@@ -97,7 +97,7 @@ TRAIN = [
     ("schedule=[1,2]", "command line was"),
     (
         "backbone.num_blocks=1000000000",
-        "backbone: asks for a network that is larger than this machine's memory; choose",
+        "backbone: this network does not fit into this machine's memory; choose",
     ),
     (
         "callbacks.checkpoint.monitor=fid",
@@ -141,7 +141,7 @@ TRAIN = [
     ("callbacks.noise_levels.path=.", "callbacks.noise_levels.path='.': name a file"),
     ("+trainer.overfit_batches=1", "trainer.overfit_batches=1: Lightning's own changes what a run is"),
     ("+trainer.fast_dev_run=true", "trainer.fast_dev_run=True: Lightning's own changes what a run is"),
-    ("data.batch_size=1000000000", "data.batch_size=1000000000: these images take 238 GiB"),
+    ("data.batch_size=1000000000", "data.batch_size=1000000000: these images need 238 GiB"),
     ("data.num_workers=100000", "data.num_workers=100000: choose at most"),
     ("trainer=cpu trainer.num_nodes=2", "trainer.num_nodes=2: the addresses of the other nodes are unknown"),
     ("callbacks.samples.share=0", "share=0"),

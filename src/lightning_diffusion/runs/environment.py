@@ -15,7 +15,7 @@ import torch
 
 from lightning_diffusion.runs.run import ENVIRONMENT, relative
 from lightning_diffusion.system.checkout import CHECKOUT
-from lightning_diffusion.system.files import NotWritten, read_text, write_text
+from lightning_diffusion.system.files import read_text, write_text, writing
 from lightning_diffusion.system.quoting import for_shell
 
 PACKAGE = "src/lightning_diffusion"
@@ -38,10 +38,8 @@ def _starts(path: Path) -> list[Any]:
             return starts
     aside = path.with_name(f"{path.name}.damaged")
     print(f"{relative(path)}: damaged; kept as {aside.name}, and begun anew", file=sys.stderr)
-    try:
+    with writing(path):
         os.replace(path, aside)
-    except OSError as error:
-        raise NotWritten(f"{path}: could not be written ({error.strerror})") from error
     return []
 
 

@@ -1,7 +1,5 @@
 """Runs side by side: what sets them apart, and which is best."""
 
-import csv
-import io
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -13,7 +11,7 @@ from typing import Any
 from lightning_diffusion.runs.comparable import BITS, BITS_ERROR, HELD_OUT, LOSS, sentence, warning
 from lightning_diffusion.runs.run import Run, higher_is_better
 from lightning_diffusion.system.console import printable
-from lightning_diffusion.system.files import write_text
+from lightning_diffusion.system.files import csv_text, write_text
 
 FIRST = (BITS, BITS_ERROR, LOSS, "steps", "images_per_second", "seconds")
 SEED = "seed"
@@ -141,11 +139,8 @@ class Comparison:
             found: dict[str, Mapping[str, float]] = {"": run.metrics, "num_samples": run.counts, "floor": run.floors}
             numbers = [found[part].get(name, "") for name, part in columns]
             rows.append([str(run.folder), *self.values(run).values(), run.state, *numbers, run.reason or ""])
-        file = io.StringIO(newline="")
-        csv.writer(file).writerows(
-            [printable(cell, LONGEST) if isinstance(cell, str) else cell for cell in row] for row in rows
-        )
-        write_text(path, file.getvalue())
+        cells = ([printable(cell, LONGEST) if isinstance(cell, str) else cell for cell in row] for row in rows)
+        write_text(path, csv_text(cells))
 
     def _parts(self, name: str) -> list[str]:
         """What stands in the .csv of a metric: itself, and beside a score the number of samples and the floor."""

@@ -1,7 +1,5 @@
 """Where in the clock the loss is lost."""
 
-import csv
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_diffusion.models.contracts import HeldOut
-from lightning_diffusion.system.files import write_text
+from lightning_diffusion.system.files import csv_text, write_text
 from lightning_diffusion.training.module import TrainingModule
 from lightning_diffusion.training.ownership import make_run_folder
 
@@ -83,8 +81,4 @@ class LossByNoiseLevel(L.Callback):
 
 def _write(path: Path, levels: list[dict[str, float]]) -> None:
     make_run_folder(path.parent)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(levels[0]))
-    writer.writeheader()
-    writer.writerows(levels)
-    write_text(path, text.getvalue())
+    write_text(path, csv_text([levels[0], *(level.values() for level in levels)]))

@@ -1,7 +1,6 @@
 """Where metrics go on every run, and when."""
 
 import csv
-import io
 import itertools
 import os
 import sys
@@ -14,7 +13,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_diffusion.runs.run import relative
-from lightning_diffusion.system.files import NotWritten, read_bytes, write_text
+from lightning_diffusion.system.files import csv_text, read_bytes, write_text, writing
 from lightning_diffusion.training.ownership import check_owned, make_run_folder
 
 
@@ -67,19 +66,13 @@ class CSVLogger(Logger):
     def settle(self) -> None:
         """Waits until the rows are on the disk: a checkpoint is saved next."""
         if self._columns:
-            try:
-                with self.path.open("ab") as file:
-                    os.fsync(file.fileno())
-            except OSError as error:
-                raise NotWritten(f"{self.path}: could not be written ({error.strerror})") from error
+            with writing(self.path), self.path.open("ab") as file:
+                os.fsync(file.fileno())
 
     def _append(self, row: dict[str, Any]) -> None:
-        try:
-            with self.path.open("r+b", buffering=0) as file:  # which makes no new file, should it be gone
-                file.seek(0, os.SEEK_END)
-                file.write(_csv(self._columns, [row], header=False).encode())
-        except OSError as error:
-            raise NotWritten(f"{self.path}: could not be written ({error.strerror})") from error
+        with writing(self.path), self.path.open("r+b", buffering=0) as file:  # makes no new file, should it be gone
+            file.seek(0, os.SEEK_END)
+            file.write(_csv(self._columns, [row], header=False).encode())
 
     def _rewrite(self, row: dict[str, Any]) -> None:
         """The first row of this run, or a column that the file does not have yet."""
@@ -93,12 +86,8 @@ class CSVLogger(Logger):
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], header: bool = True) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns)
-    if header:
-        writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    cells = ([row.get(column) for column in columns] for row in rows)
+    return csv_text([columns, *cells] if header else cells)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
