@@ -4,6 +4,7 @@ With λ = log(α/σ) and h = λ_s − λ_t:   x_s = σ_s/σ_t x_t + α_s (1 − 
 At either end of the clock λ may be infinite; there h is, and the step is of first order, x_s = σ_s/σ_t x_t + α_s D.
 """
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -71,6 +72,10 @@ def _sloped(schedule: NoiseSchedule, x_t: Tensor, D: Tensor, change: Tensor, t: 
 class DPMSolverMultistep(Sampler):
     """DPM-Solver++(1), (2M), (3M): one evaluation a step, earlier ones reused.
 
+    With the polynomial x̂_0(λ_t + u h) = Σ_k D_k u^k through the last `order` estimates, the flow's integral is
+
+        x_s = σ_s/σ_t x_t + α_s Σ_k ψ_k D_k ,   ψ_k = ∫_0^1 u^k e^{−h(1 − u)} h du ,   ψ_0 = 1 − e^{−h}
+
     (3M) starts by one step of (2S), with one evaluation in addition: Euler's would leave an error of second order.
 
     Args:
@@ -95,23 +100,42 @@ class DPMSolverMultistep(Sampler):
         now = Point(half_logsnr(schedule, t), denoiser(x_t, t))
         points = [now, *(state or [])][: self.order]
         h = half_logsnr(schedule, s) - now.lam
-        usable = [p for p in points if torch.isfinite(p.lam)] if torch.isfinite(h) else []
-        if len(usable) < self.order - 1:
+        if not torch.isfinite(h):
+            return advance(schedule, x_t, now.x_0, t, s), points
+        known = [p for p in points if torch.isfinite(p.lam)]
+        if len(known) < self.order - 1:
             return single_step(denoiser, x_t, now.x_0, t, s, self.order - 1), points
-        x_s = advance(schedule, x_t, now.x_0, t, s)
-        if len(usable) >= 2:
-            D1 = (usable[0].x_0 - usable[1].x_0) / expand((usable[0].lam - usable[1].lam) / h, x_t)
-            decay, alpha_s = torch.expm1(-h), schedule.alpha(s)
-            if len(usable) == 2:
-                x_s = x_s - expand(alpha_s * decay / 2, x_t) * D1
-            else:
-                r_0, r_1 = (usable[0].lam - usable[1].lam) / h, (usable[1].lam - usable[2].lam) / h
-                D1_before = (usable[1].x_0 - usable[2].x_0) / expand(r_1, x_t)
-                bend = (D1 - D1_before) / expand(r_0 + r_1, x_t)
-                D1 = D1 + expand(r_0, x_t) * bend
-                x_s = x_s + expand(alpha_s * (decay / h + 1), x_t) * D1
-                x_s = x_s - expand(alpha_s * (2 * (decay + h) / h**2 - 1), x_t) * bend
+        D, *others = polynomial(known, h)
+        x_s = advance(schedule, x_t, D, t, s)
+        for weight, D_k in zip(integrals(h, len(others)), others, strict=True):
+            x_s = x_s + expand(schedule.alpha(s) * weight, x_t) * D_k
         return x_s, points
+
+
+def polynomial(points: list[Point], h: Tensor) -> list[Tensor]:
+    """D_0, D_1, … of the polynomial Σ_k D_k u^k, u = (λ − λ_t)/h, through the points, of which the first is at λ_t."""
+    gaps = [(newer.lam - older.lam) / h for newer, older in itertools.pairwise(points)]
+    row, D = [point.x_0 for point in points], [points[0].x_0]
+    for k in range(1, len(points)):  # Newton's divided differences, on the nodes 0, −r_0, −r_0 − r_1, …
+        widths = [torch.stack(gaps[i : i + k]).sum() for i in range(len(row) - 1)]
+        row = [
+            (newer - older) / expand(w, newer)
+            for w, (newer, older) in zip(widths, itertools.pairwise(row), strict=True)
+        ]
+        D.append(row[0])
+    for k in range(len(points) - 2, 0, -1):  # Horner's rule, from products of u − node to powers of u
+        node = -torch.stack(gaps[:k]).sum()
+        for j in range(k, len(points) - 1):
+            D[j] = D[j] - expand(node, D[j]) * D[j + 1]
+    return D
+
+
+def integrals(h: Tensor, count: int) -> list[Tensor]:
+    """ψ_k = ∫_0^1 u^k e^{−h(1 − u)} h du, k = 1 … count ≤ 2. With count = 1, (2M)'s approximation (1 − e^{−h})/2."""
+    decay = torch.expm1(-h)
+    if count < 2:
+        return [-decay / 2][:count]
+    return [1 + decay / h, 1 - 2 * (decay + h) / h**2]
 
 
 class DPMSolverSinglestep(Sampler):
@@ -155,7 +179,7 @@ class DPMSolverSDE(Sampler):
         lost = -torch.expm1(-2 * h)  # 1 − e^{−2h}
         D = now.x_0
         if state is not None and torch.isfinite(state.lam) and h <= 4 * (now.lam - state.lam):
-            D = D + (now.x_0 - state.x_0) / expand(2 * (now.lam - state.lam) / h, x_t)
+            D = D + polynomial([now, state], h)[1] / 2
         kept = schedule.sigma(s) / schedule.sigma(t) * torch.exp(-h)
         mean = expand(kept, x_t) * x_t + expand(schedule.alpha(s) * lost, x_t) * D
         return mean + expand(schedule.sigma(s) * lost.sqrt(), x_t) * noise(), now
