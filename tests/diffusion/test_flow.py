@@ -8,7 +8,8 @@ from torchdiffeq import odeint
 
 from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.diffusion.denoiser import Conditioned, Denoiser
-from lightning_diffusion.diffusion.probability_flow import angle, radius, solve, time_of, transport
+from lightning_diffusion.diffusion.probability_flow import angle, radius, time_of, transport
+from lightning_diffusion.diffusion.runge_kutta import DORMAND_PRINCE, Tableau, solve
 from lightning_diffusion.diffusion.samplers.ode import ODE
 from lightning_diffusion.diffusion.time_grid import LogSNR, Trailing
 from tests.diffusion.options import SCHEDULES, times
@@ -57,10 +58,32 @@ def test_solution_is_that_of_torchdiffeq():
     torch.testing.assert_close(ours, reference, rtol=1e-7, atol=1e-7)
 
 
-def test_polynomials_up_to_the_order_are_met_exactly():
-    one = torch.ones(1, 1, dtype=F64)
-    y = solve(lambda y, theta, items: 5 * theta[:, None] ** 4, 0 * one, 0.0, 1.0, 1e-3)
+BOGACKI_SHAMPINE = Tableau(
+    a=((1 / 2,), (0.0, 3 / 4), (2 / 9, 1 / 3, 4 / 9)),
+    c=(1 / 2, 3 / 4, 1.0),
+    error=(-5 / 72, 1 / 12, 1 / 9, -1 / 8),
+    order=3,
+)
+TABLEAUS = pytest.mark.parametrize("tableau", [DORMAND_PRINCE, BOGACKI_SHAMPINE], ids=["5(4)", "3(2)"])
+
+
+@TABLEAUS
+def test_a_tableau_integrates_polynomials_up_to_its_order(tableau):
+    order, one = tableau.order, torch.ones(1, 1, dtype=F64)
+    y = solve(lambda y, time, items: order * time[:, None] ** (order - 1), 0 * one, 0.0, 1.0, 1e-3, tableau)
     assert abs(float(y) - 1) < 1e-12
+
+
+@TABLEAUS
+def test_a_tableaus_coefficients_satisfy_the_quadrature_conditions(tableau):
+    """Σ_j a_ij = c_i; Σ_i b_i c_i^k = 1/(k + 1) up to the order, and one less for the embedded method."""
+    assert [sum(row) for row in tableau.a] == pytest.approx(list(tableau.c))
+    nodes, solution = (0.0, *tableau.c), (*tableau.a[-1], 0.0)
+    embedded = [b - e for b, e in zip(solution, tableau.error, strict=True)]
+    for weights, order in ((solution, tableau.order), (embedded, tableau.order - 1)):
+        moments = [sum(b * c**k for b, c in zip(weights, nodes, strict=True)) for k in range(order + 1)]
+        assert moments[:order] == pytest.approx([1 / (k + 1) for k in range(order)])
+        assert abs(moments[order] - 1 / (order + 1)) > 1e-4
 
 
 class Labelled(Denoiser):

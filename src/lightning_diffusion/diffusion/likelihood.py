@@ -10,9 +10,10 @@ from torch import Tensor
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.diffusion.denoiser import Conditioned, Denoiser
 from lightning_diffusion.diffusion.noise import Noise
-from lightning_diffusion.diffusion.probability_flow import angle, radius, solve, time_of, velocity
+from lightning_diffusion.diffusion.probability_flow import angle, flow_with_density, radius
 from lightning_diffusion.diffusion.process import expand, marginal, posterior
 from lightning_diffusion.diffusion.reverse import Variance, reverse
+from lightning_diffusion.diffusion.runge_kutta import solve
 from lightning_diffusion.diffusion.schedule import NoiseSchedule
 
 HALF_BIN = 1 / 255  # half the distance of two of the 256 levels in [−1, 1]
@@ -112,18 +113,16 @@ def flow_log_likelihood(
     tolerance: float = 1e-5,
     t_start: float | None = None,
 ) -> Tensor:
-    """log p(x_0) in nats, (B,), by the change of variables along the probability flow from t_start to T:
-
-        d log p/dθ = −∇·(dy/dθ) = (∇·x̂_0 − D cos θ)/sin θ ,   ∇·x̂_0 ≈ zᵀ (∂x̂_0/∂y) z ,  z = ±1
+    """log p(x_0) in nats, (B,), by the change of variables along the probability flow from t_start to T.
 
     Args:
-        noise: draws of standard normal noise like x_0, whose signs are the z.
+        noise: draws of standard normal noise like x_0, whose signs z probe the flow's divergence.
         num_probes: draws of z over which the divergence is averaged; they stay the same along the way. None takes the
             exact divergence, at as many backward passes as x has dimensions.
         tolerance: of the adaptive solver.
         t_start: where the data is taken to be; the schedule's first time if None.
 
-    Ref: score-SDE Eq. 39, App. D.2; FFJORD §3.1 for the estimator
+    Ref: score-SDE Eq. 39, App. D.2
     """
     schedule, denoiser = denoiser.schedule, Conditioned(denoiser, condition)
     t = torch.tensor(schedule.t_min if t_start is None else t_start, dtype=torch.float64)
@@ -132,25 +131,11 @@ def flow_log_likelihood(
         probes = torch.eye(D).to(x_0)[None].expand(B, D, D)
     else:
         probes = torch.stack([noise().sign().flatten(1) for _ in range(num_probes)], dim=1) / num_probes**0.5
-
-    def slope(state: Tensor, theta: Tensor, items: Tensor) -> Tensor:
-        now, inner = time_of(schedule, theta), denoiser.of(items)
-        r = radius(schedule, now)
-        with torch.enable_grad():
-            y = state[:, :D].detach().requires_grad_()
-            x_t = (expand(r, y) * y).unflatten(1, shape)
-            x_0 = inner(x_t, now).flatten(1)
-            trace = torch.zeros_like(y[:, 0])
-            for z in probes[items].unbind(1):
-                (product,) = torch.autograd.grad(x_0, y, z, retain_graph=True)
-                trace = trace + (product * z).sum(1)
-        change = (trace - D * theta.cos().to(y)) / theta.sin().to(y)
-        return torch.cat([velocity(y, x_0, theta), change[:, None]], dim=1).detach()
-
     start, end = (float(angle(schedule, time)) for time in (t, schedule.end))
     r_start, r_end = radius(schedule, t).to(x_0), radius(schedule, schedule.end).to(x_0)
     state = torch.cat([(x_0 / r_start).flatten(1), x_0.new_zeros(B, 1)], dim=1)
-    y_T, change = solve(slope, state, start, end, tolerance).split([D, 1], dim=1)
+    state = solve(flow_with_density(denoiser, shape, probes), state, start, end, tolerance)
+    y_T, change = state.split([D, 1], dim=1)
     prior = log_normal(r_end * y_T, torch.zeros_like(y_T), torch.full_like(y_T, schedule.prior_std)).sum(1)
     return prior + D * (r_end / r_start).log() - change[:, 0]
 
