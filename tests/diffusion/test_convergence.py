@@ -20,9 +20,9 @@ from tests.diffusion.truth import F64, gaussian, mixture, points, probability_fl
 
 GRID = Trailing()
 DETERMINISTIC = {
-    "euler": Euler(50, GRID),
+    "euler": Euler(GRID, 50),
     "ddim": DDIM(GRID),
-    "heun": Heun(50, GRID),
+    "heun": Heun(GRID, 50),
     "edm": EDM(GRID),
     "dpm_singlestep": DPMSolverSinglestep(GRID),
     **{f"dpm_multistep_{order}": DPMSolverMultistep(GRID, order=order) for order in (1, 2, 3)},

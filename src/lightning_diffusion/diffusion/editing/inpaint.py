@@ -75,7 +75,7 @@ class RePaint(Sampler):
     def __init__(
         self, time_grid: TimeGrid, num_steps: int | None, jump: int, resamples: int, x_0: Tensor, mask: Tensor
     ) -> None:
-        super().__init__(num_steps, time_grid)
+        super().__init__(time_grid, num_steps)
         self.jump, self.resamples, self.x_0, self.mask = jump, resamples, x_0, mask
 
     def times(self, schedule: NoiseSchedule) -> Tensor:

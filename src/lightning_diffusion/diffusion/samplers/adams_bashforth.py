@@ -30,7 +30,7 @@ class AdamsBashforth(Sampler):
     """
 
     def __init__(self, time_grid: TimeGrid, num_steps: int | None = 20, order: int = 4) -> None:
-        super().__init__(num_steps, time_grid)
+        super().__init__(time_grid, num_steps)
         if order not in (1, 2, 3, 4):
             raise ValueError(f"sampler.order={order}: choose 1, 2, 3 or 4")
         self.order, self.start_evaluations = order, {3: 1, 4: 4}.get(order, 0)

@@ -18,17 +18,17 @@ class Sampler(ABC):
     """Walks the learned reverse process.
 
     Args:
-        num_steps: steps of the walk; None takes every step of a discrete chain.
         time_grid: the times of the walk.
+        num_steps: steps of the walk; None takes every step of a discrete chain.
 
     Raises:
         ValueError: num_steps < 1.
     """
 
-    def __init__(self, num_steps: int | None, time_grid: TimeGrid) -> None:
+    def __init__(self, time_grid: TimeGrid, num_steps: int | None) -> None:
         if num_steps is not None and num_steps < 1:
             raise ValueError(f"sampler.num_steps={num_steps}: choose at least 1, or null for every step of the chain")
-        self.num_steps, self.time_grid = num_steps, time_grid
+        self.time_grid, self.num_steps = time_grid, num_steps
 
     evaluations: int = 1  # of the denoiser in one step; the last one may take fewer
     start_evaluations: int = 0  # in addition, of a multistep method that starts by single steps

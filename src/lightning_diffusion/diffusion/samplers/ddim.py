@@ -26,7 +26,7 @@ class DDIM(Sampler):
     """
 
     def __init__(self, time_grid: TimeGrid, num_steps: int | None = 50, eta: float = 0.0) -> None:
-        super().__init__(num_steps, time_grid)
+        super().__init__(time_grid, num_steps)
         if not 0 <= eta <= 1:
             raise ValueError(f"sampler.eta={eta}: choose 0 (deterministic) <= eta <= 1 (ancestral)")
         self.eta, self.stochastic = eta, eta > 0

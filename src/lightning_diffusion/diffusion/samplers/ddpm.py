@@ -21,7 +21,7 @@ class DDPM(Sampler):
     stochastic = True
 
     def __init__(self, time_grid: TimeGrid, num_steps: int | None = None, variance: Variance = "posterior") -> None:
-        super().__init__(num_steps, time_grid)
+        super().__init__(time_grid, num_steps)
         self.variance: Variance = variance
 
     def check(self, denoiser: Denoiser) -> None:

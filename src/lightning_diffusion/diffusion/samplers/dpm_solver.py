@@ -88,7 +88,7 @@ class DPMSolverMultistep(Sampler):
     """
 
     def __init__(self, time_grid: TimeGrid, num_steps: int | None = 20, order: int = 2) -> None:
-        super().__init__(num_steps, time_grid)
+        super().__init__(time_grid, num_steps)
         if order not in (1, 2, 3):
             raise ValueError(f"sampler.order={order}: choose 1, 2 or 3")
         self.order, self.start_evaluations = order, 1 if order == 3 else 0
@@ -148,7 +148,7 @@ class DPMSolverSinglestep(Sampler):
     evaluations = 2
 
     def __init__(self, time_grid: TimeGrid, num_steps: int | None = 10) -> None:
-        super().__init__(num_steps, time_grid)
+        super().__init__(time_grid, num_steps)
 
     def step(
         self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, noise: Noise, state: None
@@ -168,7 +168,7 @@ class DPMSolverSDE(Sampler):
     stochastic = True
 
     def __init__(self, time_grid: TimeGrid, num_steps: int | None = 20) -> None:
-        super().__init__(num_steps, time_grid)
+        super().__init__(time_grid, num_steps)
 
     def step(
         self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, noise: Noise, state: Point | None

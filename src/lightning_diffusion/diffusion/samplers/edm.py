@@ -37,7 +37,7 @@ class EDM(Sampler):
         noise_max: float = math.inf,
         noise_scale: float = 1.0,
     ) -> None:
-        super().__init__(num_steps, time_grid)
+        super().__init__(time_grid, num_steps)
         if churn < 0 or noise_scale <= 0 or noise_min > noise_max:
             raise ValueError(
                 f"sampler.churn={churn}, noise_scale={noise_scale}, noise_min={noise_min}, noise_max={noise_max}: "

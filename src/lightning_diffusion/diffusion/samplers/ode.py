@@ -28,7 +28,7 @@ class ODE(Sampler):
     order = 5
 
     def __init__(self, time_grid: TimeGrid, num_steps: int | None = 5, tolerance: float = 1e-4) -> None:
-        super().__init__(num_steps, time_grid)
+        super().__init__(time_grid, num_steps)
         if tolerance < 1e-6:
             raise ValueError(f"sampler.tolerance={tolerance}: choose tolerance >= 1e-6, which float32 can still tell")
         self.tolerance = tolerance

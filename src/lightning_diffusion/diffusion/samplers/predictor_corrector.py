@@ -30,7 +30,7 @@ class PredictorCorrector(Sampler):
     def __init__(
         self, time_grid: TimeGrid, num_steps: int | None = 500, num_corrections: int = 1, target_snr: float = 0.16
     ) -> None:
-        super().__init__(num_steps, time_grid)
+        super().__init__(time_grid, num_steps)
         if num_corrections < 0 or target_snr <= 0:
             raise ValueError(
                 f"sampler.num_corrections={num_corrections}, target_snr={target_snr}: "

@@ -39,7 +39,7 @@ class UniPC(Sampler):
     """
 
     def __init__(self, time_grid: TimeGrid, num_steps: int | None = 10, order: int = 2) -> None:
-        super().__init__(num_steps, time_grid)
+        super().__init__(time_grid, num_steps)
         if order not in (1, 2, 3):
             raise ValueError(f"sampler.order={order}: choose 1, 2 or 3")
         self.points, self.order = order, order + 1
