@@ -89,6 +89,6 @@ def transport(denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, tolerance: 
     """
     schedule, shape = denoiser.schedule, x_t.shape[1:]
     start, end = (float(angle(schedule, time)) for time in (t, s))
-    y = (x_t / expand(radius(schedule, t), x_t)).flatten(1)
+    y = (x_t / radius(schedule, t)).flatten(1)
     y = solve(flow(denoiser, shape), y, start, end, tolerance)
-    return expand(radius(schedule, s), x_t) * y.unflatten(1, shape)
+    return radius(schedule, s) * y.unflatten(1, shape)

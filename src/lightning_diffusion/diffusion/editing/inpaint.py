@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_diffusion.diffusion.denoiser import Denoiser
 from lightning_diffusion.diffusion.editing.base import Editing, EditInputs, last_of
 from lightning_diffusion.diffusion.noise import Noise
-from lightning_diffusion.diffusion.process import expand, marginal, transition
+from lightning_diffusion.diffusion.process import marginal, transition
 from lightning_diffusion.diffusion.samplers.base import Sampler
 from lightning_diffusion.diffusion.samplers.ddpm import ancestral
 from lightning_diffusion.diffusion.schedule import NoiseSchedule
@@ -97,6 +97,6 @@ class RePaint(Sampler):
         schedule = denoiser.schedule
         if s > t:
             q = transition(schedule, s, t)
-            return expand(q.alpha, x_t) * x_t + expand(q.var.sqrt(), x_t) * noise(), None
+            return q.alpha * x_t + q.var.sqrt() * noise(), None
         known = marginal(self.x_0, noise(), schedule.alpha(s), schedule.sigma(s))
         return torch.where(self.mask > 0, ancestral(denoiser, x_t, t, s, noise), known), None

@@ -5,7 +5,6 @@ from torch import Tensor
 
 from lightning_diffusion.diffusion.denoiser import Denoiser, to_eps
 from lightning_diffusion.diffusion.noise import Noise
-from lightning_diffusion.diffusion.process import expand
 from lightning_diffusion.diffusion.samplers.base import Sampler
 from lightning_diffusion.diffusion.samplers.dpm_solver import single_step
 from lightning_diffusion.diffusion.samplers.euler import slope_weight
@@ -43,13 +42,13 @@ class AdamsBashforth(Sampler):
         x_0 = denoiser(x_t, t)
         eps = to_eps(x_0, x_t, alpha_t, schedule.sigma(t))
         if alpha_t == 0:  # σ/α is infinite: Euler's step, and no slope to remember
-            return expand(alpha_s, x_t) * x_0 + expand(schedule.sigma(s), x_t) * eps, []
+            return alpha_s * x_0 + schedule.sigma(s) * eps, []
         slopes = [(schedule.sigma(t) / alpha_t, eps), *(state or [])][: self.order]
         if len(slopes) < self.order - 1:
             return single_step(denoiser, x_t, x_0, t, s, self.order - 1), slopes
         weights = extrapolation_weights([level for level, _ in slopes], schedule.sigma(s) / alpha_s)
-        total = sum(expand(weight, x_t) * slope for weight, (_, slope) in zip(weights, slopes, strict=True))
-        return expand(alpha_s / alpha_t, x_t) * x_t + expand(slope_weight(schedule, t, s), x_t) * total, slopes
+        total = sum(weight * slope for weight, (_, slope) in zip(weights, slopes, strict=True))
+        return alpha_s / alpha_t * x_t + slope_weight(schedule, t, s) * total, slopes
 
 
 def extrapolation_weights(nodes: list[Tensor], end: Tensor) -> list[Tensor]:

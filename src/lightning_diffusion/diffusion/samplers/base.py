@@ -44,7 +44,8 @@ class Sampler(ABC):
         Args:
             denoiser: with its condition filled in, called as denoiser(x_t, t).
             x_t: (B, C, H, W).
-            t, s: t > s ≥ 0, float64 scalars.
+            t, s: t > s ≥ 0, float64 scalars on the CPU. Functions of them multiply an image as numbers do: the product
+                keeps the image's dtype and device.
             noise: draws of standard normal noise, (B, C, H, W).
             state: what the last step returned as its state; None at the first.
 

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from lightning_diffusion.diffusion.denoiser import Denoiser, to_eps
 from lightning_diffusion.diffusion.noise import Noise
-from lightning_diffusion.diffusion.process import expand, posterior
+from lightning_diffusion.diffusion.process import posterior
 from lightning_diffusion.diffusion.samplers.base import Sampler
 from lightning_diffusion.diffusion.time_grid import TimeGrid
 
@@ -39,5 +39,5 @@ class DDIM(Sampler):
         eps = to_eps(x_0, x_t, schedule.alpha(t), schedule.sigma(t))
         var = self.eta**2 * posterior(schedule, t, s).var
         towards_eps = (schedule.sigma(s) ** 2 - var).clamp(min=0).sqrt()
-        x_s = expand(schedule.alpha(s), x_t) * x_0 + expand(towards_eps, x_t) * eps
-        return (x_s + expand(var.sqrt(), x_t) * noise() if self.eta > 0 else x_s), None
+        x_s = schedule.alpha(s) * x_0 + towards_eps * eps
+        return (x_s + var.sqrt() * noise() if self.eta > 0 else x_s), None

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from lightning_diffusion.diffusion.denoiser import Denoiser
 from lightning_diffusion.diffusion.noise import Noise
-from lightning_diffusion.diffusion.process import expand
 from lightning_diffusion.diffusion.samplers.base import Sampler
 from lightning_diffusion.diffusion.schedule import NoiseSchedule
 from lightning_diffusion.diffusion.time_grid import TimeGrid
@@ -33,7 +32,7 @@ def half_logsnr(schedule: NoiseSchedule, t: Tensor) -> Tensor:
 def advance(schedule: NoiseSchedule, x_t: Tensor, D: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """σ_s/σ_t x_t + α_s (1 − e^{−h}) D, written without h so that its ends need no limit."""
     ratio = schedule.sigma(s) / schedule.sigma(t)
-    return expand(ratio, x_t) * x_t + expand(schedule.alpha(s) - schedule.alpha(t) * ratio, x_t) * D
+    return ratio * x_t + (schedule.alpha(s) - schedule.alpha(t) * ratio) * D
 
 
 def single_step(denoiser: Denoiser, x_t: Tensor, x_0: Tensor, t: Tensor, s: Tensor, order: int) -> Tensor:
@@ -66,7 +65,7 @@ def single_step(denoiser: Denoiser, x_t: Tensor, x_0: Tensor, t: Tensor, s: Tens
 def _sloped(schedule: NoiseSchedule, x_t: Tensor, D: Tensor, change: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """x_s of a D that is linear in λ and has changed by `change` at s."""
     h = half_logsnr(schedule, s) - half_logsnr(schedule, t)
-    return advance(schedule, x_t, D, t, s) + expand(schedule.alpha(s) * (torch.expm1(-h) / h + 1), x_t) * change
+    return advance(schedule, x_t, D, t, s) + schedule.alpha(s) * (torch.expm1(-h) / h + 1) * change
 
 
 class DPMSolverMultistep(Sampler):
@@ -108,7 +107,7 @@ class DPMSolverMultistep(Sampler):
         D, *others = polynomial(known, h)
         x_s = advance(schedule, x_t, D, t, s)
         for weight, D_k in zip(integrals(h, len(others)), others, strict=True):
-            x_s = x_s + expand(schedule.alpha(s) * weight, x_t) * D_k
+            x_s = x_s + schedule.alpha(s) * weight * D_k
         return x_s, points
 
 
@@ -117,16 +116,13 @@ def polynomial(points: list[Point], h: Tensor) -> list[Tensor]:
     gaps = [(newer.lam - older.lam) / h for newer, older in itertools.pairwise(points)]
     row, D = [point.x_0 for point in points], [points[0].x_0]
     for k in range(1, len(points)):  # Newton's divided differences, on the nodes 0, −r_0, −r_0 − r_1, …
-        widths = [torch.stack(gaps[i : i + k]).sum() for i in range(len(row) - 1)]
-        row = [
-            (newer - older) / expand(w, newer)
-            for w, (newer, older) in zip(widths, itertools.pairwise(row), strict=True)
-        ]
+        widths = [sum(gaps[i : i + k]) for i in range(len(row) - 1)]
+        row = [(newer - older) / w for w, (newer, older) in zip(widths, itertools.pairwise(row), strict=True)]
         D.append(row[0])
     for k in range(len(points) - 2, 0, -1):  # Horner's rule, from products of u − node to powers of u
-        node = -torch.stack(gaps[:k]).sum()
+        node = -sum(gaps[:k])
         for j in range(k, len(points) - 1):
-            D[j] = D[j] - expand(node, D[j]) * D[j + 1]
+            D[j] = D[j] - node * D[j + 1]
     return D
 
 
@@ -181,5 +177,5 @@ class DPMSolverSDE(Sampler):
         if state is not None and torch.isfinite(state.lam) and h <= 4 * (now.lam - state.lam):
             D = D + polynomial([now, state], h)[1] / 2
         kept = schedule.sigma(s) / schedule.sigma(t) * torch.exp(-h)
-        mean = expand(kept, x_t) * x_t + expand(schedule.alpha(s) * lost, x_t) * D
-        return mean + expand(schedule.sigma(s) * lost.sqrt(), x_t) * noise(), now
+        mean = kept * x_t + schedule.alpha(s) * lost * D
+        return mean + schedule.sigma(s) * lost.sqrt() * noise(), now

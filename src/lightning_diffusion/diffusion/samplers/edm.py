@@ -7,7 +7,6 @@ from torch import Tensor
 
 from lightning_diffusion.diffusion.denoiser import Denoiser
 from lightning_diffusion.diffusion.noise import Noise
-from lightning_diffusion.diffusion.process import expand
 from lightning_diffusion.diffusion.samplers.base import Sampler
 from lightning_diffusion.diffusion.samplers.euler import heun
 from lightning_diffusion.diffusion.time_grid import TimeGrid
@@ -58,5 +57,5 @@ class EDM(Sampler):
         if gamma == 0 or t_hat >= schedule.T:  # the clock ends at T: no noise beyond it
             return heun(denoiser, x_t, t, s), None
         added = torch.sqrt(raised**2 - level**2) * self.noise_scale
-        x_hat = expand(schedule.alpha(t_hat), x_t) * (x_t / expand(alpha_t, x_t) + expand(added, x_t) * noise())
+        x_hat = schedule.alpha(t_hat) * (x_t / alpha_t + added * noise())
         return heun(denoiser, x_hat, t_hat, s), None

@@ -4,7 +4,6 @@ from torch import Tensor
 
 from lightning_diffusion.diffusion.denoiser import Denoiser, to_eps
 from lightning_diffusion.diffusion.noise import Noise
-from lightning_diffusion.diffusion.process import expand
 from lightning_diffusion.diffusion.samplers.base import Sampler
 from lightning_diffusion.diffusion.schedule import NoiseSchedule
 
@@ -50,7 +49,7 @@ def euler(denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor
     schedule = denoiser.schedule
     x_0 = denoiser(x_t, t)
     eps = to_eps(x_0, x_t, schedule.alpha(t), schedule.sigma(t))
-    return expand(schedule.alpha(s), x_t) * x_0 + expand(schedule.sigma(s), x_t) * eps, x_0, eps
+    return schedule.alpha(s) * x_0 + schedule.sigma(s) * eps, x_0, eps
 
 
 def heun(denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -63,7 +62,7 @@ def heun(denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return x_s
     x_0_s = denoiser(x_s, s)
     eps_s = to_eps(x_0_s, x_s, alpha_s, sigma_s)
-    return x_s + expand(on_x_0, x_t) * (x_0_s - x_0) + expand(on_eps, x_t) * (eps_s - eps)
+    return x_s + on_x_0 * (x_0_s - x_0) + on_eps * (eps_s - eps)
 
 
 def slope_weight(schedule: NoiseSchedule, t: Tensor, s: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from torch import Tensor
 
 from lightning_diffusion.diffusion.denoiser import Denoiser, to_eps
 from lightning_diffusion.diffusion.noise import Noise
-from lightning_diffusion.diffusion.process import expand
 from lightning_diffusion.diffusion.samplers.base import Sampler
 from lightning_diffusion.diffusion.samplers.ddpm import ancestral
 from lightning_diffusion.diffusion.time_grid import TimeGrid
@@ -48,6 +47,6 @@ class PredictorCorrector(Sampler):
         alpha, sigma = denoiser.schedule.alpha(s), denoiser.schedule.sigma(s)
         delta = 2 * (self.target_snr * sigma) ** 2
         for _ in range(self.num_corrections):
-            score = -to_eps(denoiser(x, s), x, alpha, sigma) / expand(sigma, x)
-            x = x + expand(delta, x) * score + expand((2 * delta).sqrt(), x) * noise()
+            score = -to_eps(denoiser(x, s), x, alpha, sigma) / sigma
+            x = x + delta * score + (2 * delta).sqrt() * noise()
         return x, None

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from lightning_diffusion.diffusion.denoiser import Denoiser
 from lightning_diffusion.diffusion.noise import Noise
-from lightning_diffusion.diffusion.process import expand
 from lightning_diffusion.diffusion.samplers.base import Sampler
 from lightning_diffusion.diffusion.samplers.dpm_solver import Point, advance, half_logsnr, single_step
 from lightning_diffusion.diffusion.schedule import NoiseSchedule
@@ -72,10 +71,9 @@ def unified_step(
         return x_s
     r = torch.stack([(p.lam - points[0].lam) / h for p in others])
     total = sum(
-        expand(rho / r_m, x) * (p.x_0 - points[0].x_0)
-        for rho, r_m, p in zip(unified_weights(r, h), r, others, strict=True)
+        rho / r_m * (p.x_0 - points[0].x_0) for rho, r_m, p in zip(unified_weights(r, h), r, others, strict=True)
     )
-    return x_s - expand(schedule.alpha(s) * torch.expm1(-h), x) * total
+    return x_s - schedule.alpha(s) * torch.expm1(-h) * total
 
 
 def unified_weights(r: Tensor, h: Tensor) -> Tensor:
