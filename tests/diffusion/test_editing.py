@@ -16,7 +16,7 @@ from lightning_diffusion.diffusion.samplers.ddim import DDIM
 from lightning_diffusion.diffusion.samplers.ddpm import DDPM
 from lightning_diffusion.diffusion.samplers.ode import ODE
 from lightning_diffusion.diffusion.time_grid import LogSNR, Trailing
-from tests.diffusion.options import SCHEDULES
+from tests.diffusion.options import SCHEDULES, option, options
 from tests.diffusion.truth import F64, gaussian, mixture, normal_like, points
 
 ZERO = torch.tensor(0.0, dtype=F64)
@@ -99,13 +99,14 @@ class Conditional(Denoiser):
         return self.inner(x_t, t)
 
 
-def test_labels_go_with_the_pictures():
-    x_0 = points(3, 2)
-    mask = torch.ones(2)
-    for edit in (ImageToImage(), Inpaint(Trailing(), 5, 1, 2), Invert(1), Interpolate(4, 1)):
-        denoiser = Conditional()
-        edit(denoiser, DDIM(Trailing(), 5), EditInputs(x_0, by_label(torch.full((3,), 3)), mask, normal_like(x_0)))
-        assert denoiser.calls > 0
+@pytest.mark.parametrize("name", options("edit"))
+def test_labels_go_with_the_pictures(name):
+    x_0, edit, denoiser = points(3, 2), option("edit", name), Conditional()
+    inputs = EditInputs(x_0, by_label(torch.full((3,), 3)), torch.ones(2), normal_like(x_0))
+    columns = edit(denoiser, DDIM(Trailing(), 5), inputs)
+    assert denoiser.calls > 0
+    assert set(edit.inputs) <= set(columns)
+    assert all(torch.isfinite(column).all() for column in columns.values())
 
 
 def given(x_0):

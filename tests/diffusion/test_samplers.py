@@ -17,8 +17,10 @@ from lightning_diffusion.diffusion.noise import IndexedNoise
 from lightning_diffusion.diffusion.parameterization import X0, Eps, V
 from lightning_diffusion.diffusion.samplers.ddim import DDIM
 from lightning_diffusion.diffusion.samplers.ddpm import DDPM
+from lightning_diffusion.diffusion.samplers.dpm_solver import Point, integrals, polynomial
 from lightning_diffusion.diffusion.time_grid import Karras, Leading, Linear, LogSNR, Quadratic, Trailing
-from tests.diffusion.options import SCHEDULES
+from tests.diffusion.options import SCHEDULES, option, options
+from tests.diffusion.truth import F64
 
 SHAPE = (1, 2, 2)
 
@@ -219,17 +221,20 @@ def test_refuses_what_cannot_be_walked(make, key):
         make()
 
 
-@pytest.mark.parametrize("grid", [Trailing(), Leading(), Linear(), Quadratic(), Karras(), LogSNR()])
+STARTS_BELOW_T = ("leading", "karras_brief")
+
+
+@pytest.mark.parametrize("grid_name", options("time_grid"))
 @pytest.mark.parametrize("name", ["linear", "vp", "edm"])
-def test_every_grid_falls_from_the_noisy_end_to_zero_exactly(grid, name):
-    schedule = SCHEDULES[name]
+def test_every_grid_falls_from_the_noisy_end_to_zero_exactly(grid_name, name):
+    schedule, grid = SCHEDULES[name], option("time_grid", grid_name)
     for n in (1, 2, 3, 10, 25):
         times = grid(schedule, n)
         assert len(times) == n + 1
         assert times[-1] == 0
         assert times[0] <= float(schedule.T)
         assert (times.diff() < 0).all()
-        if not isinstance(grid, Leading):
+        if grid_name not in STARTS_BELOW_T:
             assert times[0] == pytest.approx(float(schedule.T), rel=1e-9)
 
 
@@ -244,3 +249,24 @@ def test_grids_are_the_papers():
     assert Quadratic()(linear, 10).tolist() == [1000, 810, 640, 490, 360, 250, 160, 90, 40, 10, 0]
     lambdas = linear.logsnr(LogSNR()(linear, 10)[:-1])
     torch.testing.assert_close(lambdas.diff(), lambdas.diff().mean().expand(9))
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_polynomial_through_the_estimates_has_their_coefficients(degree):
+    """The estimates lie on a known polynomial in u, at uneven times, the newest at u = 0."""
+    coefficients = torch.randn(degree + 1, *SHAPE, dtype=F64, generator=torch.Generator().manual_seed(0))
+    lam, h = torch.tensor([0.3, -0.2, -1.1, -1.5], dtype=F64)[: degree + 1], torch.tensor(0.7, dtype=F64)
+    powers = ((lam - lam[0]) / h)[:, None] ** torch.arange(degree + 1)
+    values = torch.einsum("nk,k...->n...", powers, coefficients)
+    found = polynomial([Point(*pair) for pair in zip(lam, values, strict=True)], h)
+    torch.testing.assert_close(torch.stack(found), coefficients, rtol=1e-10, atol=1e-10)
+
+
+def test_integrals_of_the_multistep_formula():
+    """ψ_1 and ψ_2 against the trapezoidal rule, and the approximation of ψ_1 in (2M)."""
+    h, u = torch.tensor(0.7, dtype=F64), torch.linspace(0, 1, 20_001, dtype=F64)
+    exact = [torch.trapezoid(u**k * torch.exp(-h * (1 - u)) * h, u) for k in (1, 2)]
+    torch.testing.assert_close(torch.stack(integrals(h, 2)), torch.stack(exact), rtol=1e-7, atol=1e-8)
+    (approximate,) = integrals(h, 1)
+    assert float(approximate) == pytest.approx((1 - math.exp(-0.7)) / 2)
+    assert integrals(h, 0) == []

@@ -7,8 +7,7 @@ from lightning_diffusion.diffusion.denoiser import Denoiser
 from lightning_diffusion.diffusion.process import expand
 from lightning_diffusion.diffusion.samplers.edm import EDM
 from lightning_diffusion.diffusion.time_grid import Trailing
-from tests.diffusion.options import SCHEDULES
-from tests.diffusion.test_pairings import option, options
+from tests.diffusion.options import SCHEDULES, fresh, option, options
 from tests.diffusion.truth import F64
 
 USUAL = ["cosine", "edm"]
@@ -39,12 +38,13 @@ def largest(sampler, denoiser):
 @pytest.mark.parametrize("sampler_name", options("sampler"))
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in USUAL else [pytest.mark.slow]) for n in SCHEDULES])
 def test_few_steps_stay_where_the_data_is(name, sampler_name):
-    sampler, denoiser = option.__wrapped__("sampler", sampler_name), TwoHills(SCHEDULES[name])
-    if sampler_name == "ode":
-        sampler.tolerance = 0.01
+    sampler, denoiser = fresh("sampler", sampler_name), TwoHills(SCHEDULES[name])
+    counts = COUNTS
+    if sampler.adaptive:
+        sampler.tolerance, counts = 0.01, (4,)
     for grid_name in options("time_grid"):
         sampler.time_grid = option("time_grid", grid_name)
-        for sampler.num_steps in COUNTS if sampler_name != "ode" else (4,):
+        for sampler.num_steps in counts:
             schedule, refusal = denoiser.schedule, None
             if grid_name == "karras" and schedule.terminal_snr() == 0:
                 refusal = "^time_grid=karras and schedule: .*choose"

@@ -34,6 +34,7 @@ class Sampler(ABC):
     start_evaluations: int = 0  # in addition, of a multistep method that starts by single steps
     order: int = 1  # of convergence to the probability flow (stochastic samplers: 1, in distribution)
     stochastic: bool = False  # whether steps draw noise
+    adaptive: bool = False  # whether a tolerance sets the error, not the number of steps
 
     @abstractmethod
     def step(

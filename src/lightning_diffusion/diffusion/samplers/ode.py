@@ -26,6 +26,7 @@ class ODE(Sampler):
     """
 
     order = 5
+    adaptive = True
 
     def __init__(self, time_grid: TimeGrid, num_steps: int | None = 5, tolerance: float = 1e-4) -> None:
         super().__init__(time_grid, num_steps)
