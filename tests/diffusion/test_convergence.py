@@ -28,12 +28,12 @@ TOLERANCE = 0.2  # of an order
 
 
 def even_times(schedule, num_steps, level=6.0):
-    """Even in the log-SNR, from σ/α = level."""
+    """Times that are even in the log-SNR, from σ/α = level."""
     return schedule.t_of_logsnr(torch.linspace(-2 * math.log(level), 3, num_steps + 1, dtype=F64))
 
 
 def error(sampler, denoiser, exact, times):
-    """Root mean square error at times[-1], from the first step on."""
+    """Root mean square error at times[-1] of a walk that starts at times[0]."""
     *_, x = sampler.walk(denoiser, None, start=exact[0], times=times)
     return float((x - exact[-1]).square().mean().sqrt())
 
@@ -53,10 +53,10 @@ def measured_order(sampler, denoiser, solve, level=6.0):
     return order
 
 
-@pytest.mark.parametrize("level", [pytest.param(6.0, marks=pytest.mark.slow), 0.7])  # the mixture starts from 6 too
+@pytest.mark.parametrize("level", [pytest.param(6.0, marks=pytest.mark.slow), 0.7])  # the mixture starts at 6 too
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_order_on_the_gaussian(name, level):
-    """From high noise, where x̂_0 hardly changes and a start of low order hardly shows, and from low noise."""
+    """From high noise, where x̂_0 hardly changes and hides a start of low order, and from low noise."""
     denoiser, x = gaussian(SCHEDULES["shifted_cosine"]), points(16, 3)
     sampler = DETERMINISTIC[name]
     order = measured_order(sampler, denoiser, lambda times: [x, denoiser.transport(x, times[0], times[-1])], level)
@@ -126,7 +126,7 @@ def test_distribution_of_the_mixture_is_recovered(name):
     weight_error = (shares - weights) / (weights * (1 - weights) / N).sqrt()
     assert weight_error.abs().max() < 5, weight_error
 
-    for k in range(3):  # the spread inside each component, which is where noise of the wrong size shows
+    for k in range(3):  # the spread inside each component reveals noise of the wrong size
         inside = x[component == k]
         ratio = inside.var(0) / denoiser.covariances[k].diag() - 1
         assert (ratio.abs() / math.sqrt(2 / len(inside))).max() < 5, (k, ratio)
@@ -158,8 +158,8 @@ def exact_moments(sampler, denoiser, num_steps):
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
-def test_variance_of_a_gaussian_is_met_as_closely_as_the_steps_allow(name):
-    """The bias falls as 1/N, and nothing is left in the limit: noise that is 2% too large would leave up to 4%."""
+def test_bias_of_a_gaussians_variance_vanishes_with_the_steps(name):
+    """The bias falls as 1/N and vanishes in the limit: noise that is 2% too large would leave up to 4%."""
     sampler, schedule = walker(name)
     denoiser = Gaussian(schedule, torch.tensor([0.4], dtype=F64), torch.tensor([[0.3]], dtype=F64))
     (_, coarse), (reached_mean, fine) = (exact_moments(sampler, denoiser, n) for n in (300, 600))

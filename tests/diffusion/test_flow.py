@@ -1,4 +1,4 @@
-"""The probability flow and its adaptive solution, against exact ones and against torchdiffeq's."""
+"""The probability flow and the adaptive solver, against exact solutions and torchdiffeq."""
 
 import math
 
@@ -29,7 +29,7 @@ def test_angle_is_a_clock(name):
 
 @pytest.mark.parametrize("name", ["vp", "edm", "flow", "sub_vp", "shifted_cosine", "linear", "linear_zero"])
 def test_transport_is_the_exact_flow_both_ways(name):
-    """Also from the very end of a schedule that leaves no signal, where α = 0."""
+    """Also from the end of a schedule that leaves no signal, where α = 0."""
     denoiser = gaussian(SCHEDULES[name])
     schedule, x = denoiser.schedule, points(8, 3) * denoiser.schedule.prior_std
     t, s = schedule.end, schedule.nearest(schedule.end / 50)
@@ -100,7 +100,7 @@ class Labelled(Denoiser):
         return sign * self.inner(sign * x_t, t)
 
 
-def test_an_item_is_solved_as_if_it_were_alone():
+def test_an_item_is_solved_independently_of_the_others():
     denoiser, x = Labelled(), points(16, 2)
     condition = by_label(torch.arange(16) % 2)
     t, s = denoiser.schedule.end, torch.tensor(1e-3, dtype=F64)
@@ -108,18 +108,20 @@ def test_an_item_is_solved_as_if_it_were_alone():
     count = denoiser.evaluated
     alone = [transport(Conditioned(denoiser, condition[i : i + 1]), x[i : i + 1], t, s, 1e-5) for i in range(16)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-9, atol=1e-9)
-    assert denoiser.evaluated == 2 * count  # and at the same cost: none waits for the hardest
+    assert denoiser.evaluated == 2 * count  # at the same cost: no item waits for the hardest
 
 
 @pytest.mark.parametrize("name", ["vp", "edm", "cosine_zero"])
-def test_sampler_ends_where_the_flow_does_whatever_its_pieces(name):
+def test_sampler_follows_the_flow_with_any_number_of_segments(name):
     denoiser = gaussian(SCHEDULES[name])
     x = points(32, 3)
     start = x * denoiser.schedule.prior_std
     exact = denoiser.transport(start, denoiser.schedule.end, torch.tensor(0.0, dtype=F64))
     for sampler in (ODE(Trailing(), 1), ODE(Trailing(), 7), ODE(LogSNR(), 3, tolerance=1e-6)):
         *_, x_0 = sampler.walk(denoiser, lambda: x)
-        assert float((x_0 - exact).square().mean().sqrt()) < 5e-3  # the first time's noise is not undone by the flow
+        assert (
+            float((x_0 - exact).square().mean().sqrt()) < 5e-3
+        )  # the flow does not remove the noise of the first time
 
 
 def test_sampler_follows_the_flow_to_the_first_time_and_takes_the_estimate_there():
@@ -130,13 +132,13 @@ def test_sampler_follows_the_flow_to_the_first_time_and_takes_the_estimate_there
     torch.testing.assert_close(x_0, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_what_is_not_a_number_ends():
+def test_nan_ends_the_solver():
     y = solve(lambda y, theta, items: y * torch.nan, points(2, 3), 1.0, 0.0, 1e-4)
     assert torch.isnan(y).all()
 
 
-def test_a_kink_does_not_stop_the_walk():
-    """Where the slope jumps, the steps shrink to their floor and go on."""
+def test_a_jump_of_the_slope_does_not_stop_the_solver():
+    """At the jump, the steps shrink to the shortest, which is always accepted."""
     y = solve(lambda y, theta, items: torch.sign(theta - 0.37)[:, None], torch.zeros(1, 1, dtype=F64), 1.0, 0.0, 1e-9)
     assert abs(float(y) + 0.63 - 0.37) < 1e-3
 

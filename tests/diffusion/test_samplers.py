@@ -32,7 +32,7 @@ def gaussian(schedule):
 
 
 def draws(count, seed=0):
-    """Float64 noise of one batch, as a sampler calls for it."""
+    """Return a function that draws float64 noise for one batch."""
     generator = torch.Generator().manual_seed(seed)
     return lambda: torch.randn(count, *SHAPE, dtype=torch.float64, generator=generator)
 
@@ -71,12 +71,12 @@ def test_ddpm_recovers_the_mean_and_variance_of_the_data(variance):
     mean_error = (x.flatten(1).mean(0) - mean) / (var / N).sqrt()
     var_error = (x.flatten(1).var(0) / var - 1) / (2 / N) ** 0.5
     assert mean_error.abs().max() < 5  # standard errors
-    # with the exact denoiser β̃ loses, and β adds, a share of the posterior's spread that is O(1/T)
+    # with the exact denoiser β̃ omits, and β adds, a share of the posterior's spread that is O(1/T)
     assert var_error.abs().max() < 5 + 1
 
 
 class Cubic(torch.nn.Module):
-    """Some network: smooth, and different at every time."""
+    """A smooth network whose output differs at every time."""
 
     def forward(self, x, time, condition):
         return 0.3 * x - 0.1 * x**3 + 0.05 * torch.sin(time / 100)[:, None, None, None]
@@ -153,7 +153,7 @@ def test_ddim_equals_diffusers_step_by_step(make, parameterization, prediction_t
 @pytest.mark.parametrize("eta", [0.0, 0.5])
 @pytest.mark.parametrize("make", [schedules.linear, schedules.cosine])
 def test_ddim_under_clipping_takes_its_noise_from_the_clipped_estimate(make, eta):
-    """diffusers' use_clipped_model_output=True; without it ε̂ is the network's, which no longer fits x̂_0."""
+    """As with use_clipped_model_output=True in diffusers, whose default ε̂ is inconsistent with the clipped x̂_0."""
     network, differs = Cubic(), []
     denoiser = Clip(NetworkDenoiser(network, make(), Eps()))
     theirs = reference(diffusers.DDIMScheduler, make, "epsilon", clip=True, set_alpha_to_one=True)
@@ -171,7 +171,7 @@ def test_ddim_under_clipping_takes_its_noise_from_the_clipped_estimate(make, eta
 
 
 @pytest.mark.parametrize("sampler", [DDPM(Trailing(), 20), DDIM(Trailing(), 20), DDIM(Trailing(), 20, eta=0.7)])
-def test_a_sample_depends_on_seed_and_index_alone(sampler):
+def test_a_sample_depends_only_on_seed_and_index(sampler):
     denoiser = Clip(NetworkDenoiser(Cubic(), schedules.cosine(), V()))
     whole = sampler.sample(denoiser, range(64), SHAPE, seed=1, batch_size=64)
     torch.testing.assert_close(sampler.sample(denoiser, range(64), SHAPE, seed=1, batch_size=7), whole)
@@ -216,7 +216,7 @@ def test_grid_ends_at_zero_exactly():
         (lambda: Clip(gaussian(schedules.cosine()), bound=0.0), "guidance.bound=0"),
     ],
 )
-def test_refuses_what_cannot_be_walked(make, key):
+def test_refusals(make, key):
     with pytest.raises(ValueError, match=key):
         make()
 

@@ -1,4 +1,4 @@
-"""Few steps of every sampler, on every schedule and time grid of conf/, leave a sample where the data is."""
+"""Few steps of every sampler, on every schedule and time grid of conf/, give samples near the data."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ FAR = 2.5  # the data is within 1.8
 
 
 class TwoHills(Denoiser):
-    """The exact denoiser of ±0.8 + 0.2 z, in each pixel for itself."""
+    """The exact denoiser of independent pixels ±0.8 + 0.2 z."""
 
     def __init__(self, schedule):
         super().__init__()
@@ -59,7 +59,7 @@ def test_few_steps_stay_where_the_data_is(name, sampler_name):
 
 @pytest.mark.parametrize("name", ["cosine", "jsd", "flow", "edm", "linear_zero"])
 def test_churn_adds_no_noise_where_the_clock_ends(name):
-    """At T nothing may be added, whatever is left of the signal: the denoiser would take it for data."""
+    """At T no noise can be added, however much signal is left: the denoiser would take the noise for data."""
     schedule, drawn = SCHEDULES[name], []
     x = schedule.prior_std * torch.ones(1, 1, 2, 2, dtype=F64)
 

@@ -1,4 +1,4 @@
-"""How probable a model finds images: the variational bound of the chain, and the exact likelihood of the flow."""
+"""The likelihood of images under a model: the variational bound of the chain, and the exact likelihood of the flow."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from lightning_diffusion.diffusion.reverse import Variance, reverse
 from lightning_diffusion.diffusion.runge_kutta import solve
 from lightning_diffusion.diffusion.schedule import NoiseSchedule
 
-HALF_BIN = 1 / 255  # half the distance of two of the 256 levels in [−1, 1]
+HALF_BIN = 1 / 255  # half the distance between neighbors of the 256 levels in [−1, 1]
 
 
 class Bound(NamedTuple):
@@ -41,7 +41,7 @@ def variational_bound(
     discretized: bool = True,
     on_step: Callable[[], None] = lambda: None,
 ) -> Bound:
-    """The bound of a discrete chain, with one draw of noise for each of its T steps.
+    """Estimate the bound of a discrete chain, with one draw of noise for each of its T steps.
 
         prior    KL(q(x_T | x_0) ‖ N(0, I))
         steps    Σ_{t=2}^T KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t))
@@ -50,8 +50,8 @@ def variational_bound(
     Args:
         x_0: (B, …) in [−1, 1].
         noise: draws of standard normal noise like x_0.
-        variance: of p, as in the DDPM sampler; the decoder's is β_1 where it is not learned.
-        discretized: integrates the decoder over each of 256 bins (images); otherwise it is a density (continuous data).
+        variance: of p, as in the DDPM sampler; the decoder's is β_1 unless learned.
+        discretized: integrate the decoder over each of 256 bins (images) or take its density (continuous data).
         on_step: called after each of the T steps.
 
     Raises:
@@ -80,7 +80,7 @@ def variational_bound(
 
 
 def bound_of_step(schedule: NoiseSchedule, x_0: Tensor, x0_hat: Tensor, var: Tensor, t: Tensor) -> Tensor:
-    """L_{t−1} of the variational bound, its decoder discretized where t = 1, in bits per dimension, (B,).
+    """Return L_{t−1} of the variational bound, at t = 1 the discretized decoder, in bits per dimension, (B,).
 
     Args:
         x_0, x0_hat: data and estimate, (B, C, H, W).
@@ -96,8 +96,10 @@ def bound_of_step(schedule: NoiseSchedule, x_0: Tensor, x0_hat: Tensor, var: Ten
 
 
 def divergence(schedule: NoiseSchedule, x_0: Tensor, x0_hat: Tensor, var: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """KL(q(x_s | x_t, x_0) ‖ q(x_s | x_t, x̂_0) with variance `var`) of each dimension, in nats, like x_0; without a
-    meaning at s = 0, where q is a point."""
+    """Return KL(q(x_s | x_t, x_0) ‖ q(x_s | x_t, x̂_0) with variance `var`) of each dimension, in nats, like x_0.
+
+    It has no meaning at s = 0, where q is a point mass.
+    """
     q = posterior(schedule, t, s)
     var_q = expand(torch.where(s > 0, q.var, 1.0), x_0)
     gap = expand(q.on_x_0, x_0) * (x_0 - x0_hat)
@@ -113,14 +115,14 @@ def flow_log_likelihood(
     tolerance: float = 1e-5,
     t_start: float | None = None,
 ) -> Tensor:
-    """log p(x_0) in nats, (B,), by the change of variables along the probability flow from t_start to T.
+    """Return log p(x_0) in nats, (B,), by the change of variables along the probability flow from t_start to T.
 
     Args:
         noise: draws of standard normal noise like x_0, whose signs z probe the flow's divergence.
-        num_probes: draws of z over which the divergence is averaged; they stay the same along the way. None takes the
-            exact divergence, at as many backward passes as x has dimensions.
+        num_probes: number of z over which the divergence is averaged, the same z along the whole flow. None computes
+            the exact divergence, with one backward pass per dimension of x.
         tolerance: of the adaptive solver.
-        t_start: where the data is taken to be; the schedule's first time if None.
+        t_start: the time assigned to the data; the schedule's first time if None.
 
     Ref: score-SDE Eq. 39, App. D.2
     """
@@ -141,7 +143,7 @@ def flow_log_likelihood(
 
 
 def bits_per_dim(log_likelihood: Tensor, dims: int) -> Tensor:
-    """−log p in nats -> bits per dimension, for pixels on 256 levels: a density on [−1, 1] counts 127.5 to the unit."""
+    """Convert log p in nats to bits per dimension, for pixels with 256 levels: a unit of [−1, 1] spans 127.5."""
     return -log_likelihood / (dims * math.log(2)) + math.log2(127.5)
 
 
@@ -150,9 +152,9 @@ def log_normal(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def log_bin(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """log ∫ N over the bin of each pixel; the outermost bins reach to ±∞. Ref: DDPM Eq. 13"""
+    """Return log ∫ N over the bin of each pixel; the outermost bins extend to ±∞. Ref: DDPM Eq. 13"""
     lower, upper = (x - HALF_BIN - mean) / std, (x + HALF_BIN - mean) / std
-    # where the whole bin lies on the right, its mirror image: there the normal's distribution function keeps its digits
+    # a bin right of the mean is mirrored to the left, where the normal distribution function keeps its precision
     swap = lower > 0
     to_minus_inf = torch.where(swap, x > 1 - HALF_BIN, x < -1 + HALF_BIN)
     to_plus_inf = torch.where(swap, x < -1 + HALF_BIN, x > 1 - HALF_BIN)

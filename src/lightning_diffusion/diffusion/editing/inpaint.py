@@ -16,13 +16,13 @@ from lightning_diffusion.diffusion.time_grid import TimeGrid
 
 
 class Inpaint(Editing):
-    """Fills in where the mask is 1 and leaves the rest as it is; see `RePaint`.
+    """Fills in where the mask is 1 and leaves the rest unchanged; see `RePaint`.
 
     Args:
-        time_grid, num_steps: of the walk.
-        jump: grid steps that a jump back goes, j ≥ 1.
-        resamples: times that each stretch is walked, r ≥ 1; 1 never jumps. About r · num_steps evaluations.
-        num_variants: results for each picture.
+        time_grid, num_steps: as in a sampler.
+        jump: grid steps per jump back, j ≥ 1.
+        resamples: passes over each stretch, r ≥ 1; 1 never jumps back. Takes about r · num_steps evaluations.
+        num_variants: results per picture.
     """
 
     inputs = ("picture", "given")
@@ -55,12 +55,12 @@ class Inpaint(Editing):
 
 
 class RePaint(Sampler):
-    """Ancestral steps in the unknown part, the noised picture in the known one, and jumps back that harmonize the two:
+    """Ancestral steps in the unknown part, the noised picture in the known part, and jumps back that harmonize the two:
 
         x_s = m ⊙ x_s^unknown + (1 − m) ⊙ x_s^known ,   x_s^unknown ~ p(x_s | x_t) ,   x_s^known ~ q(x_s | x_0)
 
-    From every j-th time of the grid, x_s is noised again by j steps, x_t ~ q(x_t | x_s), until each stretch has been
-    walked r times: a walk whose times also rise.
+    At every j-th time of the grid, x_s is noised again by j steps, x_t ~ q(x_t | x_s), until each stretch has had r
+    passes. The sampling times therefore also rise.
 
     Args:
         jump, resamples: j and r.

@@ -12,12 +12,12 @@ from lightning_diffusion.diffusion.time_grid import TimeGrid
 class DDIM(Sampler):
     """x_s = α_s x̂_0 + √(σ_s² − σ̂²) ε̂ + σ̂ z ,  σ̂ = η √β̃ ,  z ~ N(0, I).
 
-    ε̂ is always (x_t − α_t x̂_0)/σ_t. Under guidance=clip it therefore comes from the clipped x̂_0, which is diffusers'
-    use_clipped_model_output=True; diffusers' default keeps the network's ε̂, which no longer fits x̂_0.
+    ε̂ is always (x_t − α_t x̂_0)/σ_t. With guidance=clip it therefore follows from the clipped x̂_0, like diffusers'
+    use_clipped_model_output=True. By default, diffusers keeps the network's ε̂, which is inconsistent with that x̂_0.
 
     Args:
-        num_steps: any number up to T on a discrete schedule.
-        eta: η ≥ 0; 0 is deterministic, 1 equals ancestral sampling with the posterior variance.
+        num_steps: at most T on a discrete schedule.
+        eta: η in [0, 1]; 0 is deterministic, 1 equals ancestral sampling with the posterior variance.
 
     Raises:
         ValueError: η outside [0, 1].

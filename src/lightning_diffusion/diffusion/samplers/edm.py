@@ -13,13 +13,13 @@ from lightning_diffusion.diffusion.time_grid import TimeGrid
 
 
 class EDM(Sampler):
-    """Heun's method with churn: each step first adds noise, σ̂ = (1 + γ) σ̃, then steps from the raised level.
+    """Heun's method with churn: each step adds noise up to σ̂ = (1 + γ) σ̃, then steps down from there.
 
     In coordinates x/α with σ̃ = σ/α; γ = min(S_churn/N, √2 − 1) where S_min ≤ σ̃ ≤ S_max, else 0.
 
     Args:
-        churn, noise_min, noise_max, noise_scale: S_churn, S_min, S_max, S_noise; churn=0 is the deterministic sampler,
-            the same as Heun's.
+        churn, noise_min, noise_max, noise_scale: S_churn, S_min, S_max, S_noise. With churn=0 the sampler is
+            deterministic and equals Heun's.
 
     Ref: EDM Alg. 2
     """
@@ -54,7 +54,7 @@ class EDM(Sampler):
         gamma = min(self.churn / steps, math.sqrt(2) - 1) if self.noise_min <= level <= self.noise_max else 0.0
         raised = (1 + gamma) * level
         t_hat = schedule.t_of_logsnr(-2 * raised.log())
-        if gamma == 0 or t_hat >= schedule.T:  # the clock ends at T: no noise beyond it
+        if gamma == 0 or t_hat >= schedule.T:  # the clock ends at T, so no noise is added beyond it
             return heun(denoiser, x_t, t, s), None
         added = torch.sqrt(raised**2 - level**2) * self.noise_scale
         x_hat = schedule.alpha(t_hat) * (x_t / alpha_t + added * noise())

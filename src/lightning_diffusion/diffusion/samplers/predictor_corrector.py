@@ -14,8 +14,8 @@ class PredictorCorrector(Sampler):
 
         x ← x + δ g + √(2δ) z ,   g = −ε̂/σ (the score),   δ = 2 (r σ)²
 
-    The paper's δ = 2 (r ‖z‖/‖g‖)² with ‖z‖ and ‖g‖ replaced by what they are expected to be, √D and √D/σ: a step whose
-    size follows the sample's own score is biased, and one that follows the batch's makes samples depend on each other.
+    The paper's step size is δ = 2 (r ‖z‖/‖g‖)². Here ‖z‖ and ‖g‖ are replaced by their expected values √D and √D/σ: a
+    size computed from the sample's own score is biased, and one computed from the batch couples its samples.
 
     Args:
         num_corrections: Langevin steps after each ancestral step, ≥ 0.
@@ -42,7 +42,7 @@ class PredictorCorrector(Sampler):
         self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, noise: Noise, state: None
     ) -> tuple[Tensor, None]:
         x = ancestral(denoiser, x_t, t, s, noise)
-        if s == 0:  # no noise level left to correct at
+        if s == 0:  # no noise level to correct at
             return x, None
         alpha, sigma = denoiser.schedule.alpha(s), denoiser.schedule.sigma(s)
         delta = 2 * (self.target_snr * sigma) ** 2
