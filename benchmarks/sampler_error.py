@@ -35,7 +35,7 @@ def mixture() -> GaussianMixture:
 def samplers(grid: TimeGrid) -> dict[str, Sampler]:
     return {
         "sampler=ddim": DDIM(grid),
-        "sampler=heun": Heun(1, grid),
+        "sampler=heun": Heun(grid, 1),
         "sampler=adams_bashforth": AdamsBashforth(grid),
         "sampler=dpm_singlestep": DPMSolverSinglestep(grid),
         "sampler=dpm_multistep": DPMSolverMultistep(grid),

@@ -147,7 +147,7 @@ def test_flow_matching_draws_what_diffusers_draws(tmp_path, shift):
     times = scheduler.sigmas.double()
     if shift == 1:
         torch.testing.assert_close(Linear()(denoiser.schedule, 10), times)
-    *_, drawn = Euler(10, Linear()).walk(denoiser, lambda: x_T, times=times)
+    *_, drawn = Euler(Linear(), 10).walk(denoiser, lambda: x_T, times=times)
     torch.testing.assert_close(drawn, x, rtol=1e-5, atol=2e-5)
 
 
@@ -263,7 +263,7 @@ def test_an_exported_flow_model_is_drawn_by_diffusers(tmp_path):
     denoiser = ours(continuous.RectifiedFlow(), Flow())
     name = folder.write(tmp_path, DiffusionModel(denoiser, 1, 8))
     images, x_T = drawn_by_diffusers(tmp_path, name)
-    *_, drawn = Euler(5, Linear()).walk(denoiser, lambda: x_T)
+    *_, drawn = Euler(Linear(), 5).walk(denoiser, lambda: x_T)
     torch.testing.assert_close((drawn / 2 + 0.5).clamp(0, 1), images, rtol=1e-4, atol=1e-4)
     back, _ = load_pretrained(str(tmp_path))
     assert torch.equal(back(x_T, torch.tensor(0.3)), denoiser(x_T, torch.tensor(0.3)))
@@ -275,7 +275,7 @@ def test_an_exported_edm_model_is_drawn_by_diffusers(tmp_path):
     name = folder.write(tmp_path, DiffusionModel(denoiser, 1, 8))
     images, noise = drawn_by_diffusers(tmp_path, name)
     start = noise * (40.0**2 + 1) ** 0.5
-    *_, drawn = Euler(5, Karras()).walk(denoiser, lambda: noise, start=start)
+    *_, drawn = Euler(Karras(), 5).walk(denoiser, lambda: noise, start=start)
     torch.testing.assert_close((drawn / 2 + 0.5).clamp(0, 1), images, rtol=1e-4, atol=1e-4)
     back, _ = load_pretrained(str(tmp_path))
     assert torch.equal(back(start, torch.tensor(40.0)), denoiser(start, torch.tensor(40.0)))

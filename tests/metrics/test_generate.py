@@ -49,7 +49,7 @@ def test_a_sample_is_of_the_class_of_its_number():
     ("sampler", "guidance", "nfe"),
     [
         (DDIM(Trailing(), 3), Clip, 3),
-        (Heun(4, LogSNR()), Clip, 6),  # two of the steps are Euler's
+        (Heun(LogSNR(), 4), Clip, 6),  # two of its steps are Euler's
         (DDIM(Trailing(), 3), functools.partial(ClassifierFree, scale=2.0), 6),
     ],
 )
