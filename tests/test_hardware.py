@@ -156,7 +156,7 @@ def test_two_ranks_have_the_gradients_of_one_process_and_noise_of_their_own(tmp_
 def test_a_cpu_that_is_slow_in_bf16_is_told(monkeypatch, device, precision, times, told):
     monkeypatch.setattr("lightning_diffusion.training.results.bf16_slowdown", lambda: times)
     assert _slow_bf16(device, precision) == (
-        {"note": f"this CPU multiplies {times:.0f} times slower in bf16; trainer.precision=32-true is faster"}
+        {"note": f"on this CPU bf16 is {times:.0f} times slower than float32; choose trainer.precision=32-true"}
         if told
         else {}
     )
