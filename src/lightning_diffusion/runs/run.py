@@ -191,7 +191,7 @@ def find(folder: Path) -> list[Run]:
 
 
 def named(folder: Path, *names: str) -> Iterator[Path]:
-    """The paths with one of these names below a folder, of files, folders and links. Does not follow links to folders."""
+    """The files, folders and links with one of these names below a folder. Links to folders are not followed."""
     for parent, folders, files in os.walk(folder):
         for name in names:
             if name in files or name in folders:

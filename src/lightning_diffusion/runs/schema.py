@@ -14,7 +14,7 @@ START: dict[str, type | tuple[type, ...]] = {
 
 
 class Result(NamedTuple):
-    """The numbers of metrics.json, scores included; by score, the value of held-out images and the number of samples."""
+    """The numbers of metrics.json, scores included; each score's value of held-out images and number of samples."""
 
     numbers: dict[str, float]
     floors: dict[str, float]
