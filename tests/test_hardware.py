@@ -11,8 +11,8 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from PIL import Image
 
 from lightning_diffusion.training.precision import bf16_slowdown
-from lightning_diffusion.training.results import _crowded, _slow_bf16
 from lightning_diffusion.training.sharding import _aligned
+from lightning_diffusion.training.summary import _shared_cores, _slow_bf16
 from src.sample import main as sample
 from src.train import main as train
 from tests import runs
@@ -154,7 +154,7 @@ def test_two_ranks_have_the_gradients_of_one_process_and_noise_of_their_own(tmp_
     ],
 )
 def test_a_cpu_that_is_slow_in_bf16_is_told(monkeypatch, device, precision, times, told):
-    monkeypatch.setattr("lightning_diffusion.training.results.bf16_slowdown", lambda: times)
+    monkeypatch.setattr("lightning_diffusion.training.summary.bf16_slowdown", lambda: times)
     assert _slow_bf16(device, precision) == (
         {"note": f"on this CPU bf16 is {times:.0f} times slower than float32; choose trainer.precision=32-true"}
         if told
@@ -164,8 +164,8 @@ def test_a_cpu_that_is_slow_in_bf16_is_told(monkeypatch, device, precision, time
 
 def test_more_processes_than_cores_are_reported_in_a_line(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
-    assert _crowded("cpu", 2) == _crowded("cuda", 4) == {}
-    (line,) = _crowded("cpu", 4).values()
+    assert _shared_cores("cpu", 2) == _shared_cores("cuda", 4) == {}
+    (line,) = _shared_cores("cpu", 4).values()
     assert line.startswith("4 CPU processes share 2 cores, which is slow: ")
     assert "trainer.devices=1" in line
 
@@ -187,7 +187,7 @@ def test_bf16_slowdown_is_a_ratio_of_times():
 
 
 def test_bf16_true_rounds_the_network_alone(tmp_path, alone, monkeypatch):
-    monkeypatch.setattr("lightning_diffusion.training.results.bf16_slowdown", lambda: 300.0)
+    monkeypatch.setattr("lightning_diffusion.training.summary.bf16_slowdown", lambda: 300.0)
     status, out, err = in_process(train, *OPTIONS, "trainer=cpu", "trainer.precision=bf16-true", cwd=tmp_path)
     assert status == 0, err
     assert "300 times slower in bf16" in out

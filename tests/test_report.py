@@ -8,10 +8,11 @@ import shutil
 import pytest
 import yaml
 
+from lightning_diffusion.runs.comparable import higher_is_better
 from lightning_diffusion.runs.reporting import figures
 from lightning_diffusion.runs.reporting.page import to_paste
 from lightning_diffusion.runs.reporting.table import compare, in_order
-from lightning_diffusion.runs.run import Run, find, higher_is_better
+from lightning_diffusion.runs.run import Run, find
 from src.report import main as report
 from tests.command import in_process
 

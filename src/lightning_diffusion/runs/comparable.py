@@ -1,14 +1,26 @@
-"""Which runs each metric can compare."""
+"""The metrics of a run: which value is the best, and which runs each metric can compare."""
 
 from collections.abc import Iterable
+from typing import Literal
 
 LOSS, BITS, BITS_ERROR = HELD_OUT = ("val/loss", "val/bits_per_dim", "val/bits_per_dim_se")
 LOSS_KEYS = ("schedule", "parameterization", "distance", "objective.distance")  # change what val/loss measures
+LOWER_IS_BETTER = ("train/loss", "val/", "fd_", "fid", "kd_", "kid")
+HIGHER_IS_BETTER = ("inception_score", "is_", "precision", "recall", "density", "coverage")
 
 
 def is_figure(metric: str) -> bool:
     """Whether a metric is of a whole validation, not of a part of it such as val/loss_q1."""
     return metric.startswith("val/") and not metric.startswith("val/loss_")
+
+
+def best_of(metric: str) -> Literal["min", "max"] | None:
+    """Whether the lowest or the highest value of a metric is the best; None if it is neither a loss nor a score."""
+    return "min" if metric.startswith(LOWER_IS_BETTER) else "max" if metric.startswith(HIGHER_IS_BETTER) else None
+
+
+def higher_is_better(metric: str) -> bool:
+    return best_of(metric) == "max" or metric == "images_per_second"
 
 
 def sentence(metric: str) -> str:

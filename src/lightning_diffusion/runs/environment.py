@@ -75,15 +75,15 @@ def git() -> dict[str, Any] | None:
     if CHECKOUT is None:
         return None
     try:
-        commit, changes = _ask("rev-parse", "HEAD"), _ask("status", "--porcelain", PACKAGE)
+        commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", PACKAGE)
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit, "changed": bool(changes)}
 
 
-def _ask(*words: str) -> str:
-    asked = subprocess.run(["git", "-C", str(CHECKOUT), *words], capture_output=True, text=True, timeout=10, check=True)
-    return asked.stdout.strip()
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(CHECKOUT), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
 
 def _version(library: str) -> str | None:

@@ -18,8 +18,6 @@ JOB, LOG, FAILURE = "job.yaml", "output.log", "failure.txt"  # of a sweep's job;
 SAMPLES, ANIMATION = "samples/final.png", "samples/trajectory.gif"
 CHECKPOINT = "checkpoints/last.ckpt"
 ABOUT_THE_RUN = ("hydra.", "group=", "name=", "resume=", "debug=", "logger", "print_config=")  # not about the training
-LOWER_IS_BETTER = ("train/loss", "val/", "fd_", "fid", "kd_", "kid")
-HIGHER_IS_BETTER = ("inception_score", "is_", "precision", "recall", "density", "coverage")
 Points = tuple[list[float], list[float]]
 
 
@@ -187,24 +185,15 @@ def find(folder: Path) -> list[Run]:
 
     Jobs that failed before they wrote anything are included, and so are links to nowhere in place of a run's words.
     """
-    return [Run(path) for path in sorted({path.parent for path in named(folder, OVERRIDES, JOB)}, key=_natural)]
+    return [Run(path) for path in sorted({path.parent for path in paths_named(folder, OVERRIDES, JOB)}, key=_natural)]
 
 
-def named(folder: Path, *names: str) -> Iterator[Path]:
+def paths_named(folder: Path, *names: str) -> Iterator[Path]:
     """The files, folders and links with one of these names below a folder. Links to folders are not followed."""
     for parent, folders, files in os.walk(folder):
         for name in names:
             if name in files or name in folders:
                 yield Path(parent, name)
-
-
-def best_of(metric: str) -> Literal["min", "max"] | None:
-    """Whether the lowest or the highest value of a metric is the best; None if it is neither a loss nor a score."""
-    return "min" if metric.startswith(LOWER_IS_BETTER) else "max" if metric.startswith(HIGHER_IS_BETTER) else None
-
-
-def higher_is_better(metric: str) -> bool:
-    return best_of(metric) == "max" or metric == "images_per_second"
 
 
 def relative(path: Path) -> Path:

@@ -74,7 +74,7 @@ class Step:
     def __str__(self) -> str:
         """Names the loss or gradient that is not finite."""
         bad = [
-            f"image {batch.start + i} in the training order" + _at(batch.drawn, i)
+            f"image {batch.start + i} in the training order" + _draws_of(batch.drawn, i)
             for batch in self.batches
             for i, loss in enumerate(batch.losses.tolist())
             if not math.isfinite(loss)
@@ -154,6 +154,6 @@ class Guard:
         self._skips.check()
 
 
-def _at(drawn: Mapping[str, Tensor], i: int) -> str:
+def _draws_of(drawn: Mapping[str, Tensor], i: int) -> str:
     """The random draws of image i as text: " at t = 0.5"."""
     return "".join(f" at {name} = {float(values[i]):g}" for name, values in drawn.items())

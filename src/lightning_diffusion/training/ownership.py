@@ -81,7 +81,7 @@ def make_run_folder(folder: Path) -> None:
     make_folder(folder)
 
 
-def goes_on(ckpt_path: Any, run_dir: Any) -> bool:
+def resumes_in_place(ckpt_path: Any, run_dir: Any) -> bool:
     """Whether a run resumes in its own folder, from one of its own checkpoints."""
     folder = Path(run_dir)
     return ckpt_path is not None and Path(ckpt_path).resolve().is_relative_to(folder.resolve())

@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 import torch.distributed as dist
 
-from lightning_diffusion.training.callbacks.stop import look
+from lightning_diffusion.training.callbacks.stop import stop_if_asked
 
 POLL = 0.05  # seconds
 
@@ -33,7 +33,7 @@ class RankBarrier:
         here = [f"{self.name}/{self._times}/{rank}" for rank in range(trainer.world_size)]
         store.set(here[trainer.global_rank], "here")
         while not store.check(here):
-            look(trainer)
+            stop_if_asked(trainer)
             time.sleep(POLL)
         values: list[Any] = [None] * trainer.world_size
         dist.all_gather_object(values, value)

@@ -15,12 +15,11 @@ from typing import Any
 import lightning as L
 from omegaconf import OmegaConf
 from rich.text import Text
-from rich.tree import Tree
 
 from lightning_diffusion.data.module import ImageDataModule
 from lightning_diffusion.models.contracts import Generator
-from lightning_diffusion.runs.comparable import BITS, BITS_ERROR, is_figure
-from lightning_diffusion.runs.run import CHECKPOINT, CONFIG, CURVE, RESULT, Run, relative
+from lightning_diffusion.runs.comparable import is_figure
+from lightning_diffusion.runs.run import CHECKPOINT, CONFIG, RESULT, Run, relative
 from lightning_diffusion.system.checkout import as_typed
 from lightning_diffusion.system.console import clock, console, printable
 from lightning_diffusion.system.files import write_text
@@ -30,7 +29,7 @@ from lightning_diffusion.training.callbacks.throughput import Throughput
 from lightning_diffusion.training.loggers.wandb import WandbLogger
 from lightning_diffusion.training.module import TrainingModule
 from lightning_diffusion.training.ownership import check_owned, own, tidy
-from lightning_diffusion.training.precision import bf16_slowdown
+from lightning_diffusion.training.summary import config_tree, file_rows, score_row, start_rows, validation_rows
 
 
 def quiet() -> None:
@@ -63,11 +62,11 @@ class Results:
         self._console = console(quiet=not trainer.is_global_zero)
         self._started = time.monotonic()
 
-    def claim(self, goes_on: bool) -> None:
+    def claim(self, resumed: bool) -> None:
         """Claims the folder and writes config.yaml. A resumed run's folder is repaired first.
 
         Args:
-            goes_on: whether the folder is that of the resumed run.
+            resumed: whether the folder is that of the resumed run.
 
         Raises:
             FileExistsError: the folder holds another run, which is not overwritten.
@@ -75,7 +74,7 @@ class Results:
         """
         self.run_dir.mkdir(parents=True, exist_ok=True)
         own(self.run_dir)
-        if goes_on:
+        if resumed:
             tidy(self.run_dir)
         elif os.path.lexists(self.run_dir / CONFIG):
             folder = relative(self.run_dir)
@@ -96,26 +95,10 @@ class Results:
         if not self.trainer.is_global_zero:
             return
         if print_config:
-            self._console.print(_tree("config", self._record))
-        model, trainer = module.model, self.trainer
-        self._facts, self._draws = model.facts(), isinstance(model, Generator)
-        parameters = sum(p.numel() for p in model.parameters())
-        device = trainer.strategy.root_device.type
-        C, H, W = datamodule.shape
-        classes = f", {datamodule.num_classes} classes" if datamodule.num_classes else ""
-        sizes = {split: len(dataset) for split, dataset in datamodule.splits.items()}
-        self._table(
-            {
-                "run": str(relative(self.run_dir)),
-                "data": f"{sizes['train']:,} images, {sizes['val']:,} held out, {H}×{W}×{C}{classes}",
-                "network": f"{type(model.network).__name__}, {parameters:,} parameters",
-                **model.describe(called),
-                "training": f"{trainer.max_steps:,} steps of {datamodule.batch_size} images, "
-                f"{trainer.world_size} × {device}, {trainer.precision}",
-                **_slow_bf16(device, str(trainer.precision)),
-                **_crowded(device, trainer.num_devices),
-            }
-        )
+            self._console.print(config_tree("config", self._record))
+        self._facts, self._draws = module.model.facts(), isinstance(module.model, Generator)
+        rows = start_rows(self.trainer, module, datamodule, called)
+        self._table({"run": str(relative(self.run_dir)), **rows})
 
     def finish(self) -> dict[str, float]:
         """Writes metrics.json, prints the summary of the results, and returns the run's metrics."""
@@ -136,25 +119,16 @@ class Results:
         metrics |= scores
         check_owned()
         write_text(self.run_dir / RESULT, json.dumps(metrics, indent=2) + "\n")
-        folder = relative(self.run_dir)
-        rows = {
-            "training": f"{self.trainer.global_step:,} steps in {clock(seconds)}",
-            **_figures(held_out),
-            **_first_score(scores),
-            "samples": "samples/final.png, trajectory.gif",
-            "metrics": f"{RESULT}, {CURVE}",
-            "checkpoint": CHECKPOINT,
-        }
-        there = {name: (self.run_dir / text.split(",")[0]).exists() for name, text in list(rows.items())[-3:]}
         self._table(
             {
-                name: f"{folder}/{text}" if there.get(name) else text
-                for name, text in rows.items()
-                if there.get(name, True)
+                "training": f"{self.trainer.global_step:,} steps in {clock(seconds)}",
+                **validation_rows(held_out),
+                **score_row(scores),
+                **file_rows(self.run_dir),
             }
         )
         if self.has_checkpoint and self._draws:
-            command = as_typed(f"python -m src.sample ckpt_path={folder}/{CHECKPOINT}")
+            command = as_typed(f"python -m src.sample ckpt_path={relative(self.run_dir)}/{CHECKPOINT}")
             self._console.print(f"more samples: {command}", soft_wrap=True)
         return Run(self.run_dir).metrics
 
@@ -188,50 +162,3 @@ class Results:
         for name, value in rows.items():
             line = Text.assemble((name.ljust(width), "bold"), printable(value))
             self._console.print(line, soft_wrap=True)  # no line break in a path
-
-
-def _tree(label: str | Text, node: Any) -> Tree:
-    """A configuration as a tree; a node with a `_target_` shows it next to its key."""
-    tree = Tree(label)
-    for key, value in node.items():
-        if isinstance(value, dict) and value:
-            called = f": {value['_target_']}" if "_target_" in value else ""
-            inside = {name: child for name, child in value.items() if name not in ("_target_", "_partial_")}
-            tree.add(_tree(Text.assemble((printable(key), "bold"), printable(called)), inside))
-        else:
-            tree.add(f"{printable(key)}: {printable(value)}")
-    return tree
-
-
-def _crowded(device: str, processes: int) -> dict[str, str]:
-    """A row for more CPU processes than cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if device != "cpu" or processes <= cores:
-        return {}
-    return {
-        "sharing": f"{processes} CPU processes share {cores} core{'s' * (cores > 1)}, which is slow: they take turns, "
-        "and each step waits for the last of them; trainer.devices=1 uses all cores in one process"
-    }
-
-
-def _slow_bf16(device: str, precision: str) -> dict[str, str]:
-    """A row for a CPU that is slower in bf16 than in float32."""
-    if device != "cpu" or not precision.startswith("bf16") or (times := bf16_slowdown()) < 2:
-        return {}
-    return {"note": f"on this CPU bf16 is {times:.0f} times slower than float32; choose trainer.precision=32-true"}
-
-
-def _first_score(summary: dict[str, Any]) -> dict[str, str]:
-    """A row for the first score, with that of real images."""
-    for name, score in summary.get("scores", {}).items():
-        floor = f"; held-out images: {score['floor']['value']:.4g}" if "floor" in score else ""
-        return {name: f"{score['value']:.4g} of {score['num_samples']:,} samples{floor}"}
-    return {}
-
-
-def _figures(held_out: dict[str, float]) -> dict[str, str]:
-    """Rows for the results of the last validation."""
-    rows = {name: f"{value:.4f}" for name, value in held_out.items() if name != BITS_ERROR}
-    if BITS in rows:
-        rows[BITS] += f" ± {held_out[BITS_ERROR]:.4f}"
-    return rows

@@ -47,7 +47,7 @@ def unshard(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def like(tensor: Tensor, values: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, values: Tensor) -> Tensor:
     """Shards values, equal on every device, in the way that `tensor` is sharded: the inverse of `unshard`."""
     if not isinstance(tensor, DTensor):
         return values

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning_diffusion.runs.records import JSON, Record, is_measurable, is_number, load, parse_json
-from lightning_diffusion.runs.run import RESULT, Run, named
+from lightning_diffusion.runs.run import RESULT, Run, paths_named
 
 PRIMARY = ("fd", "fid")  # first letters of the score that is drawn
 
@@ -25,7 +25,8 @@ def evaluations(folder: Path, runs: list[Run]) -> dict[Path, Record[Curve | None
         runs: the runs in the folder, whose own results are not evaluations.
     """
     own = {run.folder for run in runs}
-    found = {path: load(path, _curve, None, JSON) for path in sorted(named(folder, RESULT)) if path.parent not in own}
+    paths = (path for path in sorted(paths_named(folder, RESULT)) if path.parent not in own)
+    found = {path: load(path, _curve, None, JSON) for path in paths}
     return {path: record for path, record in found.items() if record != (None, None)}
 
 

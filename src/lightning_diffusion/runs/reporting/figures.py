@@ -9,10 +9,11 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lightning_diffusion.runs.comparable import higher_is_better
 from lightning_diffusion.runs.plots import as_words
 from lightning_diffusion.runs.records import is_measurable
 from lightning_diffusion.runs.reporting.table import Comparison, in_order, value_of
-from lightning_diffusion.runs.run import Run, higher_is_better
+from lightning_diffusion.runs.run import Run
 
 STYLE_LIMIT = 4  # values of a key that dashes can distinguish
 DASHES = ("-", "--", "-.", ":")

@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from lightning_diffusion.runs.comparable import BITS, BITS_ERROR, HELD_OUT, LOSS, sentence, warning
-from lightning_diffusion.runs.run import Run, higher_is_better
+from lightning_diffusion.runs.comparable import BITS, BITS_ERROR, HELD_OUT, LOSS, higher_is_better, sentence, warning
+from lightning_diffusion.runs.run import Run
 from lightning_diffusion.system.console import printable
 from lightning_diffusion.system.files import write_text
 

@@ -26,7 +26,7 @@ class Budget:
         return self._total + self._last <= self.share * (time.monotonic() - self._started)
 
     @contextlib.contextmanager
-    def spent(self) -> Iterator[None]:
+    def counted(self) -> Iterator[None]:
         """Counts the time of the work inside."""
         began = time.monotonic()
         yield

@@ -33,7 +33,7 @@ def restart(trainer: L.Trainer, owes_validation: bool) -> None:
     """
     loop = trainer.fit_loop.epoch_loop
     if loop.restarting:
-        _count_anew(trainer, owes_validation)
+        _reset_counters(trainer, owes_validation)
     if owes_validation:
         loop.val_loop.restarting, loop.val_loop._restart_stage = False, RestartStage.RESTARTED_MID_EVALUATION
 
@@ -47,7 +47,7 @@ def run_owed_validation(trainer: L.Trainer) -> None:
     loop._batches_that_stepped += 1
 
 
-def _count_anew(trainer: L.Trainer, owes_validation: bool) -> None:
+def _reset_counters(trainer: L.Trainer, owes_validation: bool) -> None:
     """Derives the counters from the step. Those in a checkpoint depend on the hook in which it was saved, and some
     count a batch or a step twice."""
     loop = trainer.fit_loop.epoch_loop

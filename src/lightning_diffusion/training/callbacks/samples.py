@@ -12,7 +12,7 @@ from lightning_diffusion.models.contracts import Generator
 from lightning_diffusion.runs.pictures import grid, square_columns, write_gif, write_png
 from lightning_diffusion.system.progress import Phase
 from lightning_diffusion.training.callbacks.budget import Budget
-from lightning_diffusion.training.callbacks.throughput import left_out
+from lightning_diffusion.training.callbacks.throughput import untimed
 from lightning_diffusion.training.loggers.wandb import WandbLogger
 from lightning_diffusion.training.module import TrainingModule
 from lightning_diffusion.training.ownership import make_run_folder
@@ -52,7 +52,7 @@ class SampleGrid(L.Callback):
             )
         self.directory, self.seed = Path(directory), seed
         self.every_n_steps, self.num_samples = every_n_steps, num_samples
-        self._meeting = RankBarrier("samples")
+        self._barrier = RankBarrier("samples")
         self._pictured_step, self._budget = 0, Budget(share)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -63,16 +63,16 @@ class SampleGrid(L.Callback):
         step = trainer.global_step
         if self.every_n_steps and step and step % self.every_n_steps == 0 and step != self._pictured_step:
             self._pictured_step = step  # accumulated batches belong to the same step
-            with left_out(trainer):
+            with untimed(trainer):
                 if self._budget.allows_another():
-                    with self._budget.spent():
+                    with self._budget.counted():
                         self._picture(trainer, pl_module, f"step_{step:07d}")
-                self._meeting(trainer)
+                self._barrier(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._picture(trainer, pl_module, "final")
         self._animation(trainer, pl_module)
-        self._meeting(trainer)
+        self._barrier(trainer)
 
     @rank_zero_only
     def _picture(self, trainer: L.Trainer, module: L.LightningModule, name: str) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
@@ -16,12 +16,18 @@ from lightning_diffusion.models.contracts import Generator
 from lightning_diffusion.system.progress import Phase, say
 from lightning_diffusion.training.callbacks.budget import Budget
 from lightning_diffusion.training.callbacks.lookup import callbacks_of, is_over
-from lightning_diffusion.training.callbacks.stop import ends_anywhere
-from lightning_diffusion.training.callbacks.throughput import left_out
+from lightning_diffusion.training.callbacks.stop import interruptible
+from lightning_diffusion.training.callbacks.throughput import untimed
 from lightning_diffusion.training.module import TrainingModule
 from lightning_diffusion.training.ranks import RankBarrier
 
-Part = tuple[int, Features, int]  # number of its first sample, features, evaluations of the network
+
+class BatchFeatures(NamedTuple):
+    """A batch of drawn samples: the number of its first sample, its features, and the network evaluations it took."""
+
+    start: int
+    features: Features
+    cost: int
 
 
 class SampleScores(L.Callback):
@@ -73,7 +79,7 @@ class SampleScores(L.Callback):
         self.scores: dict[str, Score] = {}
         self._comparison: Comparison | None = None
         self._floor: dict[str, Score] = {}
-        self._meeting, self._budget, self._is_monitored = RankBarrier("scores"), Budget(share), False
+        self._barrier, self._budget, self._is_monitored = RankBarrier("scores"), Budget(share), False
         self._measured_step, self._fresh = 0, False
         self._how: dict[str, Any] = {}
         self._nfe, self._seconds_taken = 0.0, 0.0
@@ -97,17 +103,17 @@ class SampleScores(L.Callback):
         splits = trainer.datamodule.splits  # type: ignore[attr-defined]
         if self.num_samples is None:
             self.num_samples = max(MIN_SAMPLES, min(1000, len(splits["val"])))
-        with left_out(trainer), ends_anywhere(trainer):
+        with untimed(trainer), interruptible(trainer):
             self._comparison = Comparison(self.extractor, splits["train"], splits["val"], trainer.strategy.root_device)
             self._floor = self._comparison.floor(self.num_samples)
         monitored = {getattr(callback, "monitor", None) for callback in callbacks_of(trainer, L.Callback)}
         self._is_monitored = not monitored.isdisjoint(self.names)
         self._budget.start()
-        self._tell_reference(len(splits["train"]))
+        self._announce(len(splits["train"]))
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if self._fresh:
-            self._disown(pl_module)
+            self._invalidate(pl_module)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or self._comparison is None:
@@ -115,9 +121,9 @@ class SampleScores(L.Callback):
         step = trainer.global_step
         if step != self._measured_step or not self.scores:
             if not self._due(trainer):
-                self._disown(pl_module)
+                self._invalidate(pl_module)
                 return
-            with self._budget.spent():
+            with self._budget.counted():
                 self.scores = self._measure(trainer, pl_module)
             if step != self._measured_step:  # otherwise the run logged it before it was stopped
                 self._log(trainer)
@@ -157,36 +163,35 @@ class SampleScores(L.Callback):
             return True
         if n == 0 or step // n == self._measured_step // n:
             return False
-        return self._is_monitored or bool(self._meeting(trainer, self._budget.allows_another())[0])
+        return self._is_monitored or bool(self._barrier(trainer, self._budget.allows_another())[0])
 
     def _measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, Score]:
         assert isinstance(module, TrainingModule)
         assert isinstance(module.ema.model, Generator)
         assert self._comparison is not None
         started, model = time.monotonic(), module.ema.model
-        self._how, batches = model.how(), self._deal(trainer)
+        self._how, batches = model.how(), self._own_batches(trainer)
         drawing = Phase(f"scores: drawing {self.num_samples:,} samples", model.num_steps * len(batches))
         with drawing, trainer.precision_plugin.forward_context():
-            parts = [self._part(model, batch, trainer, drawing) for batch in batches]
-        everybodys = sorted(
-            (part for ranks in self._meeting(trainer, parts) for part in ranks), key=lambda part: part[0]
-        )
-        features = concatenate([part for _, part, _ in everybodys])
-        self._nfe = sum(cost for *_, cost in everybodys) / len(features.vectors)
-        with ends_anywhere(trainer):
+            drawn = [self._features_of(model, batch, trainer, drawing) for batch in batches]
+        everything = [batch for rank in self._barrier(trainer, drawn) for batch in rank]
+        everything.sort(key=lambda batch: batch.start)
+        features = concatenate([batch.features for batch in everything])
+        self._nfe = sum(batch.cost for batch in everything) / len(features.vectors)
+        with interruptible(trainer):
             found = self._comparison(features)
         self._seconds_taken = time.monotonic() - started
         return found
 
-    def _deal(self, trainer: L.Trainer) -> list[range]:
+    def _own_batches(self, trainer: L.Trainer) -> list[range]:
         assert self.num_samples is not None
         return shard_batches(self.num_samples, self.batch_size, trainer.global_rank, trainer.world_size)
 
-    def _part(self, model: Generator, batch: range, trainer: L.Trainer, drawing: Phase) -> Part:
+    def _features_of(self, model: Generator, batch: range, trainer: L.Trainer, drawing: Phase) -> BatchFeatures:
         drawn = model.draw(batch, model.conditions_in_turn(batch), self.seed, drawing.advance)
-        return batch.start, self.extractor(drawn.images, trainer.strategy.root_device), drawn.cost
+        return BatchFeatures(batch.start, self.extractor(drawn.images, trainer.strategy.root_device), drawn.cost)
 
-    def _disown(self, module: L.LightningModule) -> None:
+    def _invalidate(self, module: L.LightningModule) -> None:
         """Sets the metrics to NaN: they do not belong to this step."""
         assert self._comparison is not None
         self._fresh = False
@@ -194,10 +199,8 @@ class SampleScores(L.Callback):
             module.log(name, math.nan, logger=False)
 
     @rank_zero_only
-    def _tell_reference(self, count: int) -> None:
+    def _announce(self, count: int) -> None:
         assert self._comparison is not None
-        words = [
-            f"scores: {self._comparison.names[0]} … of {self.num_samples:,} samples against {count:,} training images"
-        ]
-        words += [f"{key} {value:.1%}" for key, value in self.extractor.note().items()]
-        say(", ".join(words))
+        notes = [f", {key} {value:.1%}" for key, value in self.extractor.note().items()]
+        what = f"{self._comparison.names[0]} … of {self.num_samples:,} samples against {count:,} training images"
+        say("".join(["scores: ", what, *notes]))

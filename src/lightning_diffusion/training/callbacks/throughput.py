@@ -44,7 +44,7 @@ class Throughput(L.Callback):
         self._pause()
 
     @contextlib.contextmanager
-    def left_out(self) -> Iterator[None]:
+    def untimed(self) -> Iterator[None]:
         """Excludes the work inside from the measurement."""
         self._pause()
         yield
@@ -65,9 +65,9 @@ class Throughput(L.Callback):
 
 
 @contextlib.contextmanager
-def left_out(trainer: L.Trainer) -> Iterator[None]:
+def untimed(trainer: L.Trainer) -> Iterator[None]:
     """Excludes the work inside from the measured speed of training."""
     with contextlib.ExitStack() as stack:
         for callback in callbacks_of(trainer, Throughput):
-            stack.enter_context(callback.left_out())
+            stack.enter_context(callback.untimed())
         yield

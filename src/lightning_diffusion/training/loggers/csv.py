@@ -87,7 +87,7 @@ class CSVLogger(Logger):
             make_run_folder(self.path.parent)
         rows = _read(self.path) if self.path.exists() else []
         if not self._columns:
-            rows = list(itertools.takewhile(lambda old: not _again(old, row), rows))
+            rows = list(itertools.takewhile(lambda old: not _is_rewritten(old, row), rows))
         self._columns = list(dict.fromkeys(key for r in [*rows, row] for key in r))
         write_text(self.path, _csv(self._columns, [*rows, row]))
 
@@ -116,7 +116,7 @@ def _is_whole(row: Mapping[str | None, str | None]) -> bool:
     return None not in row and None not in row.values() and (row.get("step") or "").isdecimal()
 
 
-def _again(old: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+def _is_rewritten(old: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     """Whether a run that resumes with `row` writes `old` again: it is of a later step, or of the same call."""
     shared = any(old.get(key) for key in row if key != "step")
     return int(old["step"]) > row["step"] or (int(old["step"]) == row["step"] and shared)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 from torch.optim.optimizer import Optimizer
 
-from lightning_diffusion.training.sharding import like, unshard
+from lightning_diffusion.training.sharding import shard_like, unshard
 
 LEAST_SIDE = 16  # of a matrix; AdamW updates smaller ones, such as those of an image's few channels
 QUINTIC = (3.4445, -4.7750, 2.0315)  # of Newton–Schulz, by Jordan; brings singular values of 0.01 … 1 near 1 in 5 steps
@@ -105,7 +105,7 @@ class Muon(Optimizer):
             if wanted.is_cuda:
                 wanted = wanted.bfloat16()
             updates = orthogonalize(wanted).to(ps[0].dtype).unflatten(2, shape[1:])
-            parts = [like(p, update) for p, update in zip(ps, updates, strict=True)]
+            parts = [shard_like(p, update) for p, update in zip(ps, updates, strict=True)]
             torch._foreach_mul_(ps, 1 - lr * group["weight_decay"])
             torch._foreach_sub_(ps, parts, alpha=lr * RMS * max(wanted.shape[1:]) ** 0.5)
 
