@@ -164,10 +164,33 @@ def test_a_cpu_that_is_slow_in_bf16_is_told(monkeypatch, device, precision, time
 
 def test_more_processes_than_cores_are_reported_in_a_line(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
     assert _shared_cores("cpu", 2) == _shared_cores("cuda", 4) == {}
     (line,) = _shared_cores("cpu", 4).values()
-    assert line.startswith("4 CPU processes share 2 cores, which is slow: ")
+    assert line.startswith("4 CPU processes share 2 cores and take turns")
     assert "trainer.devices=1" in line
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "load", "told"),
+    [("cpu", 2, 2.1, True), ("cpu", 2, 2.0, False), ("cpu", 1, 9.0, False), ("cuda", 2, 9.0, False)],
+)
+def test_cores_that_other_programs_use_are_reported_with_the_remedy(monkeypatch, device, threads, load, told):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    line = _shared_cores(device, 1).get("sharing", "")
+    assert ("load average 2.1 on 2 cores" in line and "OMP_NUM_THREADS=1" in line) == told == bool(line)
+
+
+def test_an_unknown_load_is_no_load(monkeypatch):
+    def unknown():
+        raise OSError
+
+    monkeypatch.setattr("os.getloadavg", unknown)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    assert _shared_cores("cpu", 1) == {}
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)

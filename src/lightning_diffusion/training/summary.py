@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from rich.text import Text
 from rich.tree import Tree
 
@@ -79,14 +80,30 @@ def config_tree(label: str | Text, node: Any) -> Tree:
 
 
 def _shared_cores(device: str, processes: int) -> dict[str, str]:
-    """A row for more CPU processes than cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if device != "cpu" or processes <= cores:
+    """A row for a run that shares its CPU cores: among its own processes, or with other programs."""
+    if device != "cpu":
         return {}
-    return {
-        "sharing": f"{processes} CPU processes share {cores} core{'s' * (cores > 1)}, which is slow: they take turns, "
-        "and each step waits for the last of them; trainer.devices=1 uses all cores in one process"
-    }
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if processes > cores:
+        return {
+            "sharing": f"{processes} CPU processes share {cores} core{'s' * (cores > 1)} and take turns, and each step "
+            "waits for the slowest; trainer.devices=1 uses all cores in one process"
+        }
+    load, all_cores = _load(), os.cpu_count() or 1  # both of the whole machine
+    if torch.get_num_threads() > 1 and load > all_cores:
+        return {
+            "sharing": f"other programs use the CPU (load average {load:.1f} on {all_cores} cores), which can make "
+            "training many times slower; wait for them, or start each training with OMP_NUM_THREADS=1"
+        }
+    return {}
+
+
+def _load() -> float:
+    """The machine's load average over the last minute; 0 if it is not known."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return 0.0
 
 
 def _slow_bf16(device: str, precision: str) -> dict[str, str]:
