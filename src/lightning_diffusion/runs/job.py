@@ -82,10 +82,10 @@ class Job(NamedTuple):
             start_new_session=True,  # so that Ctrl-C reaches it only once, through this process
             preexec_fn=_end_with_parent,
         )
-        with _passing_on(process) as asked:
+        with _passing_on(process) as signals:
             status = process.wait()
-        if asked:
-            raise SystemExit(128 + asked[0])
+        if signals:
+            raise SystemExit(128 + signals[0])
         if status != 0:
             write_text(self.folder / FAILURE, _cause(status, log) + "\n")
 
@@ -98,8 +98,8 @@ def _module(program: str) -> str:
 def _environment() -> dict[str, str]:
     """The environment for a run of the same code. Under SLURM, the run starts its ranks itself, without srun."""
     path = os.pathsep.join(filter(None, (str(CHECKOUT or ""), os.environ.get("PYTHONPATH"))))
-    alone = {"SLURM_JOB_NAME": "bash"} if "SLURM_NTASKS" in os.environ else {}
-    return os.environ | {"PYTHONPATH": path} | alone
+    without_srun = {"SLURM_JOB_NAME": "bash"} if "SLURM_NTASKS" in os.environ else {}
+    return os.environ | {"PYTHONPATH": path} | without_srun
 
 
 def _end_with_parent() -> None:
@@ -112,15 +112,15 @@ def _end_with_parent() -> None:
 @contextmanager
 def _passing_on(process: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
     """Forwards signals to the run, which then ends with a checkpoint. Yields the list of signals received."""
-    asked: list[int] = []
+    signals: list[int] = []
 
     def note(signum: int, frame: FrameType | None) -> None:
         process.send_signal(signum)
-        asked.append(signum)
+        signals.append(signum)
 
     previous = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield signals
     finally:
         for signum, handler in previous.items():
             signal.signal(signum, handler)
@@ -137,8 +137,8 @@ def cause(status: int, output: Iterable[str]) -> str:
     if status < 0:
         return f"ended by {signal.Signals(-status).name}"
     lines = [line.strip() for line in output if line.strip()]
-    told = [line for line in lines if line.startswith("error: ")] if status == 2 else lines
-    return printable(told[-1].removeprefix("error: ")) if told else f"exit status {status}"
+    candidates = [line for line in lines if line.startswith("error: ")] if status == 2 else lines
+    return printable(candidates[-1].removeprefix("error: ")) if candidates else f"exit status {status}"
 
 
 def started(program: str, words: Sequence[str], **environment: str) -> "subprocess.Popen[str]":

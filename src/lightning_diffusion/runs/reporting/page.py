@@ -101,7 +101,7 @@ def environments(runs: list[Run]) -> list[tuple[str, list[str]]]:
     values: dict[str, dict[str, None]] = {}
     for start in (start for run in runs for start in run.starts):
         git = start.get("git") or {}
-        told = {
+        properties = {
             "code": printable(git.get("commit", "no repository")) + (" (changed since)" if git.get("changed") else ""),
             "Python": start["python"],
             **start["libraries"],
@@ -110,7 +110,7 @@ def environments(runs: list[Run]) -> list[tuple[str, list[str]]]:
             "devices": ", ".join(map(printable, start["devices"])),
             "host": start["host"],
         }
-        for name, value in told.items():
+        for name, value in properties.items():
             values.setdefault(name, {})[printable(value)] = None
     return [(name, list(found)) for name, found in values.items()]
 

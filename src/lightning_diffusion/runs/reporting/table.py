@@ -45,8 +45,8 @@ class Comparison:
     def label(self, run: Run) -> str:
         """The run's values of the differing keys, or its folder's name if there are none."""
         given = {key: value for key, value in self.values(run).items() if value != NONE} if run.has_words else {}
-        told = " ".join(f"{key}={value}" for key, value in given.items())
-        return told or run.folder.resolve().name
+        text = " ".join(f"{key}={value}" for key, value in given.items())
+        return text or run.folder.resolve().name
 
     @property
     def done(self) -> list[Run]:
@@ -124,8 +124,8 @@ class Comparison:
         short = [run for run in self.done if run.short_bound is not None]
         if self.metric != BITS or not short:
             return None
-        told = ", ".join(f"{self.label(run)} (log-SNR {run.short_bound:.1f})" for run in short)
-        return f"A short chain's bound ends early, at its first step, which accounts for part of its value: {told}."
+        labels = ", ".join(f"{self.label(run)} (log-SNR {run.short_bound:.1f})" for run in short)
+        return f"A short chain's bound ends early, at its first step, which accounts for part of its value: {labels}."
 
     @property
     def higher(self) -> bool:

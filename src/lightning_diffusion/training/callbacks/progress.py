@@ -87,16 +87,16 @@ class RichProgress(ProgressBar):
         }
         last = trainer.global_step >= trainer.max_steps or trainer.state.fn != TrainerFn.FITTING
         if not (self._silent or last or trainer.sanity_checking):
-            told = ", ".join(f"{name.removeprefix('val/')} {value:.4g}" for name, value in measured.items())
-            say(f"validation after {trainer.global_step:,} steps: {told}")
+            parts = ", ".join(f"{name.removeprefix('val/')} {value:.4g}" for name, value in measured.items())
+            say(f"validation after {trainer.global_step:,} steps: {parts}")
 
     def _note(self) -> str:
         """The loss of the last step, and the throughput if it was measured since it was last shown."""
-        told = [] if self._loss is None else [f"loss {float(self._loss):.4f}"]
+        parts = [] if self._loss is None else [f"loss {float(self._loss):.4f}"]
         if self._new_rate:
             self._new_rate = self._training is not None and not self._training.in_a_log  # a bar keeps showing it
-            told.append(f"{self._rate:,.0f} images/s" if self._rate >= 10 else f"{self._rate:.2g} images/s")
-        return ", ".join(told)
+            parts.append(f"{self._rate:,.0f} images/s" if self._rate >= 10 else f"{self._rate:.2g} images/s")
+        return ", ".join(parts)
 
     def _estimate(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Prints one line after some steps if the run needs more than an hour on this CPU."""
