@@ -259,7 +259,7 @@ def test_a_stopped_run_can_go_on(tmp_path, signum, expected):
     out, err = process.communicate(timeout=20)
     assert process.returncode == expected, err
     assert "Traceback" not in err
-    assert "go on with resume=run" in out
+    assert "continue with resume=run" in out
     step = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"]
     assert step >= 5
     status, _, err = in_process(train, "resume=run", f"trainer.max_steps={step + 3}", cwd=tmp_path)
