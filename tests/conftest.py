@@ -1,11 +1,8 @@
-import functools
 import gc
-import io
 import os
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: no threads within, nor in what it starts
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,6 +11,7 @@ os.environ["PYTHONPATH"] = "{0}:{0}/src".format(Path(__file__).parent.parent)  #
 
 from src.train import main as train
 from tests.command import in_process
+from tests.once import once
 
 
 def pytest_collection_finish():
@@ -23,16 +21,9 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def parsed_once():
-    """The same few yaml files make up a thousand compositions: each text is parsed once in a session."""
-    load = OmegaConf.load
-    parsed = functools.lru_cache(512)(lambda text: OmegaConf.to_container(load(io.StringIO(text))))
-
-    def load_once(file):
-        return OmegaConf.create(parsed(file.read())) if hasattr(file, "read") else load(file)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OmegaConf, "load", staticmethod(load_once))
+def composed_once():
+    """The same few yaml files and words make up a thousand command lines of a session."""
+    with once():
         yield
 
 
