@@ -8,7 +8,6 @@ import contextlib
 import copy
 import functools
 import io
-import pickle
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -46,12 +45,12 @@ def load(file):
 
 @functools.lru_cache(512)
 def _parsed_yaml(text):
-    return pickle.dumps(_safe_load(text))
+    return _safe_load(text)
 
 
 def safe_load(stream):
     """The programs read the default options with it before Hydra does."""
-    return pickle.loads(_parsed_yaml(stream)) if isinstance(stream, str) else _safe_load(stream)
+    return copy.deepcopy(_parsed_yaml(stream)) if isinstance(stream, str) else _safe_load(stream)
 
 
 @functools.cache
@@ -81,7 +80,7 @@ def _choices(repo, config_name, overrides, **options):
 
 
 _lists: dict[str, Any] = {}
-_configs: dict[str, bytes] = {}
+_configs: dict[str, Any] = {}
 
 
 def create_defaults_list(repo, config_name, overrides_list, **options):
@@ -103,8 +102,8 @@ def compose(self, defaults, repo):
     if repo.choices is None:
         return _compose(self, defaults=defaults, repo=repo)
     if repo.choices not in _configs:
-        _configs[repo.choices] = pickle.dumps(_compose(self, defaults=defaults, repo=repo))
-    return pickle.loads(_configs[repo.choices])
+        _configs[repo.choices] = _compose(self, defaults=defaults, repo=repo)
+    return copy.deepcopy(_configs[repo.choices])
 
 
 ONCE = (
