@@ -1,4 +1,6 @@
+import functools
 import gc
+import importlib.metadata
 import os
 from pathlib import Path
 
@@ -41,6 +43,22 @@ def unhurried():
     """On a busy machine anything may take long enough for a line that tells how far it is: none among the outputs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lightning_diffusion.system.progress.QUIET", 3600.0)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unsynced():
+    """No test cuts the power. What is written waits for no disk, but where tests.test_files counts on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plugins_once():
+    """Every Trainer looks for plug-ins in the metadata of all that is installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.metadata, "entry_points", functools.cache(importlib.metadata.entry_points))
         yield
 
 

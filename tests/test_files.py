@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_diffusion.system.files import NotWritten, writable
+from lightning_diffusion.system.files import NotWritten, writable, write_bytes
 
 
 @pytest.fixture
@@ -18,6 +18,25 @@ def small_disk(tmp_path):
         pytest.skip("mounting is not allowed here")
     yield disk
     subprocess.run(["umount", disk], check=True)
+
+
+def test_what_is_renamed_into_place_is_on_the_disk_before_and_its_name_after(tmp_path, monkeypatch):
+    steps, replace = [], os.replace
+
+    def note(descriptor):
+        steps.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).stat())
+
+    def rename(source, target):
+        steps.append("renamed")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "replace", rename)
+    write_bytes(tmp_path / "a", b"content")
+    file, renamed, folder = steps
+    assert (file.st_ino, file.st_size) == ((tmp_path / "a").stat().st_ino, len(b"content")), "not all of the file"
+    assert renamed == "renamed"
+    assert folder.st_ino == tmp_path.stat().st_ino, "not the folder's names"
 
 
 class TestWritable:
