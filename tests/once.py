@@ -28,10 +28,11 @@ LIBRARIES = {  # as users have them
     (base, "parse"): grammar_parser.parse,
     (OverridesParser, "parse_rule"): OverridesParser.parse_rule,
     (CachingConfigRepository, "__init__"): CachingConfigRepository.__init__,
+    (defaults_list, "_create_interpolation_map"): defaults_list._create_interpolation_map,
     (config_loader_impl, "create_defaults_list"): config_loader_impl.create_defaults_list,
     (ConfigLoaderImpl, "_compose_config_from_defaults_list"): ConfigLoaderImpl._compose_config_from_defaults_list,
 }
-_load, _safe_load, _parse, _parse_rule, _, _create, _compose = LIBRARIES.values()
+_load, _safe_load, _parse, _parse_rule, _, _interpolation_map, _create, _compose = LIBRARIES.values()
 
 
 @functools.lru_cache(512)
@@ -68,6 +69,13 @@ def parse_rule(self, word, rule):
 def share_repository(self, delegate):
     """Hydra copies its repository with all that the store of dataclasses holds. It changes its list of sources only."""
     self.delegate, self.cache = copy.copy(delegate), {}
+
+
+def interpolation_map(overrides, defaults, self_added):
+    """The choices that an interpolation in a defaults list may name. Hydra makes it for lists without one too."""
+    if any(not default.is_self() and default.is_interpolation() for default in defaults):
+        return _interpolation_map(overrides, defaults, self_added)
+    return None
 
 
 def _choices(repo, config_name, overrides, **options):
@@ -108,7 +116,7 @@ def compose(self, defaults, repo):
 
 ONCE = (
     staticmethod(load), safe_load, functools.lru_cache(512)(_parse), parse_rule, share_repository,
-    create_defaults_list, compose,
+    interpolation_map, create_defaults_list, compose,
 )  # fmt: skip
 
 

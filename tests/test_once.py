@@ -59,6 +59,15 @@ def test_one_line_leaves_nothing_in_the_next():
     assert (second.schedule.T, "new" in second, len(second.backbone) > 0) == (8, False, True)
 
 
+def test_an_interpolation_in_a_defaults_list_is_resolved(tmp_path):
+    (tmp_path / "train.yaml").write_text("defaults: [a: x, b: '${a}', _self_]")
+    for group in "ab":
+        (tmp_path / group).mkdir()
+        for option in "xy":
+            (tmp_path / group / f"{option}.yaml").write_text(f"is: {group}{option}")
+    assert [compose(tmp_path, words).b["is"] for words in ([], ["a=y"], ["b=x", "a=y"])] == ["bx", "by", "bx"]
+
+
 def test_a_folder_of_ones_own_is_read_each_time(tmp_path):
     for lr in (1, 2):
         (tmp_path / "train.yaml").write_text(f"lr: {lr}")
