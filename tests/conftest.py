@@ -15,6 +15,18 @@ from src.train import main as train
 from tests.command import in_process
 from tests.once import once
 
+LONGEST = (  # wait for processes, and train in them: first, so that all workers end at the same time
+    "notebooks/lecture.ipynb", "tests/training/test_wandb.py", "tests/test_wheel.py", "tests/test_sweep.py",
+    "tests/training/test_scores.py", "tests/test_api.py", "tests/test_hardware.py", "tests/test_signals.py",
+    "tests/test_deferred.py", "tests/metrics/test_extractors.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first; those who have nothing left take the others' short tests."""
+    places = {file: place for place, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.split("::")[0], len(LONGEST)))
+
 
 def pytest_collection_finish():
     """Spares the garbage collector the half million objects that the imports have left for good."""
