@@ -155,6 +155,19 @@ def test_noise_of_an_item_does_not_depend_on_its_batch(monkeypatch):
     assert torch.equal(IndexedNoise(3, range(10), (1, 5, 5))(), draws[0])
 
 
+def test_every_draw_takes_new_words():
+    noise, items = IndexedNoise(3, [4, 2], (5, 5)), torch.tensor([4, 2])
+    for first in (0, 13, 26):  # half of 25 numbers, rounded up
+        assert torch.equal(noise(), threefry.normal(stream_key("sample", 3), items, first, (5, 5)))
+    rng, like, key = BatchRNG(3, 2), torch.empty(2, 5, 5), stream_key("train", 3)
+    positions = torch.tensor([2, 3])
+    assert torch.equal(rng.uniform(2), threefry.uniform(key, positions, 0))
+    assert torch.equal(rng.normal(like), threefry.normal(key, positions, 1, (5, 5)))
+    assert torch.equal(rng.normal(like), threefry.normal(key, positions, 14, (5, 5)))
+    assert torch.equal(rng.spread(2)[:1], threefry.uniform(key, positions[:1], 27))
+    assert torch.equal(rng.uniform(2), threefry.uniform(key, positions, 28))
+
+
 @pytest.mark.parametrize("shape", [(0,), (1,), (3,), (1, 5, 5)])
 def test_noise_has_any_shape_and_takes_no_items(shape):
     assert IndexedNoise(0, range(4), shape)().shape == (4, *shape)
