@@ -54,24 +54,20 @@ def test_words_are_counted_by_position_and_item():
         assert (got.long() & 0xFFFFFFFF).tolist() == expected
 
 
-def test_normal_numbers_are_those_of_box_and_muller():
+def test_normal_numbers_are_quantiles_of_the_words():
     items, shape = torch.tensor([7, 3]), (3, 3)
-    w_0, w_1 = (w.double() for w in threefry.words((1, 2), items, 11, 5))
-    r, theta = (-2 * (w_0.abs() / 2**31 + 2**-33).log()).clamp(min=0).sqrt(), torch.pi * w_1 / 2**31
-    expected = torch.cat([r * theta.cos(), r * theta.sin()], dim=1)[:, :9].reshape(2, 3, 3)
+    k = torch.cat(threefry.words((1, 2), items, 11, 5), dim=1).double().div(2**8).floor()
+    expected = torch.special.ndtri((k + 0.5) / 2**24 + 0.5)[:, :9].reshape(2, 3, 3)
     got = threefry.normal((1, 2), items, 11, shape)
     assert got.dtype == torch.float32
-    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
+    assert float((got - expected).abs().max()) < 1e-6
 
 
-@pytest.mark.parametrize(("w_0", "radius"), [(0, 6.7637), (-(2**31), 0.0), (1, 6.5214), (2**31 - 1, 0.0)])
-def test_no_word_gives_an_infinite_number(monkeypatch, w_0, radius):
-    """√(66 ln 2) = 6.7637 is the largest."""
-    words = lambda *_: (torch.full((1, 1), w_0, dtype=torch.int32), torch.zeros(1, 1, dtype=torch.int32))  # noqa: E731
-    monkeypatch.setattr(threefry, "words", words)
-    assert threefry.normal((0, 0), torch.zeros(1, dtype=torch.long), 0, (2,)).tolist() == [
-        [pytest.approx(radius, abs=1e-3), 0]
-    ]
+@pytest.mark.parametrize(("w", "z"), [(-(2**31), -5.41998), (2**31 - 1, 5.41998), (0, 7.47e-8), (-1, -7.47e-8)])
+def test_the_most_extreme_words_give_finite_numbers(monkeypatch, w, z):
+    drawn = torch.full((1, 1), w, dtype=torch.int32)
+    monkeypatch.setattr(threefry, "words", lambda *_: (drawn, drawn))
+    assert threefry.normal((0, 0), torch.zeros(1, dtype=torch.long), 0, (2,)).tolist() == [[pytest.approx(z, 1e-3)] * 2]
 
 
 def test_a_uniform_number_is_below_1():
@@ -116,7 +112,7 @@ def test_moments_are_those_of_a_normal_distribution():
 PAIRS = (
     {  # what two sets of numbers differ in -> the two, from the first draw x (items, numbers of one)
         "number": lambda x: (x[:, :-1], x[:, 1:]),
-        "sine and cosine": lambda x: x.chunk(2, dim=1),
+        "sequence": lambda x: x.chunk(2, dim=1),
         "item": lambda x: (x[:-1], x[1:]),
         "item, by 256": lambda x: (x[:-256], x[256:]),
         "draw": lambda x: (x, draws(2)[1]),
