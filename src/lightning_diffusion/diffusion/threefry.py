@@ -16,7 +16,6 @@ Key = tuple[int, int]  # two words in [0, 2³²)
 
 ROUNDS = 13  # the fewest with published test vectors; 20 take half as long again
 PARITY = 0x1BD11BDA
-BLOCK = 2**15  # counters that a CPU takes at once, which its caches hold
 
 
 def _scalar(value: float, dtype: torch.dtype) -> Tensor:
@@ -84,16 +83,10 @@ def normal(key: Key, items: Tensor, first: int, shape: Sequence[int]) -> Tensor:
 
     where k in [−2²³, 2²³) is the upper 24 bits of a word: 2u − 1 is exact in float32, and never ±1.
     """
-    count = num_words(shape)
-    rows = max(1, BLOCK // max(1, count)) if items.device.type == "cpu" else max(1, len(items))
-    parts = [_normal(*words(key, part, first, count)) for part in items.split(rows)]
-    z = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return z[:, : math.prod(shape)].reshape(len(items), *shape)
-
-
-def _normal(w_0: Tensor, w_1: Tensor) -> Tensor:
-    k = torch.cat((w_0, w_1), dim=1).bitwise_right_shift_(_EIGHT).float()
-    return torch.add(_HALF_STEP, k, alpha=2.0**-23, out=k).erfinv_().mul_(_ROOT_2)
+    k = torch.cat(words(key, items, first, num_words(shape)), dim=1).bitwise_right_shift_(_EIGHT).float()
+    z = torch.add(_HALF_STEP, k, alpha=2.0**-23, out=k).erfinv_().mul_(_ROOT_2)
+    size = math.prod(shape)
+    return (z if z.shape[1] == size else z[:, :size]).reshape(len(items), *shape)
 
 
 def num_words(shape: Sequence[int]) -> int:
