@@ -2,9 +2,14 @@
 
 python -m benchmarks.former_noise PROGRAM [WORD …]     # as python -m PROGRAM WORD …
 
+Needs:  the module PROGRAM.
+Prints: what PROGRAM prints.
+Takes:  as long as PROGRAM.
+
 It takes effect in this process only: a run of several processes starts the others without it.
 """
 
+import argparse
 import contextlib
 import runpy
 import sys
@@ -14,6 +19,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from benchmarks.turns import parser_of
 from lightning_diffusion.diffusion.noise import BatchRNG, IndexedNoise, stream_seed
 
 
@@ -81,10 +87,13 @@ def former_noise() -> Iterator[None]:
 
 
 def main() -> None:
-    _, program, *words = sys.argv
-    sys.argv = [program, *words]
+    parser = parser_of(__doc__)
+    parser.add_argument("program", metavar="PROGRAM", help="src.train, for example")
+    parser.add_argument("words", metavar="WORD", nargs=argparse.REMAINDER, help="its words")
+    given = parser.parse_args()
+    sys.argv = [given.program, *given.words]
     with former_noise():
-        runpy.run_module(program, run_name="__main__", alter_sys=True)
+        runpy.run_module(given.program, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

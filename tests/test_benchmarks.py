@@ -57,7 +57,7 @@ def test_contenders_train_the_same_network():
     assert forward_flops(mine.network, TINY) == pytest.approx(forward_flops(their_own.network, TINY), rel=0.02)
     for contender in (mine, their_own):
         before = [p.detach().clone() for p in contender.network.parameters()]
-        for _ in range(4):  # what starts at zero holds back what lies before it
+        for _ in range(4):  # layers that start at zero block the gradient of those before them
             contender.step()
         moved = [not torch.equal(p, old) for p, old in zip(contender.network.parameters(), before, strict=True)]
         assert sum(moved) / len(moved) > 0.9
@@ -215,7 +215,7 @@ def test_the_judge_learns_what_it_is_shown_and_tells_images_from_noise(monkeypat
 
 @pytest.mark.skipif(not Path(emoji.FONT).exists(), reason="apt-get install fonts-noto-color-emoji")
 def test_emoji_are_told_apart_by_kind():
-    """A character's picture lies under its kind, on white; faces are yellow."""
+    """A character's picture, on white, is listed under its kind; faces are yellow."""
     found = {text: (kind, picture) for kind, text, picture in itertools.islice(emoji.emoji(emoji.FONT), 400)}
     assert [emoji.kind_of(ord(text)) for text in "😀🐶🍎🚗💜🕐♈👩🔑"] == [
         "faces", "animals", "food", "places", "hearts", "clocks", "signs", "people", "objects",
