@@ -43,7 +43,7 @@ def composed_once():
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_dir(tmp_path_factory):
-    """Extractors, references and floors of this session alone; also of the programs that tests start."""
+    """Extractors, references and floors of this session only, also for programs that tests start."""
     folder = str(tmp_path_factory.mktemp("cache"))
     os.environ["LIGHTNING_DIFFUSION_CACHE"] = folder
     yield folder

@@ -1,6 +1,6 @@
 """Real processes that begin where the imports have ended: forked from one that has made them and does nothing else.
 
-A process of its own costs seconds of imports, whatever it then does. These skip that part; signals, exit statuses,
+Each new process costs seconds of imports. These skip that part; signals, exit statuses,
 locks, files and memory are a process's own. A test of the start itself takes `tests.command.start`.
 """
 
@@ -67,7 +67,7 @@ def popen(command, *, env, stdout, start_new_session, **others):
 
 @functools.cache
 def _server():
-    """Started with the first process that is asked for; it ends when this end of the pipe is closed."""
+    """Starts with the first process; ends when this end of the pipe is closed."""
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.forked"],
         cwd=Path(__file__).parent.parent,

@@ -22,7 +22,7 @@ def small_disk(tmp_path):
 
 
 class TestReplacing:
-    """A file is whole or not there, whatever ends the attempt, and nothing else is left in the folder."""
+    """However an attempt ends, a file is complete or absent, and nothing else is left in the folder."""
 
     @pytest.fixture
     def path(self, tmp_path):
