@@ -11,9 +11,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: no threads w
 
 os.environ["PYTHONPATH"] = "{0}:{0}/src".format(Path(__file__).parent.parent)  # of every process that a test starts
 
-from src.train import main as train
-from tests.command import in_process
-from tests.once import once
+from lightning_diffusion.system.lazy_import import TORCHMETRICS, defer
+
+defer("torchmetrics", TORCHMETRICS)  # as the programs do; those tests that need all of it import the rest
+
+from src.train import main as train  # noqa: E402
+from tests.command import in_process  # noqa: E402
+from tests.once import once  # noqa: E402
 
 LONGEST = (  # wait for processes, and train in them: first, so that all workers end at the same time
     "notebooks/lecture.ipynb", "tests/training/test_wandb.py", "tests/test_wheel.py", "tests/test_sweep.py",
