@@ -8,9 +8,8 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from lightning_diffusion.app.classes import count_classes
+from lightning_diffusion.app.assembly import Arguments, count_classes, groups
 from lightning_diffusion.app.cli import CONF
-from lightning_diffusion.app.commands.train import Arguments, groups
 from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.codecs.image_size import height_width
 from lightning_diffusion.configuration.arguments import Node, parse

@@ -1,5 +1,5 @@
-"""The words that users type in a checkout: python -m src.train. They run this checkout's package, wherever else one
-is installed."""
+"""The programs as users start them in a checkout: python -m src.train. They run the checkout's own package, even if
+another copy is installed."""
 
 import sys
 from pathlib import Path

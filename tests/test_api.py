@@ -174,14 +174,14 @@ def test_scores_of_an_object_name_it(run):
         ({"num_step": 3}, "num_step: no such option; did you mean num_steps?"),
         ({"sampler": "ddim", "order": 3}, "order: no such option"),
         ({"num_steps": "three"}, "sampler.num_steps='three': expected"),
-        ({"num_steps": [1, torch.ones(2)]}, "sampler.num_steps: a Tensor is no plain value"),
-        ({"sampler": DDIM}, "sampler: give the name of an option or a Sampler, not a ABCMeta"),
-        ({"guidance": 3}, "guidance: give the name of an option or a callable of a denoiser, not a int"),
-        ({"sampler": DDIM(Trailing(), 2), "time_grid": "karras"}, "time_grid: the given sampler has one of its own"),
+        ({"num_steps": [1, torch.ones(2)]}, "sampler.num_steps: a Tensor is not plain data"),
+        ({"sampler": DDIM}, "sampler: give the name of an option or a Sampler, not ABCMeta"),
+        ({"guidance": 3}, "guidance: give the name of an option or a callable of a denoiser, not int"),
+        ({"sampler": DDIM(Trailing(), 2), "time_grid": "karras"}, "time_grid: the given sampler already has one"),
         ({"sampler": DDIM(Trailing(), 2), "num_steps": 3}, "num_steps: no such option"),
         ({"label": 10}, "label=10: choose a whole number from 0 to 9"),
-        ({"label": [1, 2]}, "label: expected a whole number, or 4 of them"),
-        ({"label": "three"}, "label='three': expected a whole number, or 4 of them"),
+        ({"label": [1, 2]}, "label: expected a whole number or 4 of them"),
+        ({"label": "three"}, "label='three': expected a whole number or 4 of them"),
         ({"batch_size": 0}, "batch_size=0: choose a whole number of at least 1"),
         ({"seed": 0.5}, "seed=0.5: expected a whole number"),
         ({"guidance": "autoguidance"}, "guidance.weak.ckpt_path: missing"),
@@ -196,7 +196,7 @@ def test_a_mistake_is_an_exception_of_one_line(run, options, says):
 
 def test_pictures_of_another_kind_are_refused(run):
     for images, says in (
-        (np.zeros((2, 8, 8), np.uint8), r"images: expected uint8 \(N, 8, 8, 1\), and these are uint8 \(2, 8, 8\)"),
+        (np.zeros((2, 8, 8), np.uint8), r"images: expected uint8 \(N, 8, 8, 1\), got uint8 \(2, 8, 8\)"),
         (np.zeros((2, 8, 8, 1)), r"float64 \(2, 8, 8, 1\)"),
         (torch.zeros(0, 8, 8, 1, dtype=torch.uint8), r"\(0, 8, 8, 1\)"),
     ):
@@ -205,13 +205,13 @@ def test_pictures_of_another_kind_are_refused(run):
                 ask(images)
     pictures = run.model.draw(1)
     for ask, says in (
-        (lambda: run.model.bits_per_dim(pictures), "label: this model knows images by their class only"),
-        (lambda: run.model.edit("inpaint", pictures), "label: this model knows"),
+        (lambda: run.model.bits_per_dim(pictures), "label: missing; this model needs the class of each image"),
+        (lambda: run.model.edit("inpaint", pictures), "label: missing; this model needs"),
         (lambda: run.model.edit("inpaint", pictures, label=1), "mask: missing"),
         (lambda: run.model.edit("inpaint", pictures, label=1, mask=np.ones((4, 4))), "mask: expected 8×8"),
         (lambda: run.model.edit("inpant", pictures, label=1), "edit=inpant: no such option; did you mean inpaint?"),
         (lambda: run.model.edit(None, pictures, label=1), "edit: missing"),
-        (lambda: run.model.evaluate(20, "likelihood"), "num_samples: metrics=likelihood does not read it; give num_im"),
+        (lambda: run.model.evaluate(20, "likelihood"), "num_samples: not used with metrics=likelihood; give num_im"),
     ):
         with pytest.raises(ld.ConfigError, match=says):
             ask()
@@ -242,7 +242,7 @@ def test_what_a_family_cannot_do_is_one_line(run):
         (lambda: reader.bits_per_dim(pictures), "this model has no likelihood"),
         (lambda: reader.edit("invert", pictures), "edit: a Reader cannot edit"),
         (lambda: reader.evaluate(20, steps=10), "a Reader draws no samples"),
-        (lambda: reader.evaluate(20, steps=10, sampler="ddim"), "sampler: a Reader has none"),
+        (lambda: reader.evaluate(20, steps=10, sampler="ddim"), "sampler: a Reader has no sampler"),
     ):
         with pytest.raises(ld.ConfigError, match=says):
             ask()
@@ -266,7 +266,7 @@ def test_what_is_no_model_is_one_line(run, tmp_path):
         (lambda: ld.load(tmp_path / "hostile.ckpt"), "calls os.system, which is not part of this project"),
         (lambda: ld.load(run.folder, device="tpu9"), "device=tpu9: not usable here"),
         (lambda: ld.load(run.folder, precision="16"), "precision=16: choose 32-true or bf16-mixed"),
-        (lambda: ld.load(run.folder, trust="os"), "trust=os: give a list of packages"),
+        (lambda: ld.load(run.folder, trust="os"), "trust=os: not a list of packages; give"),
     ):
         with pytest.raises(ld.ConfigError, match=says):
             ask()

@@ -146,7 +146,7 @@ OF_A_FAMILY = (f"{NAME}.diffusion.", f"{NAME}.models.diffusion.", f"{NAME}.netwo
 ANYBODYS = (f"{NAME}.diffusion.noise.", f"{NAME}.networks.summary.")
 KNOW_ONE = (  # what is about diffusion models by its purpose
     "checkpoints/diffusers/", "checkpoints/weak_model.py", "app/drawing.py", "app/edit_inputs.py",
-    "app/commands/sample.py", "app/sampling.py", "api.py",
+    "app/commands/sample.py", "app/sampling.py", "app/loaded_model.py",
 )  # fmt: skip
 
 

@@ -95,7 +95,7 @@ def test_a_run_is_resumed_with_the_folder_that_it_needs(project):
     again = ["resume=run", TRUST, "trainer.max_steps=4"]
     status, _, err = in_process(train.main, *again, cwd=project)
     assert status == 2
-    assert err.startswith("error: resume=run: overrides.yaml chooses data=stripes, which is no option of conf/")
+    assert err.startswith("error: resume=run: overrides.yaml chooses data=stripes, which is not an option of conf/")
     assert "--config-dir" in err
     status, _, err = in_process(train.main, CONFIG_DIR, "resume=run", cwd=project)
     assert status == 2
@@ -149,7 +149,7 @@ def test_misspelt_options_of_the_folder(project, words, answer):
 def test_a_folder_that_is_not_there(tmp_path, words):
     status, out, err = in_process(train.main, *words, "seed=1", cwd=tmp_path)
     assert (status, out) == (2, "")
-    assert err == f"error: --config-dir={tmp_path}/none: no such folder; give one that is laid out like conf/\n"
+    assert err == f"error: --config-dir={tmp_path}/none: no such folder; give one with the layout of conf/\n"
 
 
 def test_flags_may_stand_among_words():

@@ -9,9 +9,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf, open_dict
 
-from lightning_diffusion.app import evaluation_arguments, sampling
+from lightning_diffusion.app import assembly, evaluation_inputs, sampling
 from lightning_diffusion.app.cli import CONF
-from lightning_diffusion.app.commands import train
 from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.configuration.arguments import Record, parse
 from lightning_diffusion.configuration.calls import make
@@ -19,7 +18,7 @@ from lightning_diffusion.configuration.trusted_targets import Targets
 
 GROUPS = [path.name for path in CONF.iterdir() if path.is_dir()]
 OPTIONS = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.glob("*/*.yaml"))]
-SAMPLE, EVALUATE = ("sample", sampling.Arguments), ("evaluate", evaluation_arguments.Arguments)
+SAMPLE, EVALUATE = ("sample", sampling.Arguments), ("evaluate", evaluation_inputs.Arguments)
 OTHER_PROGRAMS = {"edit": SAMPLE, "metrics": EVALUATE, "sweep/samplers": EVALUATE}  # that training has no use for
 REQUIRED = {
     "image_folder": ["data.root=nowhere", "data.num_classes=null"],
@@ -66,7 +65,7 @@ def test_option_composes_and_builds(option, finished):
         arguments = parse(compose("ckpt_path=x", f"{group}={name}", *required, program=program), keys)
         assert not hasattr(arguments, group) or getattr(arguments, group).make() is not None
         return
-    arguments = parse(compose(f"{group}={name}", *required), train.Arguments, GROUPS)
+    arguments = parse(compose(f"{group}={name}", *required), assembly.Arguments, GROUPS)
     for key in ("data", "module", "sampler", "callbacks", "logger"):
         assert arguments.nodes[key].make() is not None
     arguments.trainer.make(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
@@ -79,7 +78,7 @@ BACKBONES = ["adm", "dit", "uvit", "unet_lecture"]
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_takes_a_training_and_a_sampling_step(name):
     """With its own network, on noise of its own shape: sizes, classes, schedule and prediction fit together."""
-    arguments = parse(compose(f"experiment={name}", *REQUIRED.get(name, [])), train.Arguments, GROUPS)
+    arguments = parse(compose(f"experiment={name}", *REQUIRED.get(name, [])), assembly.Arguments, GROUPS)
     data, module, sampler, guidance = (arguments.nodes[key].make() for key in ("data", "module", "sampler", "guidance"))
     K = data.num_classes
     condition = by_label(None if K is None else torch.arange(2) % K)
@@ -134,7 +133,7 @@ def test_every_option_is_one_short_file():
 )
 def test_every_experiment_takes_every_backbone(name, backbone):
     """An experiment names its network as an option, so that another option leaves no key of the first behind."""
-    parse(compose(f"experiment={name}", f"backbone={backbone}", *REQUIRED.get(name, [])), train.Arguments)
+    parse(compose(f"experiment={name}", f"backbone={backbone}", *REQUIRED.get(name, [])), assembly.Arguments)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from rich.progress import Progress, TextColumn
 from rich.table import Table
 from rich.tree import Tree
 
+from lightning_diffusion.app.output import show, table
 from lightning_diffusion.system.console import console, printable
 
 MARKUP = ("[/b]", "[red]x[/red]", "[link=https://e.org]x[/link]", ":smile:", "[", "\\[b]")
@@ -84,3 +85,11 @@ def test_a_progress_bar_with_it_prints_its_words_as_they_are():
     with Progress(TextColumn("{task.description}", markup=False), console=out) as progress:
         progress.add_task("[/b] [red]")
     assert "[/b] [red]" in file.getvalue()
+
+
+def test_programs_print_tables_in_columns_and_each_text_as_one_visible_line(capsys):
+    scores = table("score", "value", right=["value"])
+    scores.add_row("fd", "1")
+    show(scores, None, f"{'x' * 300} \x1b[31m[b]")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rstrip() for line in lines] == ["score  value", "fd         1", f"{'x' * 300} \\x1b[31m[b]"]

@@ -182,7 +182,10 @@ def test_an_edit_that_needs_latents_leaves_a_stochastic_sampler(run, tmp_path):
     path, strips = f"ckpt_path={rewritten(run, tmp_path, noisy)}", []
     edit = ("images=[a.png]", "label=3", "sampler.num_steps=4")
     for words, says in (
-        ("edit=invert", "sampler=ddim: this edit needs a deterministic sampler, which the run's own, dpm_sde, is not"),
+        (
+            "edit=invert",
+            "sampler=ddim: this edit needs a deterministic sampler, and the run's own, dpm_sde, is stochastic",
+        ),
         ("edit=invert sampler=ddim", "by ddim, 4 steps"),
         ("edit=image_to_image", "by dpm_sde, 4 steps"),
     ):

@@ -115,9 +115,9 @@ class TestGaussian:
 
     def test_parts_of_another_family_are_refused(self, folder, outside):
         for main, words, says in (
-            (train, [*WORDS, "model=gaussian", "schedule=linear"], "schedule: the chosen model does not read it"),
+            (train, [*WORDS, "model=gaussian", "schedule=linear"], "schedule: not used by the chosen model"),
             (summary, [*WORDS, "model=gaussian"], "model: src.summary measures a backbone"),
-            (sample, [*TRUST, "sampler=ddim"], "sampler: a Gaussian has none"),
+            (sample, [*TRUST, "sampler=ddim"], "sampler: a Gaussian has no sampler; leave it out"),
             (sample, [*TRUST, "edit=inpaint", "images=[a.png]"], "edit: a Gaussian cannot edit"),
             (evaluate, [*TRUST, "samplers=[ddim]"], "samplers: a Gaussian has no sampler"),
             (evaluate, [*TRUST, "num_steps=[5]"], "num_steps: a Gaussian has no sampler"),
@@ -150,7 +150,7 @@ class TestMasks:
         path = ["ckpt_path=masks/it/checkpoints/last.ckpt", "trust=[toy]", "device=cpu"]
         for main, words, says in (
             (sample, path, "a LinearMasks draws no samples"),
-            (evaluate, path, "a LinearMasks draws no samples that could be scored"),
+            (evaluate, path, "a LinearMasks draws no samples to score"),
             (evaluate, [*path, "metrics=likelihood"], "this model has no likelihood"),
             (train, [*WORDS, "model=masks", "metric=val/bits_per_dim"], "choose val/loss, val/accuracy"),
             (train, [*WORDS, "model=masks", "callbacks=scores"], "callbacks.scores: a LinearMasks draws no samples"),

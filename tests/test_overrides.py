@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_diffusion.app.cli import CONF, explain, mistakes
-from lightning_diffusion.app.commands.train import assemble
+from lightning_diffusion.app.assembly import assemble
+from lightning_diffusion.app.cli import CONF, config_errors, explain
 from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.configuration.errors import ConfigError
 
@@ -75,7 +75,7 @@ def check_trains_or_is_refused(overrides):
         check_line(explain(error, "train"))
         return "refused"
     try:
-        with mistakes():
+        with config_errors():
             parts = assemble(config)
     except (ConfigError, OmegaConfBaseException) as error:
         check_line(explain(error, "train"))

@@ -179,7 +179,7 @@ def test_it_writes_a_table_and_plots(sweep):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["runs=nowhere"], "error: runs=nowhere: no run in it; name a run's folder, or one that runs lie in"),
+        (["runs=nowhere"], "error: runs=nowhere: no run found; give a run's folder, or a folder of runs"),
         (["runs=sweep", "metric=fid"], "error: metric=fid: not measured in these runs; choose fd_x, "),
         (["runs=sweep", "num_pictures=0"], "error: num_pictures=0: choose a whole number of at least 1"),
         ([], "error: runs: missing; give runs=…"),

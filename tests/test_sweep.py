@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from lightning_diffusion.app.sweep import Sweep, folder_to_go_on_with
+from lightning_diffusion.app.sweep import Sweep, sweep_to_resume
 from lightning_diffusion.configuration.errors import ConfigError
 from src.train import main as train
 from tests.command import in_process, run, start
@@ -63,7 +63,7 @@ def test_a_job_that_fails_ends_alone_and_is_told(tmp_path):
         (["schedule=linear,cosin"], "schedule=cosin: no such option; did you mean cosine? (options: "),
         (["schedule.TT=5,10"], "schedule.TT: no such key; did you mean schedule.T?"),
         (["schedule.T=5,10", "swep=optuna"], "swep: no such key; did you mean sweep?"),
-        (["seed=0,1", "resume=true"], "resume=true: no sweep of these words in runs/sweeps"),
+        (["seed=0,1", "resume=true"], "resume=true: no sweep with these arguments in runs/sweeps"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -122,11 +122,11 @@ def test_what_goes_on_must_have_been_started(tmp_path, monkeypatch):
     for name, words in (("a", ["x=1,2"]), ("b", ["x=1,2"]), ("c", ["x=1,3"])):
         (tmp_path / "runs" / "sweeps" / name).mkdir(parents=True)
         (tmp_path / "runs" / "sweeps" / name / "sweep.yaml").write_text(yaml.safe_dump({"words": words}))
-    assert folder_to_go_on_with(["-m", "x=1,2", "resume=true"]) == ["hydra.sweep.dir='runs/sweeps/b'"]
-    assert folder_to_go_on_with(["-m", "x=1,2"]) == []
-    assert folder_to_go_on_with(["-m", "x=1", "resume=true", "hydra.sweep.dir=d"]) == []
-    with pytest.raises(ConfigError, match="resume=true: no sweep of these words"):
-        folder_to_go_on_with(["-m", "x=1,4", "resume=true"])
+    assert sweep_to_resume(["-m", "x=1,2", "resume=true"]) == ["hydra.sweep.dir='runs/sweeps/b'"]
+    assert sweep_to_resume(["-m", "x=1,2"]) == []
+    assert sweep_to_resume(["-m", "x=1", "resume=true", "hydra.sweep.dir=d"]) == []
+    with pytest.raises(ConfigError, match="resume=true: no sweep with these arguments"):
+        sweep_to_resume(["-m", "x=1,4", "resume=true"])
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import os
 import pytest
 import yaml
 
-from lightning_diffusion.app.sweep import folder_to_go_on_with
+from lightning_diffusion.app.sweep import sweep_to_resume
 from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.runs.job import Job
 from lightning_diffusion.runs.run import Run
@@ -88,11 +88,11 @@ def test_a_sweep_whose_words_are_torn_is_passed_over(tmp_path, monkeypatch, dama
     for name, text in (("a", yaml.safe_dump({"words": ["x=1,2"]})), ("b", damage)):
         (tmp_path / "runs" / "sweeps" / name).mkdir(parents=True)
         (tmp_path / "runs" / "sweeps" / name / "sweep.yaml").write_text(text)
-    assert folder_to_go_on_with(["-m", "x=1,2", "resume=true"]) == ["hydra.sweep.dir='runs/sweeps/a'"]
+    assert sweep_to_resume(["-m", "x=1,2", "resume=true"]) == ["hydra.sweep.dir='runs/sweeps/a'"]
     with pytest.raises(
-        ConfigError, match=r"resume=true: no sweep of these words .* \(runs/sweeps/b/sweep.yaml: "
+        ConfigError, match=r"resume=true: no sweep with these arguments .* \(runs/sweeps/b/sweep.yaml: "
     ) as error:
-        folder_to_go_on_with(["-m", "x=1,3", "resume=true"])
+        sweep_to_resume(["-m", "x=1,3", "resume=true"])
     assert len(str(error.value).splitlines()) == 1
 
 

@@ -110,7 +110,10 @@ def test_words_that_are_torn_are_named(finished, tmp_path):
     path.write_bytes(path.read_bytes()[:10] + b"\0\0")
     status, _, err = in_process(train, "resume=run", cwd=tmp_path)
     assert status == 2
-    assert "resume=run: no run to resume (overrides.yaml is missing or unreadable)" in err.splitlines()[-1]
+    assert (
+        "resume=run: no run to resume, overrides.yaml is missing or unreadable; give the folder of a run"
+        in err.splitlines()[-1]
+    )
 
 
 PICTURE = torch.randint(0, 256, (3, 200, 200), dtype=torch.uint8)

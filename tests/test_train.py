@@ -325,13 +325,16 @@ def test_pictures_are_edited_from_files_into_a_strip(finished, pictures, tmp_pat
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ("images=[a.png]", "images: say what to do with them; give edit="),
+        ("images=[a.png]", "images: no edit is chosen; give edit="),
         ("edit=inpaint mask=left label=1", "images: missing; give picture files"),
         ("edit=inpaint images=[nowhere.png] mask=left label=1", "images=nowhere.png: no such file"),
-        ("edit=inpaint images=[PICTURE] label=1", "mask: missing; give a picture, white where to fill in"),
-        ("edit=inpaint images=[PICTURE] mask=side label=1", "mask=side: no such file"),
-        ("edit=invert images=[PICTURE] mask=left label=1", "mask: only edit=inpaint takes one"),
-        ("edit=invert images=[PICTURE]", "label: this model knows images by their class alone"),
+        ("edit=inpaint images=[PICTURE] label=1", "mask: missing; give a picture that is white where to fill in"),
+        (
+            "edit=inpaint images=[PICTURE] mask=side label=1",
+            "mask=side: no such file; give a picture, or one of left, right, top, bottom, middle",
+        ),
+        ("edit=invert images=[PICTURE] mask=left label=1", "mask: only edit=inpaint uses a mask"),
+        ("edit=invert images=[PICTURE]", "label: missing; this model needs the class of each image, label=0 … 9"),
         ("edit=invert images=[PICTURE] label=10", "label=10: choose a whole number from 0 to 9"),
         ("edit=invert images=[PICTURE] label=1 sampler=ddpm", "edit: a latent stands for one picture"),
         ("edit=interpolate images=[PICTURE] label=1", "images: give at least 2"),

@@ -1,6 +1,6 @@
 """Train, sample and measure image diffusion models.
 
-The names below are those of `lightning_diffusion.api`, which is imported with torch when one of them is first used.
+The names below come from `lightning_diffusion.api`. The first use of one imports that module, and with it torch.
 """
 
 from importlib import import_module

@@ -1,326 +1,46 @@
-"""The package from Python: load a trained model, draw, edit and measure with it; train one.
+"""The Python API: train a model, or load a trained one to draw, edit and measure.
 
     import lightning_diffusion as ld
     model = ld.load("runs/digits/TIME")
     images = model.draw(64, seed=0, label=3, sampler="dpm_multistep", num_steps=10)
 
-Numbers are those of the programs: `model.draw` gives the pixels of `python -m src.sample` with the same words. Without
-words a model draws as its own run does.
+The results equal those of the programs: with the same options, `model.draw` returns the pixels that
+`python -m src.sample` writes. Without options, a model draws as its own run does.
 
-Images are uint8 arrays (N, H, W, C). Mistakes raise `ConfigError`, one line that names the argument and the remedy.
+Images are uint8 arrays (N, H, W, C). An invalid argument raises `ConfigError`, whose line names it and the remedy.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
-
-from lightning_diffusion.app.cli import mistakes
-from lightning_diffusion.app.drawing import drawn_so
-from lightning_diffusion.app.edit_inputs import given, given_condition
-from lightning_diffusion.app.evaluation import Probed, Sampled, asked, probed, sampled
-from lightning_diffusion.app.evaluation_report import results_of
-from lightning_diffusion.app.keywords import asked_for
-from lightning_diffusion.app.sampling import as_editor, as_generator, check_rest, settled
-from lightning_diffusion.app.sampling import draw as draw_all
-from lightning_diffusion.app.sampling import edit as edit_all
-from lightning_diffusion.checkpoints.loading import TrainedModel, assembled
+from lightning_diffusion.app.cli import config_errors
+from lightning_diffusion.app.loaded_model import LoadedModel
+from lightning_diffusion.checkpoints.loading import assembled
 from lightning_diffusion.checkpoints.model_file import read
-from lightning_diffusion.codecs.condition import Condition
-from lightning_diffusion.configuration.arguments import at_least
 from lightning_diffusion.configuration.errors import ConfigError
-from lightning_diffusion.diffusion.denoiser import Denoiser
-from lightning_diffusion.diffusion.samplers.base import Sampler
-from lightning_diffusion.diffusion.time_grid import TimeGrid
-from lightning_diffusion.metrics.batches import shard_batches
-from lightning_diffusion.metrics.likelihood import Likelihood as LikelihoodMetric
-from lightning_diffusion.models.contracts import Compile, Generator, Model
+from lightning_diffusion.models.contracts import Compile
 from lightning_diffusion.runs.attended import attend
 from lightning_diffusion.runs.run import CHECKPOINT, CONFIG, Points, Run
-from lightning_diffusion.system.memory import check_fits
 from lightning_diffusion.training.devices import prepare_for_inference, usable
 
 __all__ = ["ConfigError", "LoadedModel", "TrainingRun", "load", "train"]
 
-Images = npt.NDArray[np.uint8]
-Classes = int | Sequence[int] | npt.NDArray[np.integer[Any]] | Tensor
-SINGLE: Final = {"num_variants": 1}
-Guidance = Callable[..., Denoiser]  # a denoiser -> the guided one
-
-
-class LoadedModel:
-    """A trained model with its averaged weights. `load` makes it.
-
-    `draw`, `trajectory`, `edit` and `evaluate` take these words in common:
-
-        sampler, time_grid, guidance: an option of conf/ by name, such as "dpm_multistep", or an object of that kind;
-            None draws as the model's own run does.
-        options: of those parts, or of the edit or metric: num_steps=10, order=3, scale=2.0. Where two parts have an
-            option of the same name, the first of edit, sampler, time_grid, guidance, metrics and data takes it.
-
-    What the model's kind cannot do, a wrong name or a wrong value raises ConfigError.
-    """
-
-    def __init__(
-        self, trained: TrainedModel, path: Path, device: torch.device, precision: str, trust: list[str]
-    ) -> None:
-        self.path, self.device, self.precision = path, device, precision
-        self._trained, self._trust = trained, trust
-
-    @property
-    def module(self) -> Model:
-        """The model itself, an nn.Module in evaluation mode."""
-        return self._trained.model
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of an image."""
-        C, H, W = self._trained.shape
-        return H, W, C
-
-    @property
-    def num_classes(self) -> int | None:
-        """None of a model without classes."""
-        return self._trained.num_classes
-
-    def __repr__(self) -> str:
-        classes = "" if self.num_classes is None else f", {self.num_classes} classes"
-        shape = "×".join(map(str, self.shape))
-        return f"<{type(self.module).__name__} of {shape} images{classes}, {self.path}, {self.device}>"
-
-    def draw(
-        self,
-        num_samples: int = 64,
-        *,
-        seed: int = 0,
-        label: Classes | None = None,
-        batch_size: int = 64,
-        sampler: str | Sampler | None = None,
-        time_grid: str | TimeGrid | None = None,
-        guidance: str | Guidance | None = None,
-        **options: Any,
-    ) -> Images:
-        """Samples, uint8 (N, H, W, C). Number i depends on the weights, the seed, i and its class.
-
-        Args:
-            label: a class for all, or one for each; None takes the classes in turn.
-            batch_size: samples that are drawn at once.
-
-        Raises:
-            ConfigError: see the class.
-        """
-        parts = {"sampler": sampler, "time_grid": time_grid, "guidance": guidance}
-        model, condition = self._generator(num_samples, seed, label, batch_size, parts, options)
-        return _arrays(draw_all(model, condition, num_samples, batch_size, seed))
-
-    def trajectory(
-        self,
-        num_samples: int = 8,
-        *,
-        seed: int = 0,
-        label: Classes | None = None,
-        batch_size: int = 64,
-        sampler: str | Sampler | None = None,
-        time_grid: str | TimeGrid | None = None,
-        guidance: str | Guidance | None = None,
-        **options: Any,
-    ) -> Images:
-        """The states on the way to the samples that `draw` gives, uint8 (steps + 1, N, H, W, C), the noise first.
-
-        Raises:
-            ConfigError: see the class.
-        """
-        parts = {"sampler": sampler, "time_grid": time_grid, "guidance": guidance}
-        model, condition = self._generator(num_samples, seed, label, batch_size, parts, options, states=True)
-        walks = []
-        for batch in shard_batches(num_samples, batch_size):
-            asked = None if condition is None else condition[batch.start : batch.stop]
-            walks.append(torch.stack(list(model.trajectory(batch, asked, seed))))
-        return _arrays(torch.cat(walks, dim=1))
-
-    def bits_per_dim(
-        self, images: Images | Tensor, *, label: Classes | None = None, seed: int = 0, batch_size: int = 64
-    ) -> npt.NDArray[np.float64]:
-        """How probable the model finds images, in bits per dimension (N,): lower is better.
-
-        It is what validation logs as val/bits_per_dim, of a diffusion model a bound. `evaluate(metrics="likelihood")`
-        measures all that the model's kind has.
-
-        Args:
-            images: uint8 (N, H, W, C) of the model's shape.
-            label: the class of all, or of each; None if the model does without.
-            seed: of the noise that image i meets.
-
-        Raises:
-            ConfigError: see the class.
-        """
-        with mistakes():
-            at_least(1, batch_size=batch_size)
-            model = LikelihoodMetric().check(self.module)
-            pictures = self._pictures(images)
-            condition = given_condition(label, len(pictures), self.num_classes)
-            if condition is None and isinstance(model, Generator) and model.needs_labels:
-                raise ConfigError("label: this model knows images by their class only; give the class of each")
-        found = []
-        with torch.no_grad():
-            for batch in shard_batches(len(pictures), batch_size):
-                here = slice(batch.start, batch.stop)
-                asked = None if condition is None else condition[here].to(self.device)
-                found.append(model.bits_per_dim(pictures[here].to(self.device), asked, batch, seed).cpu().double())
-        bits: npt.NDArray[np.float64] = torch.cat(found).numpy()
-        return bits
-
-    def edit(
-        self,
-        edit: str,
-        images: Images | Tensor,
-        *,
-        mask: str | npt.NDArray[Any] | Tensor | None = None,
-        label: Classes | None = None,
-        seed: int = 0,
-        sampler: str | Sampler | None = None,
-        time_grid: str | TimeGrid | None = None,
-        guidance: str | Guidance | None = None,
-        **options: Any,
-    ) -> dict[str, Images]:
-        """The columns of a strip, from what was given to what came of it, each uint8 (N, H, W, C), by name.
-
-        With num_variants=V the columns of results are (V N, H, W, C): the first variant of every picture, then the
-        second. V is 1 unless it is given.
-
-        Args:
-            edit: "inpaint", "image_to_image", "invert" or "interpolate".
-            images: uint8 (N, H, W, C) of the model's shape.
-            mask: of "inpaint": (H, W), true where to fill in, or "left", "right", "top", "bottom", "middle".
-            label: the class of all, or of each.
-
-        Raises:
-            ConfigError: see the class.
-        """
-        parts = {"edit": edit, "sampler": sampler, "time_grid": time_grid, "guidance": guidance}
-        with mistakes():
-            editor, pictures = as_editor(self.module), self._pictures(images)
-            keys = {"seed": seed}
-            area = mask if mask is None or isinstance(mask, str) else torch.as_tensor(mask).cpu()
-            with asked_for(self._trained, self._trust, "sample", keys, parts, options, SINGLE) as (config, objects):
-                check_rest(config)
-                arguments = settled(config, self._trained.file, objects)
-                editor = as_editor(drawn_so(self.module, arguments, objects))
-            if arguments.edit is None:
-                raise ConfigError("edit: missing; give the name of an edit, such as inpaint")
-            grid = {key: part for key, part in objects.items() if key in arguments.edit.node}
-            editing = arguments.edit.make(**grid)
-            inputs = given(pictures, label, area, editing, editor)
-            editor.check_edit(editing, len(pictures))
-        columns = edit_all(editor, editing, inputs, seed)
-        first = {name: column[: len(pictures)] for name, column in columns.items() if name in editing.inputs}
-        return {name: _arrays(column) for name, column in (columns | first).items()}
-
-    def evaluate(
-        self,
-        num_samples: int | None = None,
-        metrics: str = "classifier",
-        *,
-        seed: int = 0,
-        batch_size: int = 64,
-        data: str | None = None,
-        reference: str | PathLike[str] | None = None,
-        extrapolate: bool | None = None,
-        num_images: int | None = None,
-        split: str | None = None,
-        sampler: str | Sampler | None = None,
-        time_grid: str | TimeGrid | None = None,
-        guidance: str | Guidance | None = None,
-        **options: Any,
-    ) -> dict[str, Any]:
-        """The content of src.evaluate's metrics.json; nothing is written.
-
-        Each score by name is a dict with "value" and, under "floor", what held-out images reach at the same number;
-        "how" says what was compared with what. metrics="likelihood" has "mean" and "standard_error" instead.
-
-        Args:
-            num_samples: to draw; None takes as many as there are held-out images, 1,000 at most.
-            metrics: an option of conf/metrics.
-            data: an option of conf/data; None takes the data that the model was trained on.
-            reference: a folder or .npz file of images to compare with instead of the data.
-            extrapolate: whether to extrapolate the Fréchet distance to infinitely many samples.
-            num_images, split: of metrics="likelihood": how many, of "train" or "val".
-
-        Raises:
-            ConfigError: see the class.
-        """
-        parts = {"sampler": sampler, "time_grid": time_grid, "guidance": guidance, "metrics": metrics, "data": data}
-        is_a_checkpoint = not self.path.is_dir() and self.path.suffix != ".safetensors"
-        keys = {
-            "ckpt_path" if is_a_checkpoint else "pretrained": self.path, "num_samples": num_samples, "seed": seed,
-            "batch_size": batch_size, "reference": reference, "extrapolate": extrapolate, "num_images": num_images,
-            "split": split, "precision": self.precision,
-        }  # fmt: skip
-        with asked_for(self._trained, self._trust, "evaluate", keys, parts, options) as (config, objects), mistakes():
-            arguments, metric = asked(config)
-            ready: Probed | Sampled
-            if isinstance(metric, LikelihoodMetric):
-                ready = probed(arguments, self._trained, metric)
-            else:
-                ready = sampled(config, self._trained, metric, self.device, objects)
-        if isinstance(ready, Probed):
-            return ready.results(*ready.measure(self.device))
-        measured = ready.measure(ready.walks[0])
-        near = ready.comparison.neighbours(measured.features)
-        return results_of(ready.comparison, measured, near, ready.made_with)
-
-    def _generator(
-        self,
-        num_samples: int,
-        seed: int,
-        label: Classes | None,
-        batch_size: int,
-        parts: Mapping[str, Any],
-        options: Mapping[str, Any],
-        states: bool = False,
-    ) -> tuple[Generator, Condition | None]:
-        """The model that draws so, and what each sample is asked to be."""
-        keys = {"num_samples": num_samples, "seed": seed, "batch_size": batch_size}
-        with mistakes(), asked_for(self._trained, self._trust, "sample", keys, parts, options) as (config, objects):
-            as_generator(self.module, "model")
-            early = check_rest(config)
-            at_least(1, num_samples=early.num_samples, batch_size=early.batch_size)
-            model = as_generator(drawn_so(self.module, settled(config, self._trained.file, objects), objects))
-            size = 1 + model.num_steps if states else 4
-            check_fits("num_samples", num_samples, size * math.prod(self.shape))
-            condition = given_condition(label, num_samples, self.num_classes)
-        return model, model.conditions_in_turn(range(num_samples)) if condition is None else condition
-
-    def _pictures(self, images: Images | Tensor) -> Tensor:
-        """uint8 (N, C, H, W) on the CPU."""
-        pictures = images.cpu() if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
-        if pictures.dtype != torch.uint8 or pictures.shape[1:] != self.shape or len(pictures) == 0:
-            wanted = ", ".join(map(str, ("N", *self.shape)))
-            kind = str(pictures.dtype).removeprefix("torch.")
-            raise ConfigError(f"images: expected uint8 ({wanted}), and these are {kind} {tuple(pictures.shape)}")
-        return pictures.permute(0, 3, 1, 2).contiguous()
-
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A finished run. `train` makes it.
+    """A finished run, as `train` returns it.
 
     Args:
-        record: the run as its folder has it.
+        record: the run's folder and the files in it.
     """
 
     record: Run
 
     @property
     def folder(self) -> Path:
-        """With config.yaml, metrics.json, samples/ and checkpoints/."""
+        """The folder with config.yaml, metrics.json, samples/ and checkpoints/."""
         return self.record.folder
 
     @property
@@ -330,16 +50,16 @@ class TrainingRun:
 
     @property
     def floors(self) -> dict[str, float]:
-        """What held-out images reach, by the name of a score."""
+        """The values of held-out images, by the name of the score."""
         return self.record.floors
 
     @property
     def curves(self) -> dict[str, Points]:
-        """(steps, values) of all that was logged, by name."""
+        """(steps, values) of each logged quantity, by name."""
         return self.record.curves
 
     def model(self, device: str = "auto", precision: str = "32-true", trust: Sequence[str] = ()) -> LoadedModel:
-        """The trained model. Arguments and errors as of `load`."""
+        """The trained model. Arguments and errors are those of `load`."""
         return load(self.folder, device, precision, trust)
 
 
@@ -350,51 +70,46 @@ def load(
     trust: Sequence[str] = (),
     compile: Compile = False,
 ) -> LoadedModel:
-    """A trained model with its averaged weights.
+    """Load a trained model with its averaged weights.
 
     Args:
-        path: a run's folder (its checkpoints/last.ckpt is taken), a checkpoint, a file of src.export, or a folder that
-            diffusers wrote. Nothing in it is executed.
-        device: "cpu", "cuda", …; "auto" takes a GPU where there is one.
-        precision: "32-true", or "bf16-mixed": the network in bfloat16.
-        trust: packages whose classes the file may name, besides this project's own.
-        compile: whether to compile the network; "reduce-overhead" by CUDA graphs too.
+        path: a run's folder (its checkpoints/last.ckpt is loaded), a checkpoint, a file written by src.export, or a
+            folder written by diffusers. Nothing in it is executed.
+        device: "cpu", "cuda", …; "auto" uses a GPU if there is one.
+        precision: "32-true", or "bf16-mixed" to run the network in bfloat16.
+        trust: packages whose classes the file can use, in addition to this project's own.
+        compile: whether to compile the network; "reduce-overhead" also uses CUDA graphs.
 
     Raises:
-        ConfigError: no such file, no model of this project, or a device or a precision that cannot be had here.
+        ConfigError: the file does not exist or holds no model of this project, or the device or precision is not
+            available here.
     """
-    with mistakes():
+    with config_errors():
         found, where = _model_in(Path(path).expanduser()), usable(device)
         trained = assembled(read(found, "path", trust), trust)
         prepare_for_inference(trained.model, where, precision, compile)
-    unburdened = trained._replace(file=trained.file._replace(weights={}))  # the model has them
-    return LoadedModel(unburdened, found, where, precision, list(trust))
+    without_copy = trained._replace(file=trained.file._replace(weights={}))  # the model holds the weights
+    return LoadedModel(without_copy, found, where, precision, list(trust))
 
 
 def train(*words: str) -> TrainingRun:
-    """Runs `python -m src.train WORDS` in a separate process and prints its output as it comes.
+    """Run `python -m src.train ARGUMENTS` in a separate process and print its output as it appears.
 
-    An interruption (Ctrl-C, a notebook's stop button) ends the run with a checkpoint, and train("resume=RUN") continues
+    An interruption (Ctrl-C, a notebook's stop button) ends the run with a checkpoint, and train("resume=RUN") resumes
     it.
 
     Args:
-        words: of the command line, "experiment=digits", "trainer.max_steps=200".
+        words: the arguments of the command line, such as "experiment=digits", "trainer.max_steps=200".
 
     Raises:
         ConfigError: the program's own one-line error.
-        RuntimeError: the run ended otherwise before it was done.
-        KeyboardInterrupt: it was interrupted.
+        RuntimeError: the run ended early for another reason.
+        KeyboardInterrupt: the run was interrupted.
     """
     return TrainingRun(attend(words))
 
 
 def _model_in(path: Path) -> Path:
-    """The checkpoint of a run's folder; any other path as it is."""
+    """The checkpoint of a run's folder; any other path unchanged."""
     is_a_run = (path / CHECKPOINT).parent.is_dir() or (path / CONFIG).is_file()
     return path / CHECKPOINT if is_a_run else path
-
-
-def _arrays(images: Tensor) -> Images:
-    """(…, C, H, W) -> (…, H, W, C)"""
-    arrays: Images = images.movedim(-3, -1).contiguous().numpy()
-    return arrays

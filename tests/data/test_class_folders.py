@@ -65,7 +65,7 @@ def test_a_run_takes_them_and_is_measured_with_them(tmp_path):
     write(tmp_path / "photos", PAIRS)
     status, out, err = in_process(train, *RUN, "data.root=photos", "hydra.run.dir=run", cwd=tmp_path)
     assert status == 0, err
-    assert "data: 3 class folders, trained as classes; data.num_classes=null trains without" in out
+    assert "data: 3 class folders, used as classes; data.num_classes=null trains without classes" in out
     assert "3 classes" in out
     (tmp_path / "photos").rename(tmp_path / "moved")
     words = ["ckpt_path=run/checkpoints/last.ckpt", "data=image_folder", "data.root=moved", "data.image_size=8"]

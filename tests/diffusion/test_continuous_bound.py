@@ -1,4 +1,4 @@
-"""The bound in continuous time against true likelihoods, drawn by quasi-random numbers."""
+"""The continuous-time bound against true likelihoods, by quasi-random integration."""
 
 import math
 
@@ -25,8 +25,7 @@ PREDICTIONS = [getattr(predictions, name)() for name in ("Eps", "X0", "V", "Scor
 
 
 class Quasi:
-    """Draws of x_0, of an item's offset and of its noise, as the points of one Sobol sequence: means over them are off
-    by about 1/count."""
+    """Draws of x_0, offsets and noise as points of one Sobol sequence, so that errors of means are about 1/count."""
 
     def __init__(self, denoiser: Denoiser, count: int = 2**16) -> None:
         D = denoiser.means.shape[1]
@@ -47,7 +46,7 @@ class Quasi:
 
 
 class Trained(Denoiser):
-    """The exact estimate, as a network says it that predicts something else, in float32."""
+    """The exact estimate, passed through another prediction in float32."""
 
     def __init__(self, exact: Denoiser, parameterization: predictions.Parameterization) -> None:
         super().__init__()
@@ -62,7 +61,7 @@ class Trained(Denoiser):
 
 @pytest.mark.parametrize("truth", [gaussian, mixture])
 def test_it_is_the_true_likelihood(truth):
-    """The mixture is so narrow that noise of e^−7 is still seen in the third digit."""
+    """The mixture is so narrow that noise of variance e^−7 changes the third digit."""
     exact = truth(VP())
     quasi = Quasi(exact, 2**18)
     true = float(true_bits(exact, quasi.x_0).mean())
@@ -72,7 +71,7 @@ def test_it_is_the_true_likelihood(truth):
 
 @pytest.mark.parametrize("truth", [gaussian, mixture])
 def test_it_is_the_same_on_every_schedule(truth):
-    """To 1e-4 on the same draws, and so the true likelihood on each."""
+    """To 1e-4 on the same draws, which makes it the true likelihood on each schedule."""
     quasi = Quasi(truth(VP()), 2**13)
     found = {name: float(quasi.bits(truth(schedule)).mean()) for name, schedule in CONTINUOUS.items()}
     assert max(found.values()) - min(found.values()) < 1e-4, found
@@ -121,6 +120,20 @@ def test_span_names_the_chains_that_are_too_short():
     assert short.high == pytest.approx(float(first.logsnr(torch.tensor(1.0, dtype=F64))))
 
 
+@pytest.mark.parametrize("T", [2, 30, 300])
+def test_it_ends_at_the_last_step_that_has_signal(T):
+    """JSD's ᾱ_t = 1 − t/T is 0 at T, the step nearest to LOWEST on a chain below a thousand steps."""
+    schedule = chains.jsd(T)
+    assert span(schedule).low == pytest.approx(math.log(1 / (T - 1)))
+    bits = Quasi(mixture(VP()), 2**8).bits(mixture(schedule))
+    assert torch.isfinite(bits).all()
+
+
+def test_a_chain_without_any_signal_is_refused():
+    with pytest.raises(ValueError, match="^schedule.T=1: the only step .* choose a longer chain$"):
+        span(chains.jsd(1))
+
+
 def test_the_decoder_is_a_distribution_over_the_256_levels():
     levels = torch.linspace(-1, 1, 256, dtype=F64)
     for estimate in (0.3, -0.99, 0.0, 1.0):
@@ -128,9 +141,9 @@ def test_the_decoder_is_a_distribution_over_the_256_levels():
         assert float(log_p.exp().sum()) == pytest.approx(1, abs=1e-9)
 
 
-def test_a_model_that_knows_the_image_pays_for_the_choice_of_variance_only():
+def test_a_perfect_model_pays_only_for_the_choice_of_variance():
     image = torch.full((1, 192), 1 / 255, dtype=F64)
     bound = continuous_bound(FiniteSet(VP(), image), image, normal_like(image), torch.zeros(1, dtype=F64))
     assert float(bound.steps) < 1e-12
-    inside = math.erf(1 / 2 / 0.25 / 2**0.5)  # half a level, in deviations of the narrowest Gaussian
+    inside = math.erf(1 / 2 / 0.25 / 2**0.5)  # half a level, in standard deviations of the narrowest Gaussian
     assert float(bound.decoder) == pytest.approx(math.log2(8) / 192 - math.log2(inside), abs=1e-6)

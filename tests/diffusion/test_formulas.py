@@ -1,4 +1,4 @@
-"""Steps of samplers against their papers' formulas, written down here for one step or one walk."""
+"""Steps of samplers against the formulas of their papers, restated here for one step or one trajectory."""
 
 import math
 
@@ -19,7 +19,7 @@ from tests.diffusion.truth import F64, mixture, normal_like, points
 
 
 def edm_algorithm_2(D, x, levels, noise, churn, noise_min, noise_max, noise_scale):
-    """Written down from EDM Alg. 2, with σ(t) = t and s(t) = 1."""
+    """EDM Alg. 2 with σ(t) = t and s(t) = 1."""
     N = len(levels) - 1
     for t, t_next in zip(levels[:-1], levels[1:], strict=True):
         gamma = min(churn / N, math.sqrt(2) - 1) if noise_min <= t <= noise_max else 0

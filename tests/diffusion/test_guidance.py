@@ -22,7 +22,7 @@ from tests.diffusion.truth import F64, mixture, points
 
 
 class ByClass(Denoiser):
-    """The exact conditional denoiser: class k is the mixture's k-th component, and "no class" the whole mixture."""
+    """An exact conditional denoiser: class k is component k of the mixture, and "no class" is the whole mixture."""
 
     def __init__(self, schedule):
         super().__init__()
@@ -130,7 +130,7 @@ def test_clipping_and_thresholding():
     assert Clip(Fixed(x_0))(x_0, t).tolist() == [[-1, 0.5, 1, 1], x_0[1].tolist()]
     thresholded = DynamicThreshold(Fixed(x_0), percentile=1.0)(x_0, t)
     torch.testing.assert_close(thresholded[0], x_0[0] / 3)
-    torch.testing.assert_close(thresholded[1], x_0[1])  # nothing beyond 1: left as it is
+    torch.testing.assert_close(thresholded[1], x_0[1])  # nothing exceeds 1, so it is unchanged
     assert torch.equal(Unguided(Fixed(x_0))(x_0, t), x_0)
 
 

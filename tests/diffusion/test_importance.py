@@ -1,4 +1,4 @@
-"""Training times by importance: right on average, less noisy, the same on every rank."""
+"""Importance-sampled training times: unbiased, less noisy, and the same on every rank."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from tests.diffusion.options import SCHEDULES
 
 
 def loss(t, T):
-    """Large near the data, as a variational bound's."""
+    """Large near the data, like the terms of a variational bound."""
     return (0.05 + (1 - t / T) ** 6).float()
 
 

@@ -44,7 +44,7 @@ def test_parts_of_the_bound():
     torch.testing.assert_close(small.decoder, large.decoder)
     assert small.prior.mean() < 1e-3
     assert (large.steps > 0).all()
-    with pytest.raises(ValueError, match="schedule: the variational bound needs a chain"):
+    with pytest.raises(ValueError, match="variational_bound and schedule: this schedule is continuous"):
         variational_bound(gaussian(VP()), x_0, normal_like(x_0))
 
 

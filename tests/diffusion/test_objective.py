@@ -1,14 +1,17 @@
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.diffusion import beta as schedules
 from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
+from lightning_diffusion.diffusion.distance import Absolute, Huber, Squared
 from lightning_diffusion.diffusion.objective import Objective
 from lightning_diffusion.diffusion.parameterization import X0, Eps, V
 from lightning_diffusion.diffusion.time_sampler import Uniform
 from lightning_diffusion.diffusion.weighting import Simple
+from tests.test_configs import build, compose
 
 
 class Constant(nn.Module):
@@ -22,7 +25,7 @@ class Constant(nn.Module):
 
 
 def test_uniform_times_and_eps_is_l_simple():
-    """E‖ε − c‖² = 1 + c² for a network that always says c. Ref: DDPM Eq. 14"""
+    """E‖ε − c‖² = 1 + c² for a network with constant output c. Ref: DDPM Eq. 14"""
     network = Constant(0.5)
     denoiser = NetworkDenoiser(network, schedules.linear(), Eps())
     torch.manual_seed(0)
@@ -45,8 +48,33 @@ def test_at_gives_each_item_its_own_loss():
         torch.testing.assert_close(losses, target.square().mean((1, 2, 3)))
 
 
+def test_distances_have_known_values():
+    output, target = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([1.0, 0.5, 4.0])
+    assert Squared()(output, target).tolist() == [0, 0.25, 9]
+    assert Absolute()(output, target).tolist() == [0, 0.5, 3]
+    assert Huber()(output, target).tolist() == [0, 0.125, 2.5]
+    assert Huber(delta=2.0)(output, target).tolist() == [0, 0.125, 4]
+    with pytest.raises(ValueError, match="^distance.delta=0: choose delta > 0"):
+        Huber(delta=0)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], 6.25),
+        (["distance=absolute"], 2.5),
+        (["distance=huber", "distance.delta=0.5"], 1.125),
+        (["objective.distance=huber"], 2.0),  # the word that earlier runs used
+    ],
+)
+def test_the_distance_of_the_loss_is_an_option_or_a_name(words, expected):
+    objective = build(OmegaConf.to_container(compose(*words), resolve=True)["objective"])
+    denoiser, x_0 = NetworkDenoiser(Constant(0.5), schedules.linear(), X0()), torch.full((2, 1, 1, 1), 3.0)
+    assert objective.at(denoiser, x_0, torch.zeros_like(x_0), torch.ones(2)).loss.tolist() == [expected] * 2
+
+
 def test_mathematics_is_float32_under_bf16_autocast():
-    """At t = 1 of 1000, ᾱ rounded to bfloat16 would be 1: the network must still see noise, and the loss is float32."""
+    """At t = 1 of 1000, ᾱ rounds to 1 in bfloat16. The network must still receive noise, and the loss be float32."""
     network = Constant(0.0)
     denoiser = NetworkDenoiser(network, schedules.linear(), Eps())
     x_0, eps = torch.ones(2, 1, 2, 2), torch.ones(2, 1, 2, 2)
@@ -82,7 +110,7 @@ def test_fixed_noise_is_spread_over_the_whole_clock_and_belongs_to_the_item():
     assert not torch.allclose(other, again)
 
 
-def test_labels_are_dropped_while_training_alone():
+def test_labels_are_dropped_only_while_training():
     network = Constant(0.0)
     network.num_classes = 10
     denoiser = NetworkDenoiser(network, schedules.linear(), Eps(), label_dropout=0.2)

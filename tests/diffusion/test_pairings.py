@@ -112,7 +112,7 @@ def test_every_schedule_option_is_among_these():
 def test_a_chain_cannot_be_walked_where_there_is_none():
     sampler = fresh("sampler", "ddpm")
     for name, schedule in SCHEDULES.items():
-        if not schedule.discrete:
+        if not schedule.chain_length:
             with pytest.raises(ValueError, match="sampler.num_steps=null and schedule"):
                 sampler.times(schedule)
         else:

@@ -1,4 +1,4 @@
-"""A prediction leads back to x_0 at every t, on every schedule where it may be used; elsewhere it is refused."""
+"""A prediction determines x_0 at every t on each schedule that allows it; other schedules are refused."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_a_perfect_prediction_leads_back_at_every_t_or_is_refused(name, paramete
     schedule = SCHEDULES[name]
     ends_without_signal = schedule.terminal_snr() == 0
     refused = {"eps", "score"} if ends_without_signal else set()
-    refused |= set() if schedule.discrete else {"mean"}
+    refused |= set() if schedule.chain_length else {"mean"}
     assert legal(parameterization, schedule) == (parameterization.name not in refused)
     if parameterization.name in refused:
         with pytest.raises(ValueError, match=rf"parameterization={parameterization.name} and schedule.*: .*choose"):
@@ -39,14 +39,14 @@ def test_a_perfect_prediction_leads_back_at_every_t_or_is_refused(name, paramete
     x_0, eps = (torch.randn(len(t), 3, dtype=torch.float64, generator=generator) for _ in range(2))
     x_t = marginal(x_0, eps, schedule.alpha(t), schedule.sigma(t))
     target = parameterization.target(schedule, x_0, eps, t)
-    # the last of the digits that survive a division by α or by σ is lost where those are small
+    # divisions by small α or σ lose digits
     close = {"rtol": 1e-10, "atol": 1e-10}
     torch.testing.assert_close(parameterization.to_x0(schedule, target, x_t, t), x_0, **close)
 
 
 @pytest.mark.parametrize("parameterization", PREDICTIONS, ids=lambda p: p.name)
 def test_all_predictions_convert_into_each_other(parameterization):
-    """x_t and any prediction give x_0 and ε, and these give any other prediction: ten digits are left in the middle."""
+    """x_t and any prediction give x_0 and ε, and these give any other prediction, to ten digits."""
     schedule, t = schedules.linear(), torch.arange(1, 701, dtype=torch.float64)
     x_0, eps = (torch.randn(len(t), 3, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
@@ -68,7 +68,7 @@ def test_posterior_mean_is_the_ddpms():
 
 
 def test_edm_preconditioning_is_the_papers_table():
-    """Ref: EDM Table 1, written down from it, on EDM's own schedule."""
+    """The formulas of EDM Table 1 on EDM's schedule."""
     schedule, sd = SCHEDULES["edm"], 0.5
     sigma = torch.logspace(-2, 1.5, 20, dtype=torch.float64)
     x_0, eps = (torch.randn(20, 3, dtype=torch.float64) for _ in range(2))
@@ -98,7 +98,7 @@ def test_v_is_the_velocity_of_the_angle():
 
 
 def rounded(parameterization, schedule, t, x_0, eps):
-    """The error of x̂_0 where everything is float32, as in training: root mean square over all of x_0."""
+    """The root mean square error of x̂_0 if everything is float32, as in training."""
     t = t.float().expand(len(x_0))
     x_t = marginal(x_0, eps, schedule.alpha(t), schedule.sigma(t))
     x0_hat = parameterization.to_x0(schedule, parameterization.target(schedule, x_0, eps, t), x_t, t)
@@ -111,7 +111,7 @@ CHAINS = [schedules.linear, schedules.quadratic, schedules.sigmoid, schedules.co
 @pytest.mark.parametrize("parameterization", PREDICTIONS, ids=lambda p: p.name)
 @pytest.mark.parametrize("make", CHAINS)
 def test_no_chain_that_is_allowed_loses_x0_to_rounding(make, parameterization):
-    """At the worst step of each chain; the limit leaves 3.3e-3, and float32 rounds in between a few times more."""
+    """At the worst step of each chain. The limit allows 3.3e-3; intermediate float32 roundings add to it."""
     generator = torch.Generator().manual_seed(0)
     x_0, eps = (torch.randn(256, 16, generator=generator) for _ in range(2))
     for T in [*range(1, 31), 50, 100, 300, 1000, 4000]:
@@ -126,7 +126,7 @@ def test_no_chain_that_is_allowed_loses_x0_to_rounding(make, parameterization):
 @pytest.mark.parametrize("parameterization", [Eps(), Score(), PosteriorMean()], ids=lambda p: p.name)
 @pytest.mark.parametrize("make", [schedules.linear, schedules.sigmoid])
 def test_amplification_is_that_of_rounding(make, parameterization):
-    """Output and x_t rounded to float32 and nothing else: u A, wherever A is not lost in float64's own rounding."""
+    """The error is u A if only output and x_t are rounded to float32 and A exceeds the rounding of float64."""
     generator = torch.Generator().manual_seed(0)
     x_0, eps = (torch.randn(2000, 8, dtype=torch.float64, generator=generator) for _ in range(2))
     for T, t in ((1000, 1000), (1000, 400), (50, 50), (20, 20), (5, 5)):
@@ -163,7 +163,7 @@ def test_refusals_name_both_keys_and_a_remedy(parameterization, schedule, words)
 
 
 class DipsInTheMiddle(type(SCHEDULES["flow"])):
-    """Ends with signal, and has next to none on the way."""
+    """A schedule that ends with signal but has almost none in the middle."""
 
     def alpha(self, t):
         return 1e-8 + ((1 - 2 * t).abs() - 0.1).clamp(min=0)

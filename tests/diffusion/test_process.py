@@ -1,4 +1,4 @@
-"""The (α, σ) kernels are the DDPM's formulas, in float64, for every discrete schedule and T."""
+"""The (α, σ) kernels equal DDPM's formulas in float64 for every discrete schedule and T."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def cosine_betas(T):
 
 
 def ddpm_tables(name, T, zero):
-    """β, α = 1 − β and ᾱ of the DDPM paper, written down from its definitions alone."""
+    """β, α = 1 − β and ᾱ of the DDPM paper, computed from its definitions only."""
     beta = BETAS[name](T)
     beta = beta if name == "jsd" else beta.clamp(max=0.999)
     if zero:  # Ref: Common Diffusion Noise Schedules … Are Flawed, Alg. 1
@@ -91,7 +91,7 @@ def test_marginal_has_the_stated_moments():
 
 
 def test_small_noise_does_not_cancel():
-    """σ at t = 1 is √β_1 to all digits of float64, where 1 − ᾱ would lose half of them."""
+    """σ at t = 1 equals √β_1 to all digits of float64; 1 − ᾱ would lose half of them."""
     beta_1 = 1e-4 * 1000 / 100_000
     sigma = schedules.linear(T=100_000).sigma(torch.tensor(1.0, dtype=torch.float64))
     assert abs(float(sigma) ** 2 / beta_1 - 1) < 1e-14
@@ -99,7 +99,7 @@ def test_small_noise_does_not_cancel():
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_any_respacing_has_the_long_chains_marginals(name):
-    """Transitions between any times of any schedule multiply up to the marginal, and Bayes' rule holds for each."""
+    """Transitions between any times of any schedule compose to the marginal, and each satisfies Bayes' rule."""
     schedule = SCHEDULES[name]
     t = torch.cat([torch.zeros(1, dtype=torch.float64), times(schedule, 13)])
     alpha, var = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)

@@ -183,7 +183,7 @@ def test_the_loss_of_the_variance_is_the_bound_on_average_over_the_steps():
     torch.testing.assert_close((hybrid - simple).mean()[None], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name, schedule in SCHEDULES.items() if schedule.discrete])
+@pytest.mark.parametrize("name", [name for name, schedule in SCHEDULES.items() if schedule.chain_length])
 def test_hybrid_loss_is_finite_at_every_time(name):
     schedule = SCHEDULES[name]
     t = torch.arange(1, int(schedule.T) + 1, dtype=F64)
@@ -223,6 +223,6 @@ def test_refusals():
         Objective(Uniform(), Simple()).check_denoiser(two)
     with pytest.raises(ValueError, match="objective.vlb_weight=0.1 and backbone.outputs=1"):
         Objective(Uniform(), Simple(), vlb_weight=0.1).check_denoiser(plain)
-    with pytest.raises(ValueError, match="sampler.variance=learned: this model has learned no variance"):
+    with pytest.raises(ValueError, match="sampler.variance=learned: this model was not trained with learned variance"):
         DDPM(Trailing(), variance="learned").check(plain)
     DDPM(Trailing(), variance="learned").check(two)

@@ -5,7 +5,7 @@ import torch
 
 from lightning_diffusion.diffusion import beta as schedules
 from lightning_diffusion.diffusion import continuous
-from lightning_diffusion.diffusion.schedule import DiscreteSchedule
+from lightning_diffusion.diffusion.discrete import DiscreteSchedule
 from tests.diffusion.options import NAMES, SCHEDULES, make, times
 
 
@@ -23,7 +23,7 @@ def test_ends_at_the_data_and_at_noise(make, T):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_log_snr_falls_and_its_inverse_leads_back(name):
-    """At training times, between them, and near both ends, where the log-SNR may be infinite."""
+    """At training times, between them, and near both ends, where the log-SNR can be infinite."""
     schedule = SCHEDULES[name]
     T = float(schedule.T)
     between = torch.linspace(0, T, 1234, dtype=torch.float64)
@@ -40,7 +40,7 @@ def test_log_snr_falls_and_its_inverse_leads_back(name):
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_discrete_schedules_keep_unit_variance_between_the_steps(name):
     schedule = SCHEDULES[name]
-    if schedule.discrete or name in ("vp", "shifted_cosine"):
+    if schedule.chain_length or name in ("vp", "shifted_cosine"):
         t = torch.linspace(0, float(schedule.T), 777, dtype=torch.float64)
         torch.testing.assert_close(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, torch.ones_like(t))
 
@@ -87,7 +87,7 @@ def test_shape_and_dtype_of_t_are_kept():
             assert value.dtype == t.dtype
 
 
-def test_steps_of_a_chain_may_be_whole_numbers():
+def test_steps_of_a_chain_can_be_integers():
     schedule, steps = schedules.linear(20), torch.arange(21)
     for scale in (schedule.alpha, schedule.sigma):
         assert torch.equal(scale(steps), scale(steps.float()))
@@ -98,7 +98,7 @@ def test_uniform_quantile_covers_1_to_T_evenly():
     counts = schedules.linear(T=100).quantile(u).long().bincount()
     assert counts[0] == 0
     assert (counts[1:] == 100).all()
-    assert schedules.linear(T=100).quantile(torch.tensor(1.0)) == 100  # rounding may reach u = 1
+    assert schedules.linear(T=100).quantile(torch.tensor(1.0)) == 100  # rounding can reach u = 1
 
 
 @pytest.mark.parametrize(
@@ -119,14 +119,14 @@ def test_uniform_quantile_covers_1_to_T_evenly():
         (lambda: continuous.ShiftedCosine(shift=0.0), "schedule.shift=0"),
     ],
 )
-def test_refuses_what_is_no_schedule(attempt, key):
+def test_invalid_schedules_are_refused(attempt, key):
     with pytest.raises(ValueError, match=key):
         attempt()
 
 
 @pytest.mark.parametrize("make", [getattr(schedules, name) for name in NAMES if hasattr(schedules, name)])
 def test_a_chain_has_at_most_a_million_steps(make):
-    """The refusal comes first: a tensor of this length would not fit."""
+    """The error precedes the allocation, which would not fit in memory."""
     if make is schedules.custom:
         return
     for T in (1_000_001, 10**18):
@@ -134,12 +134,34 @@ def test_a_chain_has_at_most_a_million_steps(make):
             make(T=T)
 
 
-def test_the_clock_is_all_that_is_visited():
+def test_the_clock_holds_all_times():
     assert torch.equal(schedules.linear(T=7).clock(), torch.arange(1, 8, dtype=torch.float64))
     for name in ("vp", "ve", "edm", "flow"):
         clock = SCHEDULES[name].clock()
         assert (clock[0], clock[-1]) == (SCHEDULES[name].t_min, SCHEDULES[name].T)
         assert (clock.diff() > 0).all()
+
+
+def test_only_a_discrete_schedule_has_a_chain():
+    assert schedules.linear(T=3).chain("key", "remedy").tolist() == [3, 2, 1, 0]
+    for name, schedule in SCHEDULES.items():
+        if isinstance(schedule, DiscreteSchedule):
+            assert schedule.chain_length == schedule.T == len(schedule.chain("key", "remedy")) - 1, name
+        else:
+            assert schedule.chain_length == 0, name
+            with pytest.raises(ValueError, match="^a=1 and schedule: .* is continuous .*schedule=cosine, or a=2$"):
+                schedule.chain("a=1", "a=2")
+
+
+def test_even_times_are_whole_steps_apart_on_a_chain():
+    assert schedules.linear(T=10).spacing(3) == 3
+    assert SCHEDULES["flow"].spacing(4) == 0.25
+
+
+def test_a_chains_training_times_are_its_steps():
+    schedule, t = schedules.linear(T=10), torch.tensor([-1.0, 0.2, 3.4, 3.6, 11.0])
+    assert schedule.training_time(t).tolist() == [1, 1, 3, 4, 10]
+    assert SCHEDULES["flow"].training_time(t).tolist() == pytest.approx([0, 0.2, 1, 1, 1])
 
 
 def test_the_networks_clock_ends_at_1000_on_continuous_schedules():

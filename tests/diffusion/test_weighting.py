@@ -1,4 +1,4 @@
-"""A weighting means the same for every prediction: w ‖x̂_0 − x_0‖², whatever the network outputs."""
+"""A weighting has the same meaning for every prediction: w ‖x̂_0 − x_0‖², whatever the network predicts."""
 
 import pytest
 import torch
@@ -88,7 +88,7 @@ def test_training_times_are_times_of_the_schedule(name, sampler):
     assert torch.isfinite(t).all()
     assert t.min() > 0
     assert t.max() <= float(schedule.T) * (1 + 1e-6)
-    if schedule.discrete:
+    if schedule.chain_length:
         assert torch.equal(t, t.round())
 
 

@@ -115,9 +115,10 @@ def test_an_imported_model_is_trained_further_and_evaluated(exported, tmp_path, 
         (evaluate, "pretrained=FOLDER", "data: missing; a pretrained model does not say"),
         (evaluate, "pretrained=FOLDER data=mnist", "data.image_size=28: this model was made for 8"),
         (export, "ckpt_path=FINISHED output_dir=new", "format=diffusers: diffusers' clock has steps 0 … 999"),
-        (export, "ckpt_path=CHECKPOINT output_dir=FOLDER", "not empty; name a new folder"),
+        (export, "ckpt_path=CHECKPOINT output_dir=FOLDER", "not empty; give a new folder"),
         (export, "ckpt_path=CHECKPOINT format=onnx", "format=onnx: choose diffusers or safetensors"),
-        (export, "ckpt_path=CHECKPOINT label=10", "label=10: one class can be baked in by format=diffusers"),
+        (export, "ckpt_path=CHECKPOINT label=10", "label=10: choose a whole number from 0 to 9"),
+        (export, "ckpt_path=CHECKPOINT label=1 format=safetensors", "label=1: only format=diffusers can fix a class"),
     ],
 )
 def test_mistakes(finished, checkpoint, exported, tmp_path, program, options, says):

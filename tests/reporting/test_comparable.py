@@ -65,6 +65,7 @@ def test_runs_without_the_bound_are_compared_by_what_they_have(tmp_path):
         (LOSS, ["schedule.T", "optimizer.lr"], ["schedule.T"]),
         (LOSS, ["parameterization"], ["parameterization"]),
         (LOSS, ["objective.distance"], ["objective.distance"]),
+        (LOSS, ["distance.delta", "distances"], ["distance.delta"]),
         (LOSS, ["scheduler", "weighting", "time_sampler", "objective.vlb_weight"], []),
         ("val/loss_q1", ["schedule"], ["schedule"]),
         (BITS, ["schedule", "parameterization"], []),

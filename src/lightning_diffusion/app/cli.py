@@ -1,4 +1,4 @@
-"""The command line: Hydra around a program, and mistakes as one line."""
+"""The command line: a program run by Hydra, with each user error as one line."""
 
 import contextlib
 import importlib
@@ -20,15 +20,15 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from lightning_diffusion.app.help import asks_for_help, help_text
-from lightning_diffusion.app.sweep import folder_to_go_on_with, forget
+from lightning_diffusion.app.sweep import discard_empty, sweep_to_resume
 from lightning_diffusion.app.words import (
     VERSION,
+    add_missing_keys,
     check_flags,
     check_form,
     config_folders,
     keys,
     no_such_key,
-    opened,
     split,
 )
 from lightning_diffusion.configuration.errors import ConfigError, did_you_mean
@@ -51,18 +51,18 @@ EXPECTED_BY_NAME = ("MisconfigurationException",)  # Lightning's, whose import t
 
 
 class Program:
-    """`python -m src.<name>`: conf/<config_name>.yaml composed with the command line, for app.commands.<name>.main.
+    """`python -m src.<name>`: conf/<config_name>.yaml, composed with the command line, runs app.commands.<name>.main.
 
-    That module is imported once the words are known to compose: a misspelt one, --help and the Tab key need no torch.
+    That module is imported only after the configuration composes: misspelt words, --help and the Tab key need no torch.
 
-    A mistake of the user's is one line on stderr and exit status 2, with a traceback only under HYDRA_FULL_ERROR=1.
-    A run folder into which nothing was written is removed. Anything else that is raised is a bug: its traceback shows.
+    A user error is one line on stderr and exit status 2, with a traceback only under HYDRA_FULL_ERROR=1. A run folder
+    that is still empty is removed. Any other exception is a bug and shows its traceback.
 
     Args:
-        usage: the head of --help.
-        config_name: None for the program's own name.
-        job: what a job of a sweep does with (module, configuration) in place of the program.
-        left_open: groups of which a model's file chooses the option where the command line does not.
+        usage: the beginning of --help.
+        config_name: the name of the configuration; None for the program's own name.
+        job: runs a job of a sweep, given (name, configuration), instead of the program.
+        model_groups: groups whose option comes from the model's file if the command line chooses none.
     """
 
     def __init__(
@@ -71,10 +71,10 @@ class Program:
         usage: str | None,
         config_name: str | None = None,
         job: Callable[[str, DictConfig], Any] | None = None,
-        left_open: Sequence[str] = (),
+        model_groups: Sequence[str] = (),
     ) -> None:
         self.name, self.usage, self.config_name, self.job = name, usage or "", config_name or name, job
-        self.left_open = left_open
+        self.model_groups = model_groups
 
     def __call__(self) -> None:
         self._started, self._composed, self._with_traceback = time.time(), False, os.environ.get(FULL_ERROR) == "1"
@@ -84,24 +84,25 @@ class Program:
         except ConfigError as error:
             self._fail(error)
         flags, words = split(sys.argv[1:])
-        sys.argv[1:] = [*flags, *words, *(["hydra.run.dir=."] if _follows() else [])]  # flags among words fail in Hydra
-        os.environ[FULL_ERROR] = "1"  # Hydra's own short form of errors exits 1 and prints several lines
+        own_folder = ["hydra.run.dir=."] if _is_follower() else []
+        sys.argv[1:] = [*flags, *words, *own_folder]  # Hydra refuses flags between words
+        os.environ[FULL_ERROR] = "1"  # otherwise Hydra prints several lines and exits with 1
         try:
             with interruptible():
-                sys.argv += folder_to_go_on_with(sys.argv[1:])
-                sys.argv[1:] = opened(sys.argv[1:], self.config_name, self.left_open)
+                sys.argv += sweep_to_resume(sys.argv[1:])
+                sys.argv[1:] = add_missing_keys(sys.argv[1:], self.config_name, self.model_groups)
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=self.config_name)(self._run)()
         except Exception as error:
             if self._composed:
                 raise
-            if (folder := forget()) is not None:
+            if (folder := discard_empty()) is not None:
                 _remove_empty(folder, since=self._started)
-            self._fail(error)  # whatever Hydra makes of a command line
+            self._fail(error)  # any error of Hydra's about the command line
         finally:
             self._forget_full_error()
 
     def _answer(self, argv: list[str]) -> str | None:
-        """The text that --help or --version asks for. Raises ConfigError for words that are no command line."""
+        """The text of --help or --version, if requested. Raises ConfigError for a malformed command line."""
         check_flags(argv, self.config_name)
         if VERSION in argv:
             return version()
@@ -112,11 +113,11 @@ class Program:
 
     def _run(self, config: DictConfig) -> Any:
         self._composed = True
-        self._forget_full_error()  # from here on an error is a bug, which Hydra shows well by itself
+        self._forget_full_error()  # from here on an error is a bug, and Hydra shows its traceback
         try:
             if self.job is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
                 return self.job(self.name, config)
-            with importing(self._leave_nothing):
+            with importing(self._remove_empty_run):
                 defer("torchmetrics", TORCHMETRICS)
                 keep_freed_memory()
                 with Phase("loading torch and Lightning"):
@@ -125,10 +126,10 @@ class Program:
         except (ConfigError, NotWritten, OmegaConfBaseException) as error:
             self._fail(error)
         finally:
-            self._leave_nothing()
+            self._remove_empty_run()
 
-    def _leave_nothing(self) -> None:
-        """Removes the run's folder where nothing was written into it."""
+    def _remove_empty_run(self) -> None:
+        """Remove the run's folder if nothing was written to it."""
         _remove_empty(Path(HydraConfig.get().runtime.output_dir), since=self._started)
 
     def _forget_full_error(self) -> None:
@@ -145,27 +146,27 @@ class Program:
 
 
 @contextlib.contextmanager
-def mistakes(key: str = "") -> Iterator[None]:
-    """Everything that goes wrong inside is the user's mistake: bad values, clashes, missing files.
+def config_errors(key: str = "") -> Iterator[None]:
+    """Turn expected errors inside into ConfigErrors: bad values, conflicts, missing files.
 
     Args:
-        key: what a message that comes from elsewhere, and names no key, is about.
+        key: put before a message that does not name it.
     """
     try:
         yield
     except (ConfigError, OmegaConfBaseException):
-        raise  # one names its key, `explain` has words for the other
+        raise  # the first names its key, and `explain` words the second
     except Exception as error:
         if not isinstance(error, EXPECTED) and type(error).__name__ not in EXPECTED_BY_NAME:
             raise
-        raise ConfigError(_under(key, one_line(str(error)))) from error
+        raise ConfigError(_with_key(key, one_line(str(error)))) from error
 
 
 def explain(error: Exception, config_name: str, words: Sequence[str] | None = None) -> str:
-    """A configuration error in one line that names the key and the remedy.
+    """One line about a configuration error, with the key and the remedy.
 
     Args:
-        words: that were composed; None for this process's command line.
+        words: the words that were composed; None for this process's command line.
     """
     argv = sys.argv[1:] if words is None else words
     text = f"{error}\n{error.__cause__ or ''}"
@@ -180,42 +181,43 @@ def explain(error: Exception, config_name: str, words: Sequence[str] | None = No
         group, option, options = match[1], match[2], match[3].split()
         return f"{group}={option}: no such option{did_you_mean(option, options)} (options: {', '.join(options)})"
     if match := re.search(r"Interpolation key '([\w.]+)' not found", text):
-        return f"{match[1]}: missing; leave it in, or give another value"
+        return f"{match[1]}: missing; keep this key, or give another value"
     if match := re.search(r"Could not override '([\w./@-]+)'", text):
         return no_such_key(match[1], keys(config_name, argv))
     if isinstance(error, OverrideParseException) and (match := re.fullmatch(r"([\w./@+]+)=([^'\"]+)", error.override)):
-        return f"{match[1]}: its value needs quotes, for Hydra and for the shell: {pasted(match[1], match[2])}"
+        return f"{match[1]}: the value needs quotes for Hydra and for the shell; give {pasted(match[1], match[2])}"
     if match := re.match(r"Ambiguous value for argument '([\w./@+]+)=(.*)'\n", text):
         key, value = match[1], match[2]
         return (
-            f"{key}={value}: add -m to sweep over these values, or give a list, '{key}=[{value}]', or one text, "
+            f"{key}={value}: several values; add -m to sweep over them, or give a list, '{key}=[{value}]', or a text, "
             + pasted(key, value)
         )
     return f"{one_line(str(error))} (the command line was: {' '.join(argv)})"
 
 
 def _show(text: str) -> None:
-    """To a pager that may be left before the end, too."""
+    """Print a text; a pager can be closed before its end."""
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     print(text)
 
 
-def _follows() -> bool:
-    """Whether torchrun or SLURM started this process, and others before it: the first one alone has a run folder."""
+def _is_follower() -> bool:
+    """Whether torchrun or SLURM started this process with a rank above 0. Only rank 0 has a run folder."""
     return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) > 0
 
 
 def one_line(text: str) -> str:
+    """The lines of a text, joined by semicolons."""
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _under(key: str, text: str) -> str:
+def _with_key(key: str, text: str) -> str:
     return text if key in text else f"{key}: {text}"
 
 
 def _remove_empty(folder: Path, since: float) -> None:
-    """Removes the run's folder, and those above it that were made for it: empty, and not older than the program."""
+    """Remove the run's folder and the two above it, if they are empty and not older than the program."""
     for candidate in (folder, folder.parent, folder.parent.parent):
         if candidate == Path.cwd() or not candidate.is_dir() or candidate.stat().st_mtime < since:
             return

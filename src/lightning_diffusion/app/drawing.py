@@ -1,6 +1,6 @@
-"""How a model draws: by its run's own sampler, time grid and guidance, where the command line chooses none.
+"""How a model draws: by its run's own sampler, time grid and guidance, unless the command line chooses others.
 
-What the model's file holds of them is data: it is checked against this project's own options before any is made.
+The model's file holds these parts as data. They are checked against this project's own options before any is made.
 """
 
 import copy
@@ -26,7 +26,7 @@ NONE: Mapping[str, Any] = {}
 
 @dataclass(frozen=True)
 class ModelArguments:
-    """A trained model, and how it computes: keys that conf/sample.yaml and conf/evaluate.yaml have in common."""
+    """A trained model and its device: the keys that conf/sample.yaml and conf/evaluate.yaml share."""
 
     ckpt_path: Text | None
     pretrained: Text | None
@@ -38,13 +38,13 @@ class ModelArguments:
     compile: object
 
     def read(self) -> ModelFile:
-        """The file's content; nothing is made of it yet."""
+        """The file's content. Nothing is made from it yet."""
         return read_either(self.ckpt_path, self.pretrained, self.trust)
 
 
 @dataclass(frozen=True)
 class SamplerArguments:
-    """A sampler."""
+    """The keys of a sampler."""
 
     sampler: Node[Sampler]
     trust: list[str]
@@ -52,22 +52,22 @@ class SamplerArguments:
 
 @dataclass(frozen=True)
 class Drawing(SamplerArguments):
-    """How samples are drawn: what is checked once the model's file was read, which may hold it."""
+    """How samples are drawn. These keys are checked after the model's file is read, because it can hold them."""
 
     time_grid: Node[TimeGrid]
     guidance: Node[Callable[..., Denoiser]]
 
 
-def as_trained(config: DictConfig, file: ModelFile, without: Collection[str] = ()) -> DictConfig:
-    """The configuration with the run's own sampler, time grid and guidance where the command line chooses none.
+def fill_drawing(config: DictConfig, file: ModelFile, without: Collection[str] = ()) -> DictConfig:
+    """The configuration with the run's own sampler, time grid and guidance unless the command line chooses others.
 
-    Words such as sampler.num_steps=10 change the run's own option. The sampler takes the time grid of time_grid=…
+    Words such as sampler.num_steps=10 change the run's own option. time_grid=… changes the sampler's time grid.
 
     Args:
         without: groups that keep the program's defaults.
 
     Raises:
-        ValueError: the file holds another call than an option of the group, a wrong value, or needs another file.
+        ValueError: the file's part is not an option of the group, has a wrong value, or needs another file.
     """
     typed, trust = typed_keys(), config.get("trust", ())
     own = {key: node for key, node in file.drawing.items() if key not in typed and key not in without}
@@ -80,31 +80,31 @@ def as_trained(config: DictConfig, file: ModelFile, without: Collection[str] = (
         for word in typed:
             if word.startswith(f"{key}."):
                 _put(node, word.split(".")[1:], OmegaConf.select(config, word, default=_GONE))
-        if key == "sampler" and _follows(node, file.drawing, typed):
+        if key == "sampler" and _uses_time_grid(node, file.drawing, typed):
             node["time_grid"] = "${time_grid}"
         with open_dict(config):
             config[key] = node
     return config
 
 
-def drawn_so(model: Model, drawing: Drawing, given: Mapping[str, Any] = NONE) -> Model:
-    """The model with the configuration's sampler and guidance, if its kind has such parts.
+def apply_drawing(model: Model, drawing: Drawing, objects: Mapping[str, Any] = NONE) -> Model:
+    """The model with the configuration's sampler and guidance, if its family has such parts.
 
     Args:
-        given: objects that replace the configuration's parts, by key.
+        objects: made parts that replace the configuration's parts, by key.
 
     Raises:
-        ValueError: the command line chooses a part that it does not have, or one that does not fit.
+        ConfigError, ValueError: the command line chooses a part that the model does not have, or one that does not fit.
     """
-    chosen = {key.split(".")[0] for key in (*typed_keys(), *given)}
+    chosen = {key.split(".")[0] for key in (*typed_keys(), *objects)}
     for group in (key for key in DRAWING if key in chosen):
         if group not in model.parts and not (group == "time_grid" and "sampler" in model.parts):
-            raise ConfigError(f"{group}: a {type(model).__name__} has none; leave it out")
-    if "sampler" in given and "time_grid" in chosen:
-        raise ConfigError("time_grid: the given sampler has one of its own; leave it out, or name a sampler")
-    inner = {"sampler": {key: part for key, part in given.items() if key == "time_grid"}}
+            raise ConfigError(f"{group}: a {type(model).__name__} has no {group}; leave it out")
+    if "sampler" in objects and "time_grid" in chosen:
+        raise ConfigError("time_grid: the given sampler already has one; leave it out, or give the sampler by name")
+    inner = {"sampler": {key: part for key, part in objects.items() if key == "time_grid"}}
     parts = {
-        key: given[key] if key in given else getattr(drawing, key).make(**inner.get(key, {})) for key in model.parts
+        key: objects[key] if key in objects else getattr(drawing, key).make(**inner.get(key, {})) for key in model.parts
     }
     drawn: Model = model.with_parts(**parts)
     drawn.check()
@@ -112,7 +112,7 @@ def drawn_so(model: Model, drawing: Drawing, given: Mapping[str, Any] = NONE) ->
 
 
 def option_of(part: Node[Any]) -> str:
-    """The name of the option in conf/ that makes the same call; else the last part of the call's own name."""
+    """The name of the option in conf/ that makes the same call, or the last part of the call's name."""
     target = str(part.node[TARGET])
     for path in sorted((CONF / part.key).glob("*.yaml")):
         if (yaml.safe_load(path.read_text()) or {}).get(TARGET) == target:
@@ -120,8 +120,8 @@ def option_of(part: Node[Any]) -> str:
     return part.name
 
 
-def told(model: Model, sampler: Node[Any], guidance: Node[Any]) -> str:
-    """How it draws, in a line of output: ddim, 50 steps, guidance clip."""
+def describe(model: Model, sampler: Node[Any], guidance: Node[Any]) -> str:
+    """How the model draws, for console output: ddim, 50 steps, guidance clip."""
     if "sampler" not in model.parts:
         return type(model).__name__
     num_steps = sampler.node.get("num_steps")
@@ -129,8 +129,8 @@ def told(model: Model, sampler: Node[Any], guidance: Node[Any]) -> str:
     return f"{option_of(sampler)}, {steps}, guidance {option_of(guidance)}"
 
 
-def shown(key: str, part: Any) -> Node[Any]:
-    """An object as a configuration names it, for messages and records; its other arguments are unknown."""
+def node_of(key: str, part: Any) -> Node[Any]:
+    """The node of a ready object, for messages and records; only its number of steps is known."""
     made = getattr(part, "func", part)  # of a functools.partial
     named = made if hasattr(made, "__qualname__") else type(made)
     steps = {"num_steps": part.num_steps} if hasattr(part, "num_steps") else {}
@@ -152,7 +152,7 @@ def _put(node: dict[str, Any], path: list[str], value: Any) -> None:
         node[last] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-def _follows(sampler: dict[str, Any], drawing: dict[str, Any], typed: Collection[str]) -> bool:
-    """Whether the sampler takes the configuration's time grid: the run's own did, or the command line gives one."""
-    given = any(word.split(".")[0] == "time_grid" for word in typed)
-    return given or ("time_grid" in drawing and sampler.get("time_grid") == drawing["time_grid"])
+def _uses_time_grid(sampler: dict[str, Any], drawing: dict[str, Any], typed: Collection[str]) -> bool:
+    """Whether the sampler uses the configuration's time grid: the run's own did, or the command line gives one."""
+    chosen = any(word.split(".")[0] == "time_grid" for word in typed)
+    return chosen or ("time_grid" in drawing and sampler.get("time_grid") == drawing["time_grid"])

@@ -1,4 +1,4 @@
-"""What is measured, and how: the same for src.evaluate and for the Python API."""
+"""Evaluations, prepared and measured, for src.evaluate and for the Python API."""
 
 import time
 from collections.abc import Mapping
@@ -9,10 +9,18 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lightning_diffusion.app.drawing import NONE, as_trained, drawn_so, shown, told
-from lightning_diffusion.app.evaluation_arguments import Arguments, EarlyArguments, check_rest
-from lightning_diffusion.app.evaluation_inputs import ReferenceData, SamplingRun, read_count, read_real, read_walks
-from lightning_diffusion.app.evaluation_report import Measured, measure_walk
+from lightning_diffusion.app.drawing import NONE, apply_drawing, describe, fill_drawing, node_of
+from lightning_diffusion.app.evaluation_inputs import (
+    Arguments,
+    EarlyArguments,
+    ReferenceData,
+    SamplingRun,
+    count_samples,
+    parse_early,
+    read_reference,
+    sampling_runs,
+)
+from lightning_diffusion.app.evaluation_report import Measured, measure_run
 from lightning_diffusion.app.resume import typed_keys
 from lightning_diffusion.checkpoints.loading import TrainedModel, load_data
 from lightning_diffusion.codecs.condition import by_label
@@ -28,105 +36,106 @@ from lightning_diffusion.system.progress import Phase
 
 DISTANCE = "distance"
 DRAWING = ("num_samples", "sampler", "samplers", "num_steps", "time_grid", "guidance")
-UNREAD = {  # keys by what is measured
+UNREAD = {  # the keys that each kind of measurement does not read
     "metrics=likelihood": (*DRAWING, "images", "reference"), "images=…": (*DRAWING, "num_images", "split"),
     DISTANCE: ("num_images", "split"),
 }  # fmt: skip
 
 
-def asked(config: DictConfig) -> tuple[EarlyArguments, Likelihood | Extractor]:
-    """The configuration, checked as far as it can be before the model's file is read, and the metric that it names.
+def parse_evaluation(config: DictConfig) -> tuple[EarlyArguments, Likelihood | Extractor]:
+    """The metric, and the arguments that can be checked before the model's file is read.
 
     Raises:
         ConfigError: a wrong value, or a key that this kind of measurement does not read.
     """
-    arguments = check_rest(config)
+    arguments = parse_early(config)
     at_least(1, num_images=arguments.num_images, batch_size=arguments.batch_size)
     metric = arguments.metrics.make()
     refuse_unread(arguments, isinstance(metric, Likelihood))
     if isinstance(metric, Likelihood) and arguments.extrapolate:
-        raise ConfigError("extrapolate=true: a likelihood has no bias of the number of images; leave it out")
+        raise ConfigError("extrapolate=true: a likelihood is not biased by the number of images; leave it out")
     return arguments, metric
 
 
 def refuse_unread(arguments: EarlyArguments, is_likelihood: bool) -> None:
-    """Raises ConfigError for a key of the command line that this kind of measurement does not read."""
+    """Raise ConfigError if the command line gives a key that this kind of measurement does not read."""
     kind = "metrics=likelihood" if is_likelihood else "images=…" if arguments.images is not None else DISTANCE
     others = {"num_samples": "num_images", "num_images": "num_samples"}
     for key in typed_keys():
         if key.split(".")[0] in UNREAD[kind]:
             other, value = others.get(key), getattr(arguments, key, None)
             instead = f"give {other}={value}" if other and other not in UNREAD[kind] else "leave it out"
-            why = "only metrics=likelihood reads it" if kind == DISTANCE else f"{kind} does not read it"
+            why = "only used with metrics=likelihood" if kind == DISTANCE else f"not used with {kind}"
             raise ConfigError(f"{key}: {why}; {instead}")
 
 
-class Sampled(NamedTuple):
-    """Ready to be measured: the arguments, the model that draws by them, each way to draw, how many, and against
-    what."""
+class SampleEvaluation(NamedTuple):
+    """A prepared evaluation of samples: how they are drawn, how many, and the images to compare them with."""
 
     arguments: Arguments
     model: Model
-    walks: list[SamplingRun]
+    runs: list[SamplingRun]
     num_samples: int
     real: ReferenceData
     comparison: Comparison
 
-    def measure(self, walk: SamplingRun) -> Measured:
-        """Draws by one of the walks and scores what it has drawn."""
+    def measure(self, run: SamplingRun) -> Measured:
+        """Draw and score the samples of one sampling run."""
         N, batch_size, seed = self.num_samples, self.arguments.batch_size, self.arguments.seed
-        with Phase(f"drawing {N:,} samples by {self.told(walk)}", walk.model.num_steps * -(-N // batch_size)) as phase:
-            return measure_walk(self.comparison, walk, seed, N, batch_size, phase.advance)
+        with Phase(
+            f"drawing {N:,} samples by {self.describe(run)}", run.model.num_steps * -(-N // batch_size)
+        ) as phase:
+            return measure_run(self.comparison, run, seed, N, batch_size, phase.advance)
 
-    def told(self, walk: SamplingRun) -> str:
-        """How it draws, in words."""
-        return told(self.model, walk.sampler or self.arguments.sampler, self.arguments.guidance)
+    def describe(self, run: SamplingRun) -> str:
+        """How this run draws, for console output."""
+        return describe(self.model, run.sampler or self.arguments.sampler, self.arguments.guidance)
 
     @property
     def made_with(self) -> dict[str, Any]:
-        """What metrics.json holds of the configuration."""
+        """The part of the configuration that metrics.json records."""
         keys = ("ckpt_path", "pretrained", "seed", "precision", "guidance", "reference", "data")
         found = self.arguments.recorded(*keys)
-        if len(self.walks) > 1:
+        if len(self.runs) > 1:
             return found
-        sampler = self.walks[0].sampler
-        return found | self.walks[0].model.how() | ({} if sampler is None else {"sampler": sampler.node})
+        sampler = self.runs[0].sampler
+        return found | self.runs[0].model.how() | ({} if sampler is None else {"sampler": sampler.node})
 
 
-def sampled(
+def prepare_samples(
     config: DictConfig,
     trained: TrainedModel,
     extractor: Extractor,
     device: torch.device,
-    given: Mapping[str, Any] = NONE,
-) -> Sampled:
-    """Prepares the extractor and the reference, or finds both where an earlier call has kept them.
+    objects: Mapping[str, Any] = NONE,
+) -> SampleEvaluation:
+    """Prepare an evaluation of samples, with the features of the reference, which are computed or read from a cache.
 
     Args:
-        given: objects that replace the configuration's parts, by key.
+        objects: made parts that replace the configuration's parts, by key.
 
     Raises:
-        ConfigError, ValueError, FileNotFoundError: samples that cannot be drawn or compared so.
+        ConfigError, ValueError, FileNotFoundError: the samples cannot be drawn or compared this way.
     """
-    arguments = parse(as_trained(config, trained.file, without=given), Arguments)
-    model = drawn_so(trained.model, arguments, given)
-    real = read_real(arguments, trained)
-    count = read_count(arguments.num_samples, real)
-    walks = read_walks(arguments, model, given)
+    arguments = parse(fill_drawing(config, trained.file, without=objects), Arguments)
+    model = apply_drawing(trained.model, arguments, objects)
+    real = read_reference(arguments, trained)
+    count = count_samples(arguments.num_samples, real)
+    runs = sampling_runs(arguments, model, objects)
     comparison = compare(extractor, real, device, arguments.extrapolate)
     comparison.check(count)
-    names: dict[str, Any] = {key: shown(key, part) for key, part in given.items()}
-    return Sampled(replace(arguments, **names), model, walks, count, real, comparison)
+    names: dict[str, Any] = {key: node_of(key, part) for key, part in objects.items()}
+    return SampleEvaluation(replace(arguments, **names), model, runs, count, real, comparison)
 
 
 def compare(extractor: Extractor, real: ReferenceData, device: torch.device, extrapolate: bool) -> Comparison:
-    """A comparison with the reference. Raises ValueError where the extractor cannot read its images."""
+    """A comparison with the reference. Raises ValueError if the extractor cannot read its images."""
     extractor.check(real.images)
     return Comparison(extractor, real.images, real.held_out, device, extrapolate)
 
 
-class Probed(NamedTuple):
-    """Ready to be measured: the model's likelihood, and the images that it is asked about."""
+class LikelihoodEvaluation(NamedTuple):
+    """A prepared evaluation of a model's likelihood on the images of a data set."""
 
     arguments: EarlyArguments
     trained: TrainedModel
@@ -135,7 +144,7 @@ class Probed(NamedTuple):
     dataset: ImageDataset
 
     def measure(self, device: torch.device) -> tuple[dict[str, Tensor], float]:
-        """Bits per dimension of each image, (N,) by name, and the seconds that it took."""
+        """Bits per dimension of each image, (N,) by name, and the seconds that the measurement took."""
         started, parts, arguments = time.monotonic(), [], self.arguments
         batches = torch.arange(arguments.num_images).split(arguments.batch_size)
         with Phase("likelihood", len(batches) * self.metric.steps(self.measurable)) as phase:
@@ -152,7 +161,7 @@ class Probed(NamedTuple):
         return scores, time.monotonic() - started
 
     def results(self, scores: dict[str, Tensor], seconds: float) -> dict[str, Any]:
-        """What metrics.json holds."""
+        """The content of metrics.json."""
         results: dict[str, Any] = {}
         for name, values in scores.items():
             error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
@@ -162,13 +171,17 @@ class Probed(NamedTuple):
         return results | {"how": how | {"model": self.trained.file.node, "seconds": seconds, "unit": "bits/dim"}}
 
 
-def probed(arguments: EarlyArguments, trained: TrainedModel, metric: Likelihood) -> Probed:
-    """Raises ConfigError, ValueError, FileNotFoundError for a likelihood that cannot be measured so."""
+def prepare_likelihood(arguments: EarlyArguments, trained: TrainedModel, metric: Likelihood) -> LikelihoodEvaluation:
+    """Prepare an evaluation of the likelihood.
+
+    Raises:
+        ConfigError, ValueError, FileNotFoundError: the likelihood cannot be measured this way.
+    """
     split, num_images = arguments.split, arguments.num_images
     if split not in ("train", "val"):
         raise ConfigError(f"split={split}: choose train or val")
     measurable = metric.check(trained.model)
     dataset = load_data(trained, arguments.data, arguments.trust)["train" if split == "train" else "val"]
     if num_images > len(dataset):
-        raise ConfigError(f"num_images={num_images}: the {split} split has {len(dataset)}")
-    return Probed(arguments, trained, metric, measurable, dataset)
+        raise ConfigError(f"num_images={num_images}: the {split} split has {len(dataset)} images; choose fewer")
+    return LikelihoodEvaluation(arguments, trained, metric, measurable, dataset)

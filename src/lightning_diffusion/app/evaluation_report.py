@@ -1,4 +1,4 @@
-"""Samples measured against real images, and what is told of the outcome."""
+"""Samples scored against real images, and the files and tables that report the scores."""
 
 import csv
 import io
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.table import Table
 from torch.nn import functional as F
 
-from lightning_diffusion.app.cli import mistakes
+from lightning_diffusion.app.cli import config_errors
 from lightning_diffusion.app.evaluation_inputs import SamplingRun
+from lightning_diffusion.app.output import show, table
 from lightning_diffusion.data.dataset import ImageDataset, InMemory
 from lightning_diffusion.metrics.batches import shard_batches
 from lightning_diffusion.metrics.comparison import Comparison, Neighbours
@@ -21,14 +21,13 @@ from lightning_diffusion.metrics.extractors.base import Features, as_colour, con
 from lightning_diffusion.metrics.scores import Score
 from lightning_diffusion.runs.pictures import grid, write_png
 from lightning_diffusion.runs.plots import over_evaluations, save
-from lightning_diffusion.system.console import console, printable
 from lightning_diffusion.system.files import write_text
 
-ROWS, COLUMNS = 10, 6  # of the picture of neighbours
+ROWS, COLUMNS = 10, 6  # of neighbours.png
 
 
 class Measured(NamedTuple):
-    """Scores of samples and what they cost: evaluations of the network for one (None for given images), seconds."""
+    """Scores of samples and their cost: network evaluations per sample (None for given images) and seconds."""
 
     scores: dict[str, Score]
     features: Features
@@ -37,19 +36,19 @@ class Measured(NamedTuple):
     seconds: float
 
 
-def measure_walk(
+def measure_run(
     comparison: Comparison,
-    walk: SamplingRun,
+    run: SamplingRun,
     seed: int,
     count: int,
     batch_size: int,
     on_step: Callable[[], None],
 ) -> Measured:
-    """Draws `count` samples and scores them."""
+    """Draw `count` samples and score them."""
     started, evaluations = time.monotonic(), 0
     images, features = [], []
     for indices in shard_batches(count, batch_size):
-        drawn = walk.model.draw(indices, walk.model.conditions_in_turn(indices), seed, on_step)
+        drawn = run.model.draw(indices, run.model.conditions_in_turn(indices), seed, on_step)
         evaluations += drawn.cost
         images.append(drawn.images)
         features.append(comparison.extractor(drawn.images, comparison.device))
@@ -60,15 +59,15 @@ def measure_walk(
 
 
 def measure_images(comparison: Comparison, samples: ImageDataset) -> Measured:
-    """Scores images that somebody else has made."""
+    """Score images from elsewhere."""
     started = time.monotonic()
     found = comparison.extractor.extract(samples, device=comparison.device)
     return Measured(comparison(found), found, samples, None, time.monotonic() - started)
 
 
-def results_of(comparison: Comparison, measured: Measured, near: Neighbours, how: dict[str, Any]) -> dict[str, Any]:
-    """What metrics.json holds: each score beside that of held-out images, and under "how" all that a score must be read
-    with."""
+def score_results(comparison: Comparison, measured: Measured, near: Neighbours, how: dict[str, Any]) -> dict[str, Any]:
+    """The content of metrics.json: each score with that of held-out images, and under "how" the conditions of the
+    measurement."""
     N = len(measured.samples)
     results = comparison.beside_floor(measured.scores, N)
     if near.near_copies is not None:
@@ -78,7 +77,7 @@ def results_of(comparison: Comparison, measured: Measured, near: Neighbours, how
     return results | {"how": how | cost | comparison.how()}
 
 
-def tell(
+def report_scores(
     comparison: Comparison,
     measured: Measured,
     real: ImageDataset,
@@ -86,52 +85,55 @@ def tell(
     output_dir: Path,
     by: str | None = None,
 ) -> None:
-    """A table, metrics.json with all that a score must be read with, and neighbours.png.
+    """Print a table and write metrics.json and neighbours.png.
 
     Args:
-        by: sampler and guidance that drew the samples, in words; None for given images.
+        how: the conditions of the measurement, for metrics.json.
+        by: the sampler and guidance that drew the samples, for console output; None for given images.
     """
     N = len(measured.samples)
     floor, near = comparison.floor(N), comparison.neighbours(measured.features, COLUMNS - 1)
     held_out = next(iter(floor.values())).num_samples if floor else 0
-    results = results_of(comparison, measured, near, how)
-    table = _table(f"{N:,} samples", "", "±", *([f"{held_out:,} held out"] if floor else []))
+    results = score_results(comparison, measured, near, how)
+    numbers = ["", "±", *([f"{held_out:,} held out"] if floor else [])]
+    scores = table(f"{N:,} samples", *numbers, right=numbers)
     for name, score in measured.scores.items():
-        table.add_row(
+        scores.add_row(
             name, _number(score.value), _number(score.spread), *([_number(_value(floor, name))] if floor else [])
         )
     if near.near_copies is not None:
         name = comparison.extractor.label("near_copies")
-        table.add_row(name, _number(near.near_copies), "", *([_number(0.01)] if floor else []))
+        scores.add_row(name, _number(near.near_copies), "", *([_number(0.01)] if floor else []))
     picture = neighbours_picture(measured.samples, real, near)
-    with mistakes("output_dir"):
+    with config_errors("output_dir"):
         write_png(output_dir / "neighbours.png", picture)
         write_text(output_dir / "metrics.json", json.dumps(results, indent=2) + "\n")
     files = f"{output_dir}/metrics.json, neighbours.png"
-    _print(table, comparison.bias(measured.features), f"{N:,} samples by {by}: {files}" if by else files)
+    show(scores, comparison.bias(measured.features), f"{N:,} samples by {by}: {files}" if by else files)
 
 
-def tell_curve(
+def report_curve(
     comparison: Comparison,
-    walks: Sequence[SamplingRun],
+    runs: Sequence[SamplingRun],
     measured: Sequence[Measured],
     how: dict[str, Any],
     output_dir: Path,
 ) -> None:
-    """A table, curve.csv, curve.png and metrics.json: each score of each walk over what it cost."""
+    """Print a table and write curve.csv, curve.png and metrics.json: the scores of each run over its cost."""
     names = list(measured[0].scores)
     N = len(measured[0].samples)
     floor = comparison.floor(N)
     rows: list[dict[str, Any]] = [
-        {"sampler": walk.name, "num_steps": walk.num_steps, "nfe": m.nfe, "seconds": round(m.seconds, 3)}
-        | {"num_samples": N, **_with_errors(m.scores)}
+        {"sampler": run.name, "num_steps": run.num_steps, "nfe": each.nfe, "seconds": round(each.seconds, 3)}
+        | {"num_samples": N, **_with_errors(each.scores)}
         | {f"floor/{name}": score.value for name, score in floor.items()}
-        for walk, m in zip(walks, measured, strict=True)
+        for run, each in zip(runs, measured, strict=True)
     ]
     shown = [names[0], *(comparison.extractor.label(name) for name in ("precision", "recall"))]
-    table = _table("sampler", "steps", "NFE", "seconds", names[0], "precision", "recall")
+    numbers = ("steps", "NFE", "seconds", names[0], "precision", "recall")
+    curve = table("sampler", *numbers, right=numbers)
     for row in rows:
-        table.add_row(*(_number(row[key]) for key in ("sampler", "num_steps", "nfe", "seconds", *shown)))
+        curve.add_row(*(_number(row[key]) for key in ("sampler", "num_steps", "nfe", "seconds", *shown)))
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, list(rows[0]))
     writer.writeheader()
@@ -139,28 +141,28 @@ def tell_curve(
     figure = over_evaluations(rows, names[0], N, floor[names[0]].value if floor else None)
     floors = {name: score._asdict() for name, score in floor.items()}
     how |= {"num_samples": N, **comparison.how()}
-    told = {"walks": rows, "floor": floors, "how": how}
-    with mistakes("output_dir"):
+    record = {"walks": rows, "floor": floors, "how": how}
+    with config_errors("output_dir"):
         write_text(output_dir / "curve.csv", file.getvalue())
         save(figure, output_dir / "curve.png")
-        write_text(output_dir / "metrics.json", json.dumps(told, indent=2) + "\n")
-    _print(table, comparison.bias(measured[0].features), f"{output_dir}/curve.png, curve.csv, metrics.json")
+        write_text(output_dir / "metrics.json", json.dumps(record, indent=2) + "\n")
+    show(curve, comparison.bias(measured[0].features), f"{output_dir}/curve.png, curve.csv, metrics.json")
 
 
 def neighbours_picture(samples: ImageDataset, real: ImageDataset, near: Neighbours) -> torch.Tensor:
-    """The samples that are nearest to a real image, one in a row, and beside each its nearest real images."""
+    """The samples nearest to a real image, one a row, each followed by its nearest real images."""
     closest = near.distances[:, 0].argsort()[:ROWS]
-    beside = near.indices[closest]  # (rows, k)
-    ours, theirs = samples[closest][0], real[beside.flatten()][0]
+    nearest = near.indices[closest]  # (rows, k)
+    ours, theirs = samples[closest][0], real[nearest.flatten()][0]
     if ours.shape[1:] != theirs.shape[1:]:
         ours, theirs = as_colour(ours), as_colour(theirs)
         ours = F.interpolate(ours.float(), theirs.shape[2:], mode="nearest").to(torch.uint8)
-    cells = torch.cat([ours[:, None], theirs.unflatten(0, beside.shape)], dim=1)
+    cells = torch.cat([ours[:, None], theirs.unflatten(0, nearest.shape)], dim=1)
     return grid(cells.flatten(0, 1), columns=cells.shape[1], least_side=256)
 
 
 def _with_errors(scores: dict[str, Score]) -> dict[str, float]:
-    """Values by name; beside an extrapolated one its standard error."""
+    """Values by name; an extrapolated one is followed by its standard error."""
     found: dict[str, float] = {}
     for name, score in scores.items():
         found[name] = score.value
@@ -173,22 +175,7 @@ def _value(scores: dict[str, Score], name: str) -> float | None:
     return scores[name].value if name in scores else None
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
-    return table
-
-
 def _number(value: float | int | str | None) -> str:
     if value is None or isinstance(value, str):
         return value or "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-
-
-def _print(table: Table, note: str | None, files: str) -> None:
-    terminal = console()
-    terminal.print(table)
-    if note:
-        terminal.print(note, soft_wrap=True)
-    terminal.print(printable(files), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What --help says: the program, its groups with their options, and where to read on."""
+"""The text of --help: the program, its groups with their options, and its keys."""
 
 import re
 import shutil
@@ -12,11 +12,11 @@ from lightning_diffusion.configuration.errors import ConfigError, did_you_mean
 
 FLAGS = ("--help", "-h")
 END = """\
---help GROUP         shows a group's files, with their keys and what they mean: --help sampler schedule
---cfg job            prints the whole configuration as the other words make it
---multirun           or -m, with key=a,b: a sweep
---config-dir=FOLDER  adds options of your own, from a folder that is laid out like conf/
---hydra-help         shows what else Hydra can do
+--help GROUP         shows the files of a group, with their keys and comments: --help sampler schedule
+--cfg job            prints the configuration that the other arguments compose
+--multirun           or -m, with key=a,b: runs a sweep
+--config-dir=FOLDER  adds your own options, from a folder with the layout of conf/
+--hydra-help         shows Hydra's other flags
 --version            prints the version"""
 
 
@@ -25,16 +25,16 @@ def asks_for_help(argv: list[str]) -> bool:
 
 
 def help_text(usage: str, folders: Sequence[Path], config_name: str, words: list[str]) -> str:
-    """All of it, or only the files of the groups that are named beside --help.
+    """The whole text, or only the files of the groups that follow --help.
 
     Args:
         usage: what the program does, and examples.
-        folders: of configurations, conf/ first.
-        config_name: the program's own, whose defaults list names its groups.
+        folders: the folders of options, conf/ first.
+        config_name: the program's own file, whose defaults list names its groups.
         words: the command line without its flags.
 
     Raises:
-        ConfigError: another word beside --help, which is no group.
+        ConfigError: a word after --help is not a group.
     """
     own = folders[0] / f"{config_name}.yaml"
     chosen = groups(own)
@@ -49,7 +49,7 @@ def help_text(usage: str, folders: Sequence[Path], config_name: str, words: list
     if chosen:
         width = max(map(len, chosen))
         where = " and ".join(f"{folder.name}/" for folder in folders)
-        parts.append(f"Groups, each a choice among files in {where} (the default is marked *):")
+        parts.append(f"Groups, with their options in {where} (* marks the default):")
         options = {group: option_files(folders, group) for group in sorted(chosen)}
         parts.append("\n".join(_options(group, options[group], chosen[group], width) for group in options))
     files = [own, *(folders[0] / group / f"{option}.yaml" for group, option in chosen.items())]
@@ -59,7 +59,7 @@ def help_text(usage: str, folders: Sequence[Path], config_name: str, words: list
 
 
 def groups(path: Path) -> dict[str, str | None]:
-    """The groups of a defaults list, each with its default option; a group's own /groups follow it."""
+    """The groups of a defaults list, each with its default option, and the /groups that these options add."""
     entries = [entry for entry in yaml.safe_load(path.read_text()).get("defaults", []) if isinstance(entry, dict)]
     found: dict[str, str | None] = {}
     for group, option in ((group, option) for entry in entries for group, option in entry.items() if " " not in group):
@@ -71,7 +71,7 @@ def groups(path: Path) -> dict[str, str | None]:
 
 
 def option_files(folders: Iterable[Path], group: str) -> dict[str, Path]:
-    """The files of a group's options, by name. Of one name in two folders the first is taken, as Hydra does."""
+    """The files of a group's options by name. If two folders have the same name, the first wins, as in Hydra."""
     found: dict[str, Path] = {}
     for folder in folders:
         for path in (folder / group).glob("*.yaml"):
@@ -88,12 +88,12 @@ def _options(group: str, options: Iterable[str], default: str | None, width: int
 
 
 def _has_root_keys(path: Path) -> bool:
-    """Whether an option's keys stand beside the program's own, as those of a family of models do."""
+    """Whether an option adds keys at the root of the configuration, as a family of models does."""
     return path.is_file() and path.read_text().startswith("# @package _global_")
 
 
 def _keys(path: Path) -> str:
-    """The lines of a file that give a single value, as they stand there."""
+    """The lines of a file that give one value, unchanged."""
     return "\n".join(line for line in path.read_text().splitlines() if re.match(r"\w+: +[^#\s]", line))
 
 

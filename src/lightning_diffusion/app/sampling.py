@@ -1,4 +1,4 @@
-"""What is drawn or edited, and how: the same for src.sample and for the Python API."""
+"""Samples and edits, prepared and drawn, for src.sample and for the Python API."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,8 +8,9 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lightning_diffusion.app.drawing import NONE, Drawing, ModelArguments, as_trained, option_of
-from lightning_diffusion.app.edit_inputs import GivenPictures
+from lightning_diffusion.app.drawing import NONE, Drawing, ModelArguments, fill_drawing, option_of
+from lightning_diffusion.app.edit_inputs import EditInputs
+from lightning_diffusion.app.output import show
 from lightning_diffusion.checkpoints.model_file import ModelFile
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.configuration.arguments import Node, Text, parse
@@ -17,7 +18,6 @@ from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.diffusion.editing.base import Editing
 from lightning_diffusion.metrics.batches import shard_batches
 from lightning_diffusion.models.contracts import Editor, Generator, Model
-from lightning_diffusion.system.console import console
 from lightning_diffusion.system.progress import Phase
 
 
@@ -36,60 +36,60 @@ class EarlyArguments(ModelArguments):
 class Arguments(Drawing, EarlyArguments):
     """All keys of conf/sample.yaml."""
 
-    edit: Node[Editing] | None  # it takes the time grid
+    edit: Node[Editing] | None  # uses the time grid
 
 
-def check_rest(config: DictConfig) -> EarlyArguments:
-    """All that can be checked before the model's file is read."""
+def parse_early(config: DictConfig) -> EarlyArguments:
+    """The arguments that can be checked before the model's file is read."""
     return parse(config, EarlyArguments, whole=Arguments)
 
 
-def settled(config: DictConfig, file: ModelFile, given: Mapping[str, Any] = NONE) -> Arguments:
-    """The checked configuration, with the run's own way to draw where no word chooses another.
+def parse_arguments(config: DictConfig, file: ModelFile, objects: Mapping[str, Any] = NONE) -> Arguments:
+    """The arguments, with the run's own sampler, time grid and guidance unless a word chooses others.
 
-    An edit that needs a deterministic sampler takes the program's default where the run's own is not.
+    If an edit needs a deterministic sampler and the run's own is stochastic, it gets the program's default sampler.
 
     Args:
-        given: objects that replace the configuration's parts, by key.
+        objects: made parts that replace the configuration's parts, by key.
     """
-    arguments = parse(as_trained(config, file, without=given), Arguments)
-    if "sampler" in given or arguments.edit is None or not arguments.edit.make().needs_latents:
+    arguments = parse(fill_drawing(config, file, without=objects), Arguments)
+    if "sampler" in objects or arguments.edit is None or not arguments.edit.make().needs_latents:
         return arguments
     if not arguments.sampler.make().stochastic:
         return arguments
-    instead = parse(as_trained(config, file, without=["sampler", *given]), Arguments)
+    instead = parse(fill_drawing(config, file, without=["sampler", *objects]), Arguments)
     if instead.sampler.node != arguments.sampler.node:
         own, default = (option_of(found.sampler) for found in (arguments, instead))
-        text = f"sampler={default}: this edit needs a deterministic sampler, which the run's own, {own}, is not"
-        console().print(text, soft_wrap=True)
+        text = f"sampler={default}: this edit needs a deterministic sampler, and the run's own, {own}, is stochastic"
+        show(text)
     return instead
 
 
 def as_generator(model: Model, key: str = "ckpt_path") -> Generator:
-    """The model, if it draws. Raises ConfigError otherwise, under that key."""
+    """The model, if it draws samples. Otherwise raises ConfigError with this key."""
     if not isinstance(model, Generator):
-        raise ConfigError(f"{key}: a {type(model).__name__} draws no samples")
+        raise ConfigError(f"{key}: a {type(model).__name__} draws no samples; choose another model")
     return model
 
 
 def as_editor(model: Model) -> Editor:
-    """The model, if it edits. Raises ConfigError otherwise."""
+    """The model, if it edits pictures. Otherwise raises ConfigError."""
     if not isinstance(model, Editor):
-        raise ConfigError(f"edit: a {type(model).__name__} cannot edit; leave it out")
+        raise ConfigError(f"edit: a {type(model).__name__} cannot edit pictures; leave it out")
     return model
 
 
 def draw(model: Generator, condition: Condition | None, count: int, batch_size: int, seed: int) -> Tensor:
-    """Samples 0 … count − 1, uint8 (N, C, H, W), by batches. condition: of length N, or None."""
+    """Samples 0 … count − 1, uint8 (N, C, H, W), drawn in batches. condition: of length N, or None."""
     batches, images = shard_batches(count, batch_size), []
     with Phase(f"drawing {count:,} samples", model.num_steps * len(batches)) as phase:
         for batch in batches:
-            asked = None if condition is None else condition[batch.start : batch.stop]
-            images.append(model.draw(batch, asked, seed, phase.advance).images)
+            part = None if condition is None else condition[batch.start : batch.stop]
+            images.append(model.draw(batch, part, seed, phase.advance).images)
     return torch.cat(images)
 
 
-def edit(model: Editor, editing: Editing, given: GivenPictures, seed: int) -> dict[str, Tensor]:
+def edit(model: Editor, editing: Editing, inputs: EditInputs, seed: int) -> dict[str, Tensor]:
     """The columns of a strip, by name, each uint8 (B, C, H, W)."""
     with Phase("editing") as phase:
-        return model.edit(editing, *given, seed, phase.advance)
+        return model.edit(editing, *inputs, seed, phase.advance)

@@ -1,6 +1,6 @@
-"""What the words of a file may say when they are composed again: options of conf/ and plain values, nothing that acts.
+"""Words that were saved in a file. Composed again, they can choose options of conf/ and set plain values, nothing else.
 
-Words of a command line may call anything and write anywhere. The same words out of a file are somebody else's.
+The words of a command line can call anything and write anywhere. The words of a file can be written by anyone.
 """
 
 import itertools
@@ -15,16 +15,16 @@ from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.configuration.trusted_targets import TARGET, Targets, require_plain
 
 OF_THE_COMMAND_LINE = ("hydra", "trust", "resume", "run_dir", "ckpt_path", "pretrained")
-PLACES = ("${run_dir}", "${oc.env:")  # in conf/, what a key holds by default that says where files are written
+PLACES = ("${run_dir}", "${oc.env:")  # in conf/, the default of a key that decides where files are written
 INPUTS = ("data.root", "metrics.weights", "guidance.weak.ckpt_path")  # keys whose files are only read
-NAMES = ("monitor",)  # last parts of keys whose text is a name, though it may hold a slash: val/loss
+NAMES = ("monitor",)  # last parts of keys whose text is a name, even with a slash: val/loss
 
 
 class Word:
     """One word of a command line, key=value.
 
     Raises:
-        ConfigError: text that is no such word.
+        ConfigError: the text is not such a word.
     """
 
     def __init__(self, text: str) -> None:
@@ -33,22 +33,22 @@ class Word:
             self._parsed = OverridesParser.create().parse_override(text)
             self.key, self._value = self._parsed.key_or_group, self._parsed.value()
         except (HydraException, RecursionError, ValueError) as error:
-            raise ConfigError(f"holds a word that is no key=value, {text[:60]!r}") from error
+            raise ConfigError(f"contains an argument that is not key=value, {text[:60]!r}") from error
 
     @property
     def is_choice(self) -> bool:
-        """Whether it chooses an option of a group; known once `check` has seen the group's options."""
+        """Whether the word chooses an option of a group. Known after `check`."""
         return self._is_choice
 
     def check(self, options: Sequence[str]) -> None:
-        """Raises ConfigError where it could do more than choose an option or give a key a plain value.
+        """Raise ConfigError if the word does more than choose an option or give a key a plain value.
 
         Args:
-            options: of the group of its name; none where there is no such group.
+            options: the options of the group with the word's key; empty if there is no such group.
         """
         self._is_choice = bool(options) or "/" in self.key
         if self.key.split(".")[0] in OF_THE_COMMAND_LINE or self._parsed.is_sweep_override():
-            raise ConfigError(f"sets {self.key}, which only a command line may")
+            raise ConfigError(f"sets {self.key}, which only a command line can set")
         require_plain(self._value)
         chosen = self._value if isinstance(self._value, list) else [self._value]
         if (
@@ -56,10 +56,10 @@ class Word:
             and not self._parsed.is_delete()
             and any(option not in (*options, None) for option in chosen)
         ):
-            raise ConfigError(f"chooses {self.key}={chosen[0]}, which is no option of conf/ or --config-dir")
+            raise ConfigError(f"chooses {self.key}={chosen[0]}, which is not an option of conf/ or --config-dir")
 
     def resolved(self, config: DictConfig) -> str:
-        """The word with the value that the configuration has, where its own refers to another key."""
+        """The word, with the configuration's value if its own refers to another key."""
         if "${" not in self.text:
             return self.text
         value = OmegaConf.select(config, self.key)
@@ -68,21 +68,21 @@ class Word:
         return f"{self.text.partition('=')[0]}={literal(value)}"
 
 
-def refuse_changes(chosen: Any, given: Any) -> None:
-    """Raises ConfigError where words change more than values: which call is made, or where files are written.
+def refuse_changes(chosen: Any, whole: Any) -> None:
+    """Raise ConfigError if words change which call is made or where files are written.
 
     Args:
-        chosen: the unresolved configuration of the chosen options.
-        given: the same with all of the words.
+        chosen: the unresolved configuration with only the words that choose options.
+        whole: the unresolved configuration with all words.
     """
     before = {leaf.path: leaf for leaf in _leaves(chosen)}
     own = Targets().own
-    for leaf in _leaves(given):
+    for leaf in _leaves(whole):
         old = before.pop(leaf.path, None)
         if old is not None and old.value == leaf.value:
             continue
         if leaf.path.endswith(f".{TARGET}") and leaf.value in own:
-            raise ConfigError(f"calls {leaf.value} as {leaf.path}, which no option in conf/ does")
+            raise ConfigError(f"sets {leaf.path} to {leaf.value}, which no option in conf/ does")
         if old is not None and isinstance(old.value, str) and any(place in old.value for place in PLACES):
             raise ConfigError(f"sets {leaf.path}, where files are written")
         if leaf.path in INPUTS or leaf.path.rpartition(".")[2] in NAMES:
@@ -92,7 +92,7 @@ def refuse_changes(chosen: Any, given: Any) -> None:
 
 
 class _Leaf(NamedTuple):
-    """path: a.b.c. value: plain. caller: the target of the innermost call around it."""
+    """A value of a configuration. path: a.b.c. caller: the target of the innermost call around it."""
 
     path: str
     value: Any
@@ -115,7 +115,7 @@ def _is_path(text: str) -> bool:
 
 
 def literal(value: Any) -> str:
-    """As the grammar of Hydra's command line has it."""
+    """A value in the grammar of Hydra's command line."""
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{literal(child)}" for key, child in value.items()) + "}"  # keys take no quotes
     if isinstance(value, list):

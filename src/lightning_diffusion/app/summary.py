@@ -1,4 +1,4 @@
-"""Tells what a network costs, before it is trained.
+"""Reports the cost of a network before it is trained.
 
 python -m src.summary
 python -m src.summary backbone=adm data=mnist
@@ -7,7 +7,7 @@ python -m src.summary experiment=cifar10 backbone.channels=192
 
 from lightning_diffusion.system.interrupt import leave_at_once
 
-leave_at_once("summary")  # before the imports that take time
+leave_at_once("summary")  # before the slow imports
 
 from lightning_diffusion.app.cli import Program  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""The words of a command line, before Hydra reads them: --flags, and key=value."""
+"""The words of a command line before Hydra reads them: --flags and key=value."""
 
 import re
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from lightning_diffusion.configuration.trusted_targets import CONF
 from lightning_diffusion.system.console import printable
 from lightning_diffusion.system.quoting import quoted
 
-FORM = "a word is key=value, without spaces"
+FORM = "arguments have the form key=value, without spaces"
 VERSION = "--version"
 FLAGS = {name: action for action in get_args_parser()._actions for name in action.option_strings}  # Hydra's
 
@@ -26,14 +26,14 @@ CONFIG_DIR = ("--config-dir", "-cd")
 
 
 class CommandLine(NamedTuple):
-    """A command line's flags, each with its value, and its other words."""
+    """The flags of a command line, each with its value, and the other words."""
 
     flags: list[str]
     words: list[str]
 
 
 def split(argv: Sequence[str]) -> CommandLine:
-    """Tells flags from words. Hydra takes flags anywhere before or after the words, but not between them."""
+    """Separate flags from words. Hydra accepts flags before or after the words, but not between them."""
     flags: list[str] = []
     words: list[str] = []
     rest = iter(argv)
@@ -45,28 +45,26 @@ def split(argv: Sequence[str]) -> CommandLine:
             flags.append(word)
         elif FLAGS[name].nargs is None:
             flags.append(f"{name}={next(rest, '')}")
-        else:  # --info, whose value may be left out
+        else:  # --info, whose value is optional
             flags.append(f"{name}={FLAGS[name].const}")
     return CommandLine(flags, words)
 
 
 def config_folders(argv: Sequence[str]) -> list[Path]:
-    """The folders of options: conf/, and the one of --config-dir. Raises ConfigError where that is none."""
+    """The folders of options: conf/ and that of --config-dir. Raises ConfigError if the latter does not exist."""
     folders = [CONF]
     for flag in split(argv).flags:
         name, _, value = flag.partition("=")
         if name in CONFIG_DIR:
-            folders[1:] = [Path(value).absolute()]  # the last one counts, as it does for Hydra
+            folders[1:] = [Path(value).absolute()]  # the last one wins, as in Hydra
     for folder in folders[1:]:
         if not folder.is_dir():
-            raise ConfigError(
-                f"{CONFIG_DIR[0]}={printable(folder)}: no such folder; give one that is laid out like conf/"
-            )
+            raise ConfigError(f"{CONFIG_DIR[0]}={printable(folder)}: no such folder; give one with the layout of conf/")
     return folders
 
 
 def check_flags(argv: Sequence[str], config_name: str) -> None:
-    """Raises ConfigError for a --flag that there is not, with the flag or the key=value that may be meant."""
+    """Raise ConfigError for an unknown --flag, with the most similar flag or key=value."""
     words = iter(enumerate(argv, start=1))
     for i, word in words:
         name, _, value = word.partition("=")
@@ -75,19 +73,21 @@ def check_flags(argv: Sequence[str], config_name: str) -> None:
             continue
         if name not in FLAGS:
             value = value or (following if re.match(r"[^-=~][^=]*$", following) else "")
-            raise ConfigError(f"{name}: no such flag{_meant(name, value, config_name, argv)}")
+            raise ConfigError(f"{name}: no such flag{_suggestion(name, value, config_name, argv)}")
         flag = FLAGS[name]
         if flag.nargs is None and not value:
             value = following
             next(words, None)
             if not value:
-                raise ConfigError(f"{name}: needs a value{', ' + ' or '.join(flag.choices) if flag.choices else ''}")
+                raise ConfigError(
+                    f"{name}: missing value; give {' or '.join(flag.choices) if flag.choices else f'{name}=…'}"
+                )
         if flag.choices is not None and value and value not in flag.choices:
             raise ConfigError(f"{name} {value}: choose {', '.join(flag.choices)}")
 
 
 def check_form(argv: Sequence[str], config_name: str) -> None:
-    """Raises ConfigError for a word that is neither flag nor key=value, with the option or key that may be meant."""
+    """Raise ConfigError for a word that is neither flag nor key=value, with the most similar option or key."""
     folders = config_folders(argv)
     for word in split(argv).words:
         if "=" in word or word.startswith(("-", "~")):
@@ -104,17 +104,17 @@ def check_form(argv: Sequence[str], config_name: str) -> None:
         raise ConfigError(f"{word}: {FORM}" + (f"; did you mean {meant[0]}?" if meant else "; --help shows the keys"))
 
 
-def opened(argv: Sequence[str], config_name: str, left_open: Sequence[str]) -> list[str]:
-    """The words, with ++ before one whose key the default option of a group lacks and another option has.
+def add_missing_keys(argv: Sequence[str], config_name: str, model_groups: Sequence[str]) -> list[str]:
+    """The words, with ++ before a key that the default option of a group lacks but another option has.
 
     Args:
-        left_open: groups of which a model's file chooses the option where no word does; it is read later.
+        model_groups: groups whose option comes from the model's file, read later, unless a word chooses one.
     """
     defaults = groups(CONF / f"{config_name}.yaml")
 
     def is_open(key: str) -> bool:
         group, _, rest = key.partition(".")
-        if group not in left_open or any(re.match(rf"[+]*{group}=", word) for word in argv):
+        if group not in model_groups or any(re.match(rf"[+]*{group}=", word) for word in argv):
             return False
         options = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / group).glob("*.yaml")}
         return rest not in dotted(options[str(defaults[group])]) and any(
@@ -125,7 +125,7 @@ def opened(argv: Sequence[str], config_name: str, left_open: Sequence[str]) -> l
 
 
 def keys(config_name: str, argv: Sequence[str] = ()) -> list[str]:
-    """All dotted keys of a program's configuration, under the options that the command line chooses."""
+    """All dotted keys of a program's configuration with the options that the command line chooses."""
     GlobalHydra.instance().clear()
     folders = config_folders(argv)
     pairs = [word.split("=") for word in argv if re.fullmatch(r"\w+=\w+", word)]
@@ -134,29 +134,31 @@ def keys(config_name: str, argv: Sequence[str] = ()) -> list[str]:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             config = hydra.compose(config_name, [*added, *chosen])
-        except HydraException:  # options that do not go together
+        except HydraException:  # options that conflict
             config = hydra.compose(config_name)
     plain = OmegaConf.to_container(config, resolve=False)
-    names = [path.name for path in CONF.iterdir() if path.is_dir()]  # groups without an option too
+    names = [path.name for path in CONF.iterdir() if path.is_dir()]  # including groups without an option
     return names + [key for key in dotted(plain) if key not in names]
 
 
 def no_such_key(key: str, known: Sequence[str]) -> str:
-    """The message, with the key that may be meant."""
+    """The message about an unknown key, with the most similar known one."""
     if key in known:  # a group
-        return f"{key}: the chosen model does not read it; leave it out, or choose another model=…"
+        return f"{key}: not used by the chosen model; leave it out, or choose another model=…"
     close = nearest(key, known)
     return f"{key}: no such key" + (f"; did you mean {close}?" if close else "; --help shows the keys")
 
 
-def _meant(flag: str, value: str, config_name: str, argv: Sequence[str]) -> str:
+def _suggestion(flag: str, value: str, config_name: str, argv: Sequence[str]) -> str:
     word = flag.lstrip("-").replace("-", "_")
     key, other = (
         nearest(word, keys(config_name, argv)),
         nearest(flag, [name for name in FLAGS if name.startswith("--")]),
     )
     if key is not None and (other is None or likeness(word, key) >= likeness(flag, other)):
-        return f"; did you mean {key}={value or '…'}? Keys have no dashes"
+        return f"; did you mean {key}={value or '…'}? Keys have no leading dashes"
     return (
-        f"; did you mean {other}?" if other is not None else "; --help shows the keys, which have no dashes: key=value"
+        f"; did you mean {other}?"
+        if other is not None
+        else "; --help shows the keys, which have no leading dashes: key=value"
     )

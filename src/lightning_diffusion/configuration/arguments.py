@@ -1,12 +1,12 @@
-"""A program's arguments: its configuration resolved, held against the signatures that it calls, and typed.
+"""A program's arguments: its configuration, resolved, checked against the signatures that it calls, and typed.
 
-A program declares a frozen dataclass of its arguments. The fields are the keys that it reads, and `parse` fills them:
+A program declares a frozen dataclass of its arguments. Its fields are the keys that it reads, filled in by `parse`:
 
     @dataclass(frozen=True)
     class Arguments:
         num_samples: int
-        label: int | None  # one that may be None may be missing
-        sampler: Node[Sampler]  # a part, checked and not made yet
+        label: int | None  # can be missing, because it can be None
+        sampler: Node[Sampler]  # a part, checked but not made yet
 """
 
 import re
@@ -26,17 +26,17 @@ from lightning_diffusion.configuration.trusted_targets import TARGET, Targets
 A = TypeVar("A")
 T_co = TypeVar("T_co", covariant=True)
 
-Text = str | int | float  # what Hydra reads of a name or a path may look like a number
+Text = str | int | float  # a name or a path, which Hydra reads as a number if it looks like one
 
 
 @dataclass(frozen=True)
 class Node(Generic[T_co]):
-    """A part of a checked configuration, which is not made yet.
+    """A part of a checked configuration that is not made yet.
 
     Args:
-        key: where it stands.
-        node: plain containers, for records and for what is told.
-        targets: what it may call.
+        key: its place in the configuration.
+        node: plain containers, for records and messages.
+        targets: the callables that it can use.
     """
 
     key: str
@@ -44,40 +44,40 @@ class Node(Generic[T_co]):
     targets: Targets
 
     def make(self, **parts: Any) -> T_co:
-        """The part itself, a new one at each call.
+        """Make the part, a new one at each call.
 
         Args:
             parts: arguments of the call that are objects already.
 
         Raises:
-            ConfigError: whatever a constructor raises.
+            ConfigError: a constructor failed.
         """
         made: T_co = make(self.node, self.targets, self.key, **parts)
         return made
 
     @property
     def name(self) -> str:
-        """The last part of the name of what it calls."""
+        """The last part of its target's name."""
         return str(self.node[TARGET]).rpartition(".")[2]
 
 
 _NODES, _RECORD = object(), object()
-Nodes = Annotated[Mapping[str, Node[Any]], _NODES]  # every part by its key, those that others refer to included
-Record = Annotated[dict[str, Any], _RECORD]  # the whole configuration as plain containers, to be written down
+Nodes = Annotated[Mapping[str, Node[Any]], _NODES]  # every part by its key, including those that others refer to
+Record = Annotated[dict[str, Any], _RECORD]  # the whole configuration as plain containers, for files
 
 
 def parse(config: DictConfig, arguments: type[A], groups: Collection[str] = (), whole: type | None = None) -> A:
-    """Resolves a configuration and holds every value and every call in it against what is wanted there.
+    """Resolve a configuration and check every value and every call in it against the expected types.
 
     Args:
-        arguments: a frozen dataclass. Its fields are the keys that the program reads; a field of type Nodes or Record
-            is none of them. Other keys are parts that these refer to, and are held against what is wanted there.
-        groups: keys that may be there though nothing refers to them.
-        whole: all of the program's arguments, where `arguments` are some of them: the others are left to another call.
+        arguments: a frozen dataclass. Its fields are the keys that the program reads, except fields of type Nodes or
+            Record. Other keys are allowed only if these refer to them, and are checked where they are used.
+        groups: keys that are allowed even if nothing refers to them.
+        whole: all arguments of the program, if `arguments` are only some of them; the others are left unchecked.
 
     Raises:
-        ConfigError: an unknown key or argument, a missing one, a value of the wrong type, or a call of something that
-            is neither named in conf/ nor part of a package in `trust`.
+        ConfigError: an unknown or missing key or argument, a value of the wrong type, or a call of something that is
+            neither used in conf/ nor part of a package in `trust`.
     """
     keys, known = keys_of(arguments), keys_of(whole or arguments)
     plain, targets = _checked(config, known, groups, known.keys() - keys.keys())
@@ -96,13 +96,13 @@ def parse(config: DictConfig, arguments: type[A], groups: Collection[str] = (), 
 
 
 def keys_of(arguments: type) -> dict[str, Any]:
-    """The keys that fill a dataclass of arguments -> what each holds, a type as in a signature."""
+    """The keys that fill a dataclass of arguments -> the type of each, as in a signature."""
     hints = typing.get_type_hints(arguments, include_extras=True)
-    return {name: _wanted(hint) for name, hint in hints.items() if not (_is(hint, _NODES) or _is(hint, _RECORD))}
+    return {name: _annotation_of(hint) for name, hint in hints.items() if not (_is(hint, _NODES) or _is(hint, _RECORD))}
 
 
 def at_least(least: int, **values: Any) -> None:
-    """Raises ConfigError where a key's value is no whole number, or too small a one."""
+    """Raise ConfigError unless each value is a whole number of at least `least`."""
     for key, value in values.items():
         if not isinstance(value, int) or value < least:
             raise ConfigError(f"{key}={value}: choose a whole number of at least {least}")
@@ -116,23 +116,23 @@ def _holds_node(hint: Any) -> bool:
     return any(typing.get_origin(each) is Node for each in (hint, *typing.get_args(hint)))
 
 
-def _wanted(hint: Any) -> Any:
+def _annotation_of(hint: Any) -> Any:
     """The annotation without Node[…]: T of Node[T], T | None of Node[T] | None."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Node:
         return inner[0]
     if origin in (typing.Union, types.UnionType):
-        return typing.Union[tuple(map(_wanted, inner))]  # noqa: UP007 - of as many as there are
+        return typing.Union[tuple(map(_annotation_of, inner))]  # noqa: UP007 - of any number of types
     return hint
 
 
 def _checked(
     config: DictConfig, slots: Mapping[str, Any], groups: Collection[str], later: Collection[str]
 ) -> tuple[dict[str, Any], Targets]:
-    """The configuration as plain containers, and what it may call.
+    """The checked configuration as plain containers, and the callables that it can use.
 
     Args:
-        slots: the keys that the program reads -> what each holds.
+        slots: the keys that the program reads -> the type of each.
         later: keys that are left out here.
     """
     plain = typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
@@ -141,7 +141,7 @@ def _checked(
     plain = {key: node for key, node in plain.items() if key not in later}
     for key, wanted in slots.items():
         if key not in later and key not in plain and not fits(None, wanted):
-            raise ConfigError(f"{key}: missing; leave it in, or choose another {key}=…")
+            raise ConfigError(f"{key}: missing; keep this key, or choose another {key}=…")
     parts = {*groups, *_referred_to({key: written[key] for key in plain if key in slots}, written)}
     for key, node in plain.items():
         if key not in slots and key not in parts:
@@ -152,7 +152,7 @@ def _checked(
 
 
 def _referred_to(nodes: Any, written: Mapping[str, Any]) -> set[str]:
-    """The root keys that ${…} in these nodes leads to, and in what it leads to."""
+    """The root keys that ${…} in these nodes refers to, directly and indirectly."""
     found: set[str] = set()
     waiting = [nodes]
     while waiting:

@@ -1,7 +1,7 @@
-"""Configuration nodes as calls: checked whole against the signatures first, then made from the inside out.
+"""Configuration nodes as calls: first all are checked against the signatures, then made from the inside out.
 
-A mapping with `_target_` is a call of that name with the other keys as its arguments; `_partial_: true` fills the
-arguments in and calls nothing yet. Every object of this project that a configuration names is made here.
+A mapping with `_target_` is a call of that name with the other keys as its arguments; `_partial_: true` fills in the
+arguments without calling. Every object of a configuration is made here.
 """
 
 import functools
@@ -12,13 +12,13 @@ from typing import Any
 from lightning_diffusion.configuration.errors import ConfigError, did_you_mean
 from lightning_diffusion.configuration.signatures import (
     Signature,
+    describe,
+    describe_types,
     fits,
-    is_built,
-    items_of,
-    name_of,
+    item_annotation,
+    needs_call,
+    result_fits,
     signature_of,
-    suits,
-    wanted_by,
 )
 from lightning_diffusion.configuration.trusted_targets import TARGET, Targets
 
@@ -26,42 +26,42 @@ PARTIAL = "_partial_"
 
 
 def check_node(node: Any, annotation: Any, path: str, targets: Targets, written: Any = None) -> None:
-    """Holds a node, and everything in it, against what is wanted there.
+    """Check a node, and everything in it, against a type.
 
     Args:
         node: plain data.
-        annotation: what is wanted: a type as in a signature; Any for anything.
+        annotation: the expected type, as in a signature; Any for anything.
         path: of the node, a.b.c.
-        targets: what may be called.
-        written: the node before interpolation: where it refers to another key, messages name that one.
+        targets: the callables that are allowed.
+        written: the node before interpolation. If it refers to another key, messages name that key.
 
     Raises:
-        ConfigError: an unknown or missing argument, a value of the wrong type, a call that is not allowed.
+        ConfigError: an unknown or missing argument, a value of the wrong type, or a call that is not allowed.
     """
     path = _source(written) or path
     if isinstance(node, Mapping) and TARGET in node:
         return _check_call(node, annotation, path, targets, written)
     if not fits(node, annotation):
-        if isinstance(node, Mapping) and is_built(annotation):
+        if isinstance(node, Mapping) and needs_call(annotation):
             raise ConfigError(f"{path}.{TARGET}: missing; give an option of the group, {path}=…")
-        raise ConfigError(f"{path}={node!r}: expected {name_of(annotation)}")
+        raise ConfigError(f"{path}={node!r}: expected {describe(annotation)}")
     if isinstance(node, Mapping):
         for key, child in node.items():
             inner = f"{path}.{key}" if path else str(key)
-            check_node(child, items_of(annotation), inner, targets, _inside(written, key))
+            check_node(child, item_annotation(annotation), inner, targets, _inside(written, key))
     elif isinstance(node, list):
         for i, child in enumerate(node):
-            check_node(child, items_of(annotation), f"{path}[{i}]", targets, _inside(written, i))
+            check_node(child, item_annotation(annotation), f"{path}[{i}]", targets, _inside(written, i))
 
 
 def make(node: Any, targets: Targets, path: str = "", **parts: Any) -> Any:
-    """What a checked node names.
+    """Make the object of a checked node.
 
     Args:
         parts: arguments of the outermost call that are objects already.
 
     Raises:
-        ConfigError: whatever a constructor raises, under the node's path where the message names no key.
+        ConfigError: a constructor failed; the message gets the node's path unless it names a key.
     """
     if isinstance(node, list):
         return [make(child, targets, f"{path}[{i}]") for i, child in enumerate(node)]
@@ -81,7 +81,7 @@ def make(node: Any, targets: Targets, path: str = "", **parts: Any) -> Any:
         return function(**arguments)
     except ConfigError:
         raise
-    except Exception as error:  # anybody's constructor may raise anything
+    except Exception as error:  # a third-party constructor can raise anything
         text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
         raise ConfigError(text if re.match(r"[\w.]+(=|: )", text) else f"{path}: {text}") from error
 
@@ -93,11 +93,13 @@ def _check_call(node: Mapping[str, Any], annotation: Any, path: str, targets: Ta
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{path}.{TARGET}={target}: has no signature to check its arguments against") from error
+        raise ConfigError(
+            f"{path}.{TARGET}={target}: its arguments cannot be checked, because it has no signature"
+        ) from error
     if not isinstance(partial, bool):
         raise ConfigError(f"{path}.{PARTIAL}={partial!r}: expected true or false")
-    if not suits(signature.returns, partial, annotation, targets.strict):
-        raise ConfigError(f"{path}.{TARGET}={target}: not {wanted_by(annotation)}; choose another {path}=…")
+    if not result_fits(signature.returns, partial, annotation, targets.strict):
+        raise ConfigError(f"{path}.{TARGET}={target}: not {describe_types(annotation)}; choose another {path}=…")
     arguments = {key: child for key, child in node.items() if key not in (TARGET, PARTIAL)}
     for key, child in arguments.items():
         wanted = _annotation(signature, key, path)
@@ -117,11 +119,11 @@ def _annotation(signature: Signature, key: str, path: str) -> Any:
 
 
 def _source(written: Any) -> str | None:
-    """The key that `${a.b}` refers to, a.b; None for anything else."""
+    """a.b, the key that `${a.b}` refers to; None for anything else."""
     match = re.fullmatch(r"\$\{([\w.]+)\}", written) if isinstance(written, str) else None
     return match[1] if match else None
 
 
 def _inside(written: Any, key: Any) -> Any:
-    """The child of a node as it was written; None below an interpolation."""
+    """The child of a node before interpolation; None below an interpolation."""
     return written[key] if isinstance(written, (Mapping, list)) else None

@@ -1,34 +1,34 @@
-"""Mistakes of the user's."""
+"""User errors, and the words that the user probably meant."""
 
 import difflib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-CLOSE, CLOSE_OF_FEW = 0.6, 0.5  # the likeness from which on a spelling is taken for a slip, of many and of few words
-SHORTEST = 3  # letters of a word that is found in another
-MOST = 40  # choices that a message lists
+LIKE, LIKE_OF_FEW = 0.6, 0.5  # the least likeness of a misspelt word, among many and among few choices
+MIN_LETTERS = 3  # of a word that counts as a part of another
+MAX_CHOICES = 40  # listed in a message
 
 
 class ConfigError(Exception):
-    """The user's, in one line that names the key and the remedy."""
+    """An error of the user, as one line with the key and the remedy."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The part of a message that names the nearest spelling, or all that there is to choose from, if that is little."""
+    """The end of a message: the most similar word, or all choices if they are few."""
     known = list(known)
-    if (close := nearest(word, known, CLOSE_OF_FEW)) is not None:
+    if (close := nearest(word, known, LIKE_OF_FEW)) is not None:
         return f"; did you mean {close}?"
-    return f"; choose among {', '.join(sorted(known))}" if 0 < len(known) <= MOST else ""
+    return f"; choose among {', '.join(sorted(known))}" if 0 < len(known) <= MAX_CHOICES else ""
 
 
-def nearest(word: str, known: Iterable[str], least: float = CLOSE) -> str | None:
-    """The known word that is most like this one, whole or in its last part after a dot; None if none is like it."""
+def nearest(word: str, known: Iterable[str], least: float = LIKE) -> str | None:
+    """The known word most similar to this one, as a whole or in the part after its last dot, or None."""
     best = max(known, key=lambda each: (likeness(word, each), -each.count("."), -len(each)), default=None)
     return best if best is not None and likeness(word, best) >= least else None
 
 
 def dotted(node: Any, path: str = "") -> Iterator[str]:
-    """The keys of nested mappings, a.b.c, without those of the calls' names."""
+    """The keys of nested mappings, a.b.c, without `_target_` and `_partial_`."""
     for key, value in node.items() if isinstance(node, dict) else ():
         if key not in ("_target_", "_partial_"):
             yield f"{path}{key}"
@@ -36,15 +36,15 @@ def dotted(node: Any, path: str = "") -> Iterator[str]:
 
 
 def likeness(word: str, key: str) -> float:
-    """Of two dotted words, in [0, 1], whatever their case; the last part counts for more than the path before it.
+    """The likeness of two dotted words in [0, 1], ignoring case. The last part weighs more than the path before it.
 
-    A last part that is one of the words of the other's is like it: ema and ema_decay.
+    A last part that is one of the other's words is similar to it: ema and ema_decay.
     """
     word, key = word.lower(), key.lower()
     end, other = word.rpartition(".")[2], key.rpartition(".")[2]
     whole, last = _ratio(word, key), _ratio(end, other)
-    if len(end) >= SHORTEST and end in other.split("_"):
-        last = max(last, CLOSE + last / 3)
+    if len(end) >= MIN_LETTERS and end in other.split("_"):
+        last = max(last, LIKE + last / 3)
     return max(whole, (2 * last + whole) / 3)
 
 

@@ -1,4 +1,4 @@
-"""Which recipe takes ten minutes on a CPU."""
+"""The recipe that takes ten minutes on a CPU."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,25 +8,25 @@ import yaml
 
 from lightning_diffusion.configuration.trusted_targets import CONF
 
-SUFFIX = "_quick"  # of the experiments that take ten minutes on two cores
+SUFFIX = "_quick"  # of the experiments for ten minutes on two cores
 SECONDS = 600
 
 
 def ten_minutes(config: Mapping[str, Any], seconds_each: float) -> str:
-    """The words that train on the same data in ten minutes.
+    """A hint: the words that train on the same data in ten minutes.
 
     Args:
-        config: of the run, as plain containers.
-        seconds_each: of one of its steps.
+        config: the run's configuration as plain containers.
+        seconds_each: the seconds of one step.
     """
     if (name := quick_form(config.get("data") or {})) is not None:
         return f"experiment={name} takes ten minutes on two cores"
     steps = max(1, round(SECONDS / seconds_each))
-    return f"trainer.max_steps={steps} takes ten minutes, in which a smaller network learns more"
+    return f"trainer.max_steps={steps} takes ten minutes; a smaller network learns more in that time"
 
 
 def quick_form(data: Mapping[str, Any]) -> str | None:
-    """The experiment that trains on these data in ten minutes: one of conf/experiment/*_quick.yaml, or None."""
+    """The experiment of conf/experiment/*_quick.yaml for these data, or None."""
     for path in sorted((CONF / "experiment").glob(f"*{SUFFIX}.yaml")):
         option = next(iter(_options(path, "data")), None)
         if option is not None and _is_made_by(data, CONF / "data" / f"{option}.yaml"):
@@ -35,7 +35,7 @@ def quick_form(data: Mapping[str, Any]) -> str | None:
 
 
 def _options(path: Path, group: str) -> Iterator[str]:
-    """What an experiment's defaults choose in a group, its own choice before that of the experiments it builds on."""
+    """The options that an experiment chooses in a group, its own before those of the experiments that it extends."""
     entries = yaml.safe_load(path.read_text()).get("defaults", [])
     yield from (
         entry[key] for entry in entries if isinstance(entry, dict) for key in entry if key == f"override /{group}"
@@ -46,7 +46,7 @@ def _options(path: Path, group: str) -> Iterator[str]:
 
 
 def _is_made_by(data: Mapping[str, Any], option: Path) -> bool:
-    """Whether an option of conf/data reads the same data set: by what it calls and, where one class reads several, its
-    name there."""
+    """Whether an option of conf/data reads the same data set: the same class and, if that reads several, the same
+    name."""
     node = yaml.safe_load(option.read_text()) if option.is_file() else {}
     return bool(node) and all(data.get(key) == node.get(key) for key in ("_target_", "dataset"))

@@ -1,4 +1,4 @@
-"""What a callable takes and returns: its signature is the schema of a configuration that calls it."""
+"""The parameters and the result of a callable. Its signature is the schema of a configuration that calls it."""
 
 import functools
 import inspect
@@ -13,7 +13,7 @@ PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 
 class Signature(typing.NamedTuple):
-    """Named parameters; the annotation of further ones by any name, or None; what comes back, Any where unknown."""
+    """Named parameters, the annotation of **others or None, and the type of the result, Any if unknown."""
 
     parameters: dict[str, inspect.Parameter]
     others: Any
@@ -22,7 +22,7 @@ class Signature(typing.NamedTuple):
 
 @functools.cache
 def signature_of(function: Callable[..., Any]) -> Signature:
-    """With the parameters of the base classes that **options are passed on to."""
+    """The signature of a callable; for a class, with the parameters of the base classes that get its **options."""
     if not inspect.isclass(function):
         own, others = _parameters(function)
         return Signature(own, others, _hints(function).get("return", Any))
@@ -38,14 +38,14 @@ def signature_of(function: Callable[..., Any]) -> Signature:
 
 
 def fits(value: Any, annotation: Any) -> bool:
-    """Whether a plain value can be meant by an annotation; True where the annotation says nothing of plain values."""
+    """Whether a plain value matches an annotation. True if the annotation does not restrict plain values."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, argument) for argument in arguments)
     if origin is typing.Literal:
         return any(value == argument and type(value) is type(argument) for argument in arguments)
     if isinstance(value, Mapping):
-        return annotation not in PLAIN and ("_target_" in value or not is_built(annotation))
+        return annotation not in PLAIN and ("_target_" in value or not needs_call(annotation))
     if annotation is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
     if annotation is int:
@@ -58,25 +58,25 @@ def fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, list) and all(fits(item, arguments[0]) for item in value if arguments)
     if inspect.isclass(origin) and issubclass(origin, Mapping):
         return False
-    return not is_built(annotation)
+    return not needs_call(annotation)
 
 
-def suits(returned: Any, partial: bool, annotation: Any, strict: bool) -> bool:
-    """Whether what a call returns can be meant by an annotation.
+def result_fits(returned: Any, partial: bool, annotation: Any, strict: bool) -> bool:
+    """Whether the result of a call matches an annotation.
 
     Args:
         returned: the annotation of the call's result.
-        partial: whether the callable itself is meant, with arguments filled in.
-        strict: whether a result of unknown type is refused where one is asked for.
+        partial: whether the result is the callable itself, with arguments filled in.
+        strict: whether a result of unknown type is refused if a type is expected.
     """
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is Any or annotation is object:
         return True
     if origin in (typing.Union, types.UnionType):
-        return any(suits(returned, partial, argument, strict) for argument in arguments)
+        return any(result_fits(returned, partial, argument, strict) for argument in arguments)
     if origin is Callable:
         wanted = arguments[1] if partial and len(arguments) == 2 else Any
-        return suits(returned, False, wanted, strict)
+        return result_fits(returned, False, wanted, strict)
     if partial or annotation in PLAIN or origin is not None:
         return False
     if not inspect.isclass(annotation):
@@ -85,8 +85,8 @@ def suits(returned: Any, partial: bool, annotation: Any, strict: bool) -> bool:
     return issubclass(returned, annotation) if inspect.isclass(returned) else not strict
 
 
-def items_of(annotation: Any) -> Any:
-    """The annotation of a container's items: X of list[X], Sequence[X] and dict[str, X]; Any where nothing is known."""
+def item_annotation(annotation: Any) -> Any:
+    """The annotation of a container's items: X for list[X], Sequence[X] and dict[str, X]; Any if unknown."""
     for part in typing.get_args(annotation) if _is_union(annotation) else (annotation,):
         origin, arguments = typing.get_origin(part), typing.get_args(part)
         if inspect.isclass(origin) and issubclass(origin, (Sequence, Mapping)) and arguments:
@@ -94,39 +94,39 @@ def items_of(annotation: Any) -> Any:
     return Any
 
 
-def is_built(annotation: Any) -> bool:
-    """Whether only what a call returns can be meant: an object or a function."""
+def needs_call(annotation: Any) -> bool:
+    """Whether only the result of a call matches: an object or a function."""
     if typing.get_origin(annotation) is Callable:
         return True
     return inspect.isclass(annotation) and annotation not in (Any, object, dict, list, Path) and annotation not in PLAIN
 
 
-def name_of(annotation: Any) -> str:
-    """An annotation in the words of a message."""
+def describe(annotation: Any) -> str:
+    """An annotation in words, for messages about values."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if _is_union(annotation):
-        return " or ".join(name_of(argument) for argument in arguments)
+        return " or ".join(describe(argument) for argument in arguments)
     if origin is typing.Literal:
         return " or ".join(map(str, arguments))
     if inspect.isclass(origin) and issubclass(origin, Mapping):
-        return f"a mapping of names to {name_of(arguments[1])}"
+        return f"a mapping of names to {describe(arguments[1])}"
     if origin is Callable:
         return "an option of its group"
     if origin is tuple and arguments and arguments[-1] is not Ellipsis:
-        return f"a list of {len(arguments)}, each {name_of(arguments[0])}"
+        return f"a list of {len(arguments)}, each {describe(arguments[0])}"
     if origin is not None and arguments:
-        return f"a list of {name_of(arguments[0])}"
+        return f"a list of {describe(arguments[0])}"
     return PLAIN.get(annotation) or f"an option of its group, a {getattr(annotation, '__name__', annotation)}"
 
 
-def wanted_by(annotation: Any) -> str:
-    """The types that an annotation asks a call for, in the words of a message."""
+def describe_types(annotation: Any) -> str:
+    """The types that an annotation allows for a call's result, in words, for messages."""
     if _is_union(annotation):
         return " or ".join(
-            wanted_by(argument) for argument in typing.get_args(annotation) if argument is not type(None)
+            describe_types(argument) for argument in typing.get_args(annotation) if argument is not type(None)
         )
     if typing.get_origin(annotation) is Callable:
-        return f"a function that gives {wanted_by(typing.get_args(annotation)[-1])}"
+        return f"a function that returns {describe_types(typing.get_args(annotation)[-1])}"
     return PLAIN.get(annotation) or f"of type {getattr(annotation, '__name__', annotation)}"
 
 
@@ -147,5 +147,5 @@ def _parameters(function: Callable[..., Any]) -> tuple[dict[str, inspect.Paramet
 def _hints(function: Any) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function)
-    except Exception:  # a third party's annotations may not resolve
+    except Exception:  # the annotations of other packages cannot always be resolved
         return {}

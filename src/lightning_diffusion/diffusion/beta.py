@@ -1,15 +1,16 @@
-"""The β functions of discrete schedules. A range (β_1, β_T) is meant for T = 1000 and scaled by 1000/T, so that ᾱ_T
-stays near 0 at any T and a sweep over T compares like with like; a scaled β above 0.999 is clipped there.
+"""The β functions of discrete schedules.
+
+A range (β_1, β_T) applies to T = 1000. For other T it is scaled by 1000/T, so that ᾱ_T stays near 0 and runs with
+different T are comparable. Scaled values are clipped at 0.999. Each function raises ValueError for T outside
+1 … 1,000,000 and for values out of range.
 
 Ref: Improved DDPM §3.2 for the clipping, its code for the scaling
-
-Every function raises ValueError for T outside 1 … 1,000,000 and for values out of range.
 """
 
 import torch
 from torch import Tensor
 
-from lightning_diffusion.diffusion.schedule import DiscreteSchedule, check_length
+from lightning_diffusion.diffusion.discrete import DiscreteSchedule, check_length
 
 MAX_BETA = 0.999
 
@@ -21,7 +22,7 @@ def linear(
 
     Args:
         T: number of steps, 1 … 1,000,000.
-        beta_1, beta_T: 0 < β_1 ≤ β_T < 1, at T = 1000.
+        beta_1, beta_T: 0 < β_1 ≤ β_T < 1, the range for T = 1000.
         zero_terminal_snr: see DiscreteSchedule.
     """
     _check(T, beta_1, beta_T)
@@ -31,7 +32,7 @@ def linear(
 def quadratic(
     T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02, zero_terminal_snr: bool = False
 ) -> DiscreteSchedule:
-    """√β_t linear from √β_1 to √β_T: "quad" in DDPM's code, "scaled linear" in latent diffusion's."""
+    """√β_t linear from √β_1 to √β_T; "quad" in DDPM's code, "scaled linear" in that of latent diffusion."""
     _check(T, beta_1, beta_T)
     return _scaled(torch.linspace(beta_1**0.5, beta_T**0.5, T, dtype=torch.float64) ** 2, zero_terminal_snr)
 
@@ -39,7 +40,7 @@ def quadratic(
 def sigmoid(
     T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02, zero_terminal_snr: bool = False
 ) -> DiscreteSchedule:
-    """β_t = β_1 + (β_T − β_1) sigmoid(x), x linear from −6 to 6. Arguments as `linear`'s. Ref: GeoDiff's code"""
+    """β_t = β_1 + (β_T − β_1) sigmoid(x), x linear from −6 to 6. Arguments as in `linear`. Ref: GeoDiff's code"""
     _check(T, beta_1, beta_T)
     ramp = torch.sigmoid(torch.linspace(-6, 6, T, dtype=torch.float64))
     return _scaled(beta_1 + (beta_T - beta_1) * ramp, zero_terminal_snr)
@@ -49,7 +50,7 @@ def constant(T: int = 1000, beta: float = 0.01, zero_terminal_snr: bool = False)
     """β_t = β. Ref: DDPM's code, "const"
 
     Args:
-        beta: 0 < β < 1, at T = 1000.
+        beta: 0 < β < 1, the value for T = 1000.
     """
     _check_T(T)
     if not 0 < beta < 1:
@@ -68,7 +69,7 @@ def cosine(T: int = 1000, s: float = 0.008, zero_terminal_snr: bool = False) -> 
 
     Args:
         T: number of steps, 1 … 1,000,000.
-        s: offset ≥ 0 that keeps β_1 from vanishing.
+        s: offset in [0, 1) that keeps β_1 away from 0.
 
     Ref: Improved DDPM Eq. 17
     """
@@ -81,7 +82,7 @@ def cosine(T: int = 1000, s: float = 0.008, zero_terminal_snr: bool = False) -> 
 
 
 def custom(betas: list[float], zero_terminal_snr: bool = False) -> DiscreteSchedule:
-    """The user's own β_1 … β_T, as they are; T is their number."""
+    """The given β_1 … β_T without scaling; T is their number."""
     check_length(len(betas), "schedule.betas")
     return DiscreteSchedule(torch.tensor(betas, dtype=torch.float64), zero_terminal_snr, key="schedule.betas")
 

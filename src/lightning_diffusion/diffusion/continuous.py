@@ -1,4 +1,4 @@
-"""Schedules in continuous time, in closed form."""
+"""Schedules in continuous time, with closed forms."""
 
 import math
 
@@ -42,13 +42,13 @@ class VP(NoiseSchedule):
         return self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t**2
 
     def _time(self, integral: Tensor) -> Tensor:
-        """Solves B(t) = integral, in the form of the quadratic formula that does not cancel."""
+        """Solve B(t) = integral by the form of the quadratic formula that does not cancel."""
         slope = self.beta_max - self.beta_min
         return 2 * integral / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * slope * integral))
 
 
 class SubVP(VP):
-    """Sub-VP: the α of VP with σ = 1 − exp(−B), a variance below VP's. Ref: score-SDE Eq. 34–35"""
+    """Sub-VP: the α of VP with σ = 1 − exp(−B), whose variance is below that of VP. Ref: score-SDE Eq. 34–35"""
 
     def sigma(self, t: Tensor) -> Tensor:
         return -torch.expm1(-self._integral(t))
@@ -76,10 +76,10 @@ class RectifiedFlow(NoiseSchedule):
 
 
 class ShiftedCosine(NoiseSchedule):
-    """λ(t) = −2 log tan(π t/2) + 2 log shift: the cosine schedule, moved for resolution. α² + σ² = 1, 0 ≤ t ≤ 1.
+    """λ(t) = −2 log tan(π t/2) + 2 log shift: the cosine schedule, shifted for the resolution. α² + σ² = 1, 0 ≤ t ≤ 1.
 
     Args:
-        shift: > 0; base resolution over resolution (64/256 for 256 pixels), 1 is the plain cosine.
+        shift: > 0, base resolution divided by resolution (64/256 for 256 pixels); 1 is the plain cosine schedule.
 
     Ref: simple diffusion Eq. 4
     """
@@ -104,18 +104,18 @@ class ShiftedCosine(NoiseSchedule):
         return torch.atan(self.shift * torch.exp(-logsnr / 2)) * (2 / math.pi)
 
     def _sides(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        # sin(π(1 − t)/2) is cos(πt/2), and exactly 0 at t = 1
+        # sin(π(1 − t)/2) equals cos(πt/2) and is exactly 0 at t = 1
         return self.shift * torch.sin((1 - t) * (math.pi / 2)), torch.sin(t * (math.pi / 2))
 
 
 class VarianceExploding(NoiseSchedule):
-    """α = 1 and growing noise: what EDM and VE have in common. Training noise levels are log-uniform by default.
+    """α = 1 and growing noise: the base of EDM and VE. Uniform training times give log-uniform noise levels.
 
     Args:
-        sigma_min, sigma_max: 0 < σ_min < σ_max, the span of noise levels.
+        sigma_min, sigma_max: 0 < σ_min < σ_max, the range of noise levels.
     """
 
-    time_scale = 1000.0  # of the network's time
+    time_scale = 1000.0  # factor of the network's time input
 
     def __init__(self, sigma_min: float, sigma_max: float) -> None:
         if not 0 < sigma_min < sigma_max:
@@ -134,18 +134,18 @@ class VarianceExploding(NoiseSchedule):
         return self.time_scale / 4 * self.sigma(t).log()
 
     def quantile(self, u: Tensor) -> Tensor:
-        """ln σ uniform between ln σ_min and ln σ_max."""
+        """Quantile function of times whose ln σ is uniform between ln σ_min and ln σ_max."""
         log_sigma = math.log(self.sigma_max) + u * math.log(self.sigma_min / self.sigma_max)
         return self.t_of_logsnr(-2 * log_sigma)
 
 
 class EDM(VarianceExploding):
-    """σ = t: the clock is the noise level.
+    """σ = t, so that the time is the noise level.
 
     Args:
         sigma_min, sigma_max: 0 < σ_min < σ_max.
-        time_scale: what ¼ ln σ is multiplied by before the network sees it, > 0: 1000 spreads it as widely as DDPM's
-            clock, 1 is the paper's, and diffusers'.
+        time_scale: > 0, the factor of the network's time input ¼ ln σ. 1000 gives it about the range of DDPM's time
+            input; the paper and diffusers use 1.
 
     Ref: EDM Table 1
     """
@@ -164,7 +164,7 @@ class EDM(VarianceExploding):
 
 
 class VE(VarianceExploding):
-    """σ = √t: Brownian motion, the clock is the variance. Ref: score-SDE Eq. 30, in EDM Table 1's form"""
+    """σ = √t: Brownian motion, where the time is the variance. Ref: score-SDE Eq. 30, in EDM Table 1's form"""
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
         super().__init__(sigma_min, sigma_max)

@@ -1,4 +1,4 @@
-"""The variational bound in continuous time: a figure that compares models whatever their schedule and prediction."""
+"""The variational bound in continuous time, which is comparable between models of any schedule and prediction."""
 
 import math
 from typing import NamedTuple
@@ -13,32 +13,39 @@ from lightning_diffusion.diffusion.noise import Noise
 from lightning_diffusion.diffusion.process import marginal
 from lightning_diffusion.diffusion.schedule import NoiseSchedule
 
-LOWEST, HIGHEST = -7.5, 7.0  # log-SNR: a signal of 2.4% of the noise, and noise of 3.9 of the 256 levels
-CLOSE = 0.5  # of HIGHEST, in log-SNR: as far as a whole step of a long chain may be
+LOWEST, HIGHEST = -7.5, 7.0  # log-SNR: the signal is 2.4% of the noise, the noise 3.9 of the 256 levels
+CLOSE = 0.5  # distance from HIGHEST, in log-SNR, that whole steps of a long chain can have
 DECODER_STDS = tuple(2.0**k / 127.5 for k in range(-2, 6))  # ¼ … 32 of the 256 levels
 
 
 class Span(NamedTuple):
-    """The log-SNR that the bound covers, in nats."""
+    """The range of log-SNR that the bound covers, in nats."""
 
     low: float
     high: float
 
     @property
     def whole(self) -> bool:
-        """Whether the bound ends where that of other schedules does."""
+        """Whether the bound ends at the same log-SNR as on other schedules."""
         return self.high > HIGHEST - CLOSE
 
 
 def span(schedule: NoiseSchedule, highest: float = HIGHEST) -> Span:
-    """LOWEST … highest, or the part of it that the schedule has: a short chain's first step may lie below it."""
-    ends = torch.tensor([LOWEST, highest], dtype=torch.float64)
-    return Span(*schedule.logsnr(_time(schedule, ends)).tolist())
+    """LOWEST … highest, or the part of it that the schedule covers: a short chain's first step can be below `highest`.
+
+    Raises:
+        ValueError: a chain whose only step leaves no signal.
+    """
+    t = _time(schedule, torch.tensor([LOWEST, highest], dtype=torch.float64))
+    if not t.all():
+        raise ValueError(f"{schedule.key}: the only step of this chain leaves no signal; choose a longer chain")
+    return Span(*schedule.logsnr(t).tolist())
 
 
 def _time(schedule: NoiseSchedule, logsnr: Tensor) -> Tensor:
-    """The time with the log-SNR nearest to this one, from t_min to T; a whole one on a chain."""
-    return schedule.nearest(schedule.t_of_logsnr(logsnr)).clamp(schedule.t_min, float(schedule.T))
+    """The time in t_min … T nearest to this log-SNR: on a chain a whole step, but never one without signal."""
+    t = schedule.nearest(schedule.t_of_logsnr(logsnr)).clamp(schedule.t_min, float(schedule.T))
+    return torch.where(schedule.alpha(t) > 0, t, t - 1)
 
 
 @torch.no_grad()
@@ -58,18 +65,20 @@ def continuous_bound(
         steps    ½ ∫ e^λ E‖x_0 − x̂_0(x at λ)‖² dλ
         decoder  −log p(x_0 | x at λ_1)
 
-    The integral depends on a schedule through its ends only, which are the same for all that reach as far. An item
-    samples it at `num_levels` evenly spaced log-SNRs. A chain's network is evaluated at the nearest whole step.
+    The integral depends on the schedule only through its ends, which are the same for all schedules that cover them.
+    Each item samples it at `num_levels` evenly spaced log-SNRs. On a chain, the network is evaluated at the nearest
+    whole step.
 
-    The decoder is Gaussian about x̂_0. Its variance is e^{−λ_1} for continuous data. For images it is one of eight, ¼ to
-    32 levels wide, mixed with equal weights: log₂ 8 bits for a whole image are the price of the one that suits it.
+    The decoder is Gaussian with mean x̂_0. For continuous data its variance is e^{−λ_1}. For images it is a mixture of
+    eight Gaussians, ¼ to 32 levels wide, with equal weights. It costs at most log₂ 8 bits per image more than the best
+    of the eight.
 
     Args:
         x_0: (B, …) in [−1, 1].
-        noise: draws of standard normal noise like x_0, num_levels + 1 of them.
-        offsets: where within its spacing an item's first level lies, (B,) in [0, 1).
+        noise: draws standard normal noise like x_0; called num_levels + 1 times.
+        offsets: position of each item's first level within the spacing, (B,) in [0, 1).
         discretized: whether x_0 has 256 levels; otherwise p is a density.
-        highest: λ_1, where the schedule reaches it. Continuous data must be smooth on the scale of e^{−λ_1/2}.
+        highest: λ_1, if the schedule reaches it. Continuous data must be smooth on the scale of e^{−λ_1/2}.
 
     Returns:
         bits per dimension, each (B,).
@@ -92,7 +101,7 @@ def continuous_bound(
 def _estimate(
     denoiser: Denoiser, x_0: Tensor, eps: Tensor, logsnr: Tensor, condition: Condition | None
 ) -> tuple[Tensor, Tensor]:
-    """The log-SNR (B,) that the schedule has next to the one asked for, and x̂_0 there."""
+    """The nearest log-SNR (B,) of the schedule, and x̂_0 there."""
     schedule = denoiser.schedule
     t = _time(schedule, logsnr).to(x_0)
     x_t = marginal(x_0, eps, schedule.alpha(t), schedule.sigma(t))

@@ -1,4 +1,4 @@
-"""The denoiser, the only thing that a sampler, a guidance, a likelihood or a test sees: x̂_0 = D(x_t, t, c)."""
+"""The denoiser x̂_0 = D(x_t, t, c): the only interface of samplers, guidance and likelihoods to a network."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -14,18 +14,18 @@ from lightning_diffusion.diffusion.schedule import NoiseSchedule
 
 
 class Denoiser(nn.Module, ABC):
-    """D(x_t, t, c) -> x̂_0, the estimate of E[x_0 | x_t, c] under the schedule that it carries."""
+    """An estimate x̂_0 = D(x_t, t, c) of E[x_0 | x_t, c] under its schedule."""
 
     schedule: NoiseSchedule
 
     @property
     def no_class(self) -> int:
-        """The label that stands for "no class"; only a denoiser that was trained with and without classes has one."""
+        """The label for "no class"; only a denoiser that was trained with and without classes has one."""
         raise ValueError("guidance: this model was trained without classes; choose guidance=none or guidance=clip")
 
     @property
     def learns_variance(self) -> bool:
-        """Whether `with_share` has an answer."""
+        """Whether it was trained to predict the variance of the reverse step, which `with_share` returns."""
         return False
 
     @abstractmethod
@@ -33,42 +33,42 @@ class Denoiser(nn.Module, ABC):
         """x_t (B, C, H, W), t () or (B,), condition of length B or None -> x̂_0 (B, C, H, W), float32."""
 
     def of(self, items: Tensor) -> "Denoiser":
-        """This denoiser for some items of the batch that it is meant for, (b,) of their numbers."""
+        """The denoiser for a part of its batch, given the indices of the items, (b,)."""
         return self
 
     def with_share(self, x_t: Tensor, t: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor]:
-        """x̂_0 and, from the same evaluation, the share v of β in the reverse step's variance, both (B, C, H, W)."""
+        """x̂_0 and, by the same evaluation, the share v of log β in the reverse step's log-variance, (B, C, H, W)."""
         raise no_variance()
 
 
 def no_variance() -> ValueError:
-    """What to say where a learned variance is asked of a denoiser that has none."""
+    """The error for a request of a learned variance from a denoiser without one."""
     return ValueError(
-        "sampler.variance=learned: this model has learned no variance; train with backbone.outputs=2 and "
+        "sampler.variance=learned: this model was not trained with learned variance; train with backbone.outputs=2 and "
         "objective.vlb_weight=0.001, or choose sampler.variance=posterior"
     )
 
 
 class Prediction(NamedTuple):
-    """What a network says of (x_t, t): the output that its parameterization reads, and the share v, or None."""
+    """The network's output at (x_t, t), which a parameterization interprets, and the share v or None."""
 
     output: Tensor
     share: Tensor | None
 
 
 class NetworkDenoiser(Denoiser):
-    """A backbone F whose output, under a parameterization, stands for x̂_0.
+    """A backbone F whose output a parameterization converts to x̂_0.
 
     Args:
         backbone: network F(x_t, time, condition), with x_t (B, C, H, W) and time (B,). If its attribute `outputs` is 2,
-            its output has 2C channels, and the second C say the reverse step's variance.
+            its output has 2C channels, and the last C determine the variance of the reverse step.
         schedule: α(t), σ(t).
         parameterization: what F predicts.
-        label_dropout: share of conditions replaced by "none" while training, in [0, 1), so that one network learns
-            the conditional and the unconditional estimate. Ref: Classifier-Free Diffusion Guidance Alg. 1
+        label_dropout: fraction in [0, 1) of the conditions that training replaces by "none", so that one network
+            learns both the conditional and the unconditional estimate. Ref: Classifier-Free Diffusion Guidance Alg. 1
 
     Raises:
-        ValueError: a parameterization that is singular on this schedule, a learned variance without a chain of steps,
+        ValueError: a parameterization that is singular on this schedule, a learned variance on a continuous schedule,
             or a value out of range.
     """
 
@@ -87,15 +87,12 @@ class NetworkDenoiser(Denoiser):
         self.schedule = schedule
         self.parameterization = parameterization
         self.label_dropout = label_dropout
-        if self.learns_variance and not schedule.discrete:
-            raise ValueError(
-                "backbone.outputs=2 and schedule: the variance is that of a chain's steps; "
-                "choose a discrete schedule such as schedule=cosine, or backbone.outputs=1"
-            )
+        if self.learns_variance:
+            schedule.chain("backbone.outputs=2", "backbone.outputs=1")
 
     @property
     def no_class(self) -> int:
-        """One more than the last class."""
+        """The number of classes, one more than the last label."""
         num_classes = getattr(self.backbone, "num_classes", None)
         if num_classes is None:
             return super().no_class
@@ -120,28 +117,28 @@ class NetworkDenoiser(Denoiser):
         return self.parameterization.to_x0(self.schedule, output, x_t, t), share
 
     def drop_condition(self, condition: Condition | None, draws: BatchRNG) -> Condition | None:
-        """The condition as training shows it: for a share of the samples, label_dropout, none."""
+        """While training, the condition with a fraction label_dropout of its items replaced by "none"."""
         if condition is None or not self.training or self.label_dropout == 0:
             return condition
         none = condition.none(None if condition.label is None else self.no_class)
         return condition.dropped(draws.uniform(len(condition)) < self.label_dropout, none)
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-        """The network's own words, in the precision of x_t: a reduced one lives inside the network alone."""
+        """The network's prediction in the dtype of x_t; only the network itself uses reduced precision."""
         time = self.schedule.network_time(t).to(x_t).expand(len(x_t))
         scale = expand(self.parameterization.input_scale(self.schedule, t), x_t)
         output = self.backbone(scale * x_t, time, condition).to(x_t)
         if not self.learns_variance:
             return Prediction(output, None)
         output, raw = output.chunk(2, dim=1)
-        return Prediction(output, (raw + 1) / 2)  # a network that starts at 0 starts halfway
+        return Prediction(output, (raw + 1) / 2)  # an initial output of 0 means halfway
 
 
 Denoise = Callable[[Tensor, Tensor, Condition | None], Tensor]  # (x_t, t, condition) -> x̂_0
 
 
 class DenoiserWrapper(Denoiser):
-    """A denoiser around a denoiser, on the same schedule: a function of the estimates of the one inside."""
+    """A denoiser that computes its estimate from those of an inner denoiser, on the same schedule."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
@@ -149,8 +146,10 @@ class DenoiserWrapper(Denoiser):
 
     @abstractmethod
     def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
-        """x̂_0 (B, C, H, W) from calls of denoise(x_t, t, condition), the first of them on x_t or on a batch that begins
-        with it."""
+        """x̂_0 (B, C, H, W), computed by calls of denoise(x_t, t, condition).
+
+        The first call must be on x_t, or on a batch that begins with x_t.
+        """
 
     @property
     def no_class(self) -> int:
@@ -175,7 +174,7 @@ class DenoiserWrapper(Denoiser):
 
 
 class Conditioned(DenoiserWrapper):
-    """A denoiser with its condition filled in: D(·, ·, c)."""
+    """A denoiser with a fixed condition: D(·, ·, c)."""
 
     def __init__(self, denoiser: Denoiser, condition: Condition | None) -> None:
         super().__init__(denoiser)
@@ -189,7 +188,7 @@ class Conditioned(DenoiserWrapper):
 
 
 class Counted(DenoiserWrapper):
-    """A denoiser that counts its evaluations: `items` images so far, each guided one as often as it was evaluated."""
+    """A denoiser that counts the images it evaluates, in `items`; guidance can evaluate an image more than once."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__(denoiser)
@@ -201,5 +200,5 @@ class Counted(DenoiserWrapper):
 
 
 def to_eps(x_0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """The noise that x̂_0 implies: ε̂ = (x_t − α x̂_0)/σ. Ref: DDPM Eq. 9"""
+    """The noise that x̂_0 implies, ε̂ = (x_t − α x̂_0)/σ. Ref: DDPM Eq. 9"""
     return (x_t - expand(alpha, x_t) * x_0) / expand(sigma, x_t)

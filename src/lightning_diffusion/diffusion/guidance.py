@@ -1,4 +1,4 @@
-"""Guidance: a denoiser around a denoiser."""
+"""Guidance, as wrappers of a denoiser."""
 
 import math
 from collections.abc import Callable
@@ -12,14 +12,14 @@ from lightning_diffusion.diffusion.process import expand
 
 
 class Unguided(DenoiserWrapper):
-    """The denoiser as it is."""
+    """The denoiser without guidance."""
 
     def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
         return denoise(x_t, t, condition)
 
 
 class Clip(DenoiserWrapper):
-    """x̂_0 kept in [−bound, bound], where images live. Ref: DDPM §3.2 and its published code
+    """x̂_0 clipped to [−bound, bound], the range of images. Ref: DDPM §3.2 and its published code
 
     Args:
         bound: > 0; images are in [−1, 1].
@@ -50,21 +50,21 @@ class DynamicThreshold(DenoiserWrapper):
 
     def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
         x_0 = denoise(x_t, t, condition)
-        s = torch.quantile(x_0.flatten(1).abs(), self.percentile, dim=1).clamp(min=1)
-        s = s.reshape(-1, *[1] * (x_0.ndim - 1))
+        s = expand(torch.quantile(x_0.flatten(1).abs(), self.percentile, dim=1).clamp(min=1), x_0)
         return x_0.clamp(-s, s) / s
 
 
 class ClassifierFree(DenoiserWrapper):
     """x̂_0 = x̂_0(∅) + w (x̂_0(c) − x̂_0(∅)), both in one batch. w = 1 is the conditional model, w = 0 the unconditional.
 
-    (The paper's own w is this one less 1.) In x_0, ε, v and score the combination is the same, for each is affine in
-    the others. Only within an interval of noise levels if asked; rescaled towards the conditional estimate's spread.
+    The paper's w is this w minus 1. The combination is the same in x_0, ε, v and score, which are affine functions of
+    each other. Optionally, guidance is limited to an interval of noise levels, and the result is rescaled towards the
+    standard deviation of the conditional estimate.
 
     Args:
         scale: w.
-        level_min, level_max: guided where level_min < σ/α ≤ level_max.  Ref: Limited Interval Guidance §3
-        rescale: φ in [0, 1]: share of the way to std(x̂_0) = std(x̂_0(c)).  Ref: Common Diffusion Noise Schedules … §3.4
+        level_min, level_max: guidance applies where level_min < σ/α ≤ level_max. Ref: Limited Interval Guidance §3
+        rescale: φ in [0, 1]; 1 sets std(x̂_0) to std(x̂_0(c)). Ref: Common Diffusion Noise Schedules … §3.4
 
     Raises:
         ValueError: a value out of range, or a model without classes.
@@ -87,7 +87,7 @@ class ClassifierFree(DenoiserWrapper):
                 "choose 0 <= level_min < level_max and 0 <= rescale <= 1"
             )
         self.scale, self.level_min, self.level_max, self.rescale = scale, level_min, level_max, rescale
-        # a model that knows no "no class" refuses here, not while sampling
+        # raises for a model without a label for "no class" now, not while sampling
         self._free = None if scale == 1 else denoiser.no_class
 
     def around(self, denoise: Denoise, x_t: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
@@ -106,10 +106,10 @@ class ClassifierFree(DenoiserWrapper):
 
 
 class Autoguidance(DenoiserWrapper):
-    """x̂_0 = x̂_0(weak) + w (x̂_0 − x̂_0(weak)): away from a weaker model's estimate. w = 1 is the model itself.
+    """x̂_0 = x̂_0(weak) + w (x̂_0 − x̂_0(weak)): away from the estimate of a weaker model. w = 1 is the model itself.
 
     Args:
-        weak: a denoiser of the same data on the same schedule, trained less or smaller.
+        weak: a denoiser for the same data and schedule, with a smaller network or less training.
         scale: w.
 
     Raises:
@@ -159,10 +159,10 @@ class Classifier(DenoiserWrapper):
 
 
 def chain(denoiser: Denoiser, **parts: Callable[[Denoiser], Denoiser]) -> Denoiser:
-    """One guidance around the other, the first innermost.
+    """Nest guidances, the first innermost.
 
     Args:
-        parts: each a function of the denoiser that it goes around; their names are for the configuration.
+        parts: functions that wrap a denoiser; their names only label them in the configuration.
     """
     for part in parts.values():
         denoiser = part(denoiser)

@@ -59,15 +59,12 @@ def variational_bound(
     Ref: DDPM Eqs. 5, 13; Improved DDPM §3.1
     """
     schedule = denoiser.schedule
-    if not schedule.discrete:
-        raise ValueError(
-            "schedule: the variational bound needs a chain; choose a discrete schedule, or the flow's likelihood"
-        )
+    chain = schedule.chain("variational_bound", "the flow's likelihood")
     T = schedule.end
     alpha_T, var_T = schedule.alpha(T).to(x_0), schedule.sigma(T).to(x_0) ** 2
     prior = 0.5 * (var_T + (alpha_T * x_0) ** 2 - 1 - var_T.log())
     steps, decoder = torch.zeros_like(x_0), torch.zeros_like(x_0)
-    for t in torch.arange(int(schedule.T), 0, -1, dtype=torch.float64):
+    for t in chain[:-1]:
         x_t = marginal(x_0, noise(), schedule.alpha(t), schedule.sigma(t))
         p = reverse(denoiser, x_t, t, t - 1, variance, condition)
         if t > 1:

@@ -1,26 +1,28 @@
-"""The training loss: how far the network's output is from its target at a random time."""
+"""The training loss: the distance between the network's output and its target at random times."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.diffusion.denoiser import NetworkDenoiser, Prediction
+from lightning_diffusion.diffusion.distance import Absolute, Distance, Huber, Squared
 from lightning_diffusion.diffusion.likelihood import bound_of_step
 from lightning_diffusion.diffusion.noise import BatchRNG, IndexedNoise, spread
 from lightning_diffusion.diffusion.process import marginal
 from lightning_diffusion.diffusion.reverse import between
+from lightning_diffusion.diffusion.schedule import widest_float
 from lightning_diffusion.diffusion.time_sampler import Times, TimeSampler
 from lightning_diffusion.diffusion.weighting import Weighting
 
-Distance = Literal["squared", "absolute", "huber"]
+DistanceName = Literal["squared", "absolute", "huber"]
+BY_NAME: dict[DistanceName, type[Distance]] = {"squared": Squared, "absolute": Absolute, "huber": Huber}
 
 
 class HeldOut(NamedTuple):
-    """Of each item, (B,): its share of the clock t/T in (0, 1], the unweighted loss, and ‖x̂_0 − x_0‖², a mean over
-    pixels, which compares between parameterizations."""
+    """For each item, (B,): its time t/T in (0, 1], its unweighted loss, and ‖x̂_0 − x_0‖² as a mean over pixels, which
+    is comparable between parameterizations."""
 
     time: Tensor
     loss: Tensor
@@ -30,61 +32,62 @@ class HeldOut(NamedTuple):
 class Objective(nn.Module):
     """L = E_{t, x_0, ε} w(t) ‖F(α_t x_0 + σ_t ε, t) − target(x_0, ε)‖² + λ L_vlb, a mean over pixels and batch.
 
-    With uniform times, simple weighting and ε-prediction this is L_simple. L_vlb, in bits/dim, teaches a learned
-    variance alone: its mean is taken as given. Ref: DDPM Eq. 14, Alg. 1; Improved DDPM Eq. 16
+    With uniform times, simple weighting and ε-prediction this is L_simple. L_vlb, in bits/dim, trains only the learned
+    variance: no gradient passes through its mean. Ref: DDPM Eq. 14, Alg. 1; Improved DDPM Eq. 16
 
     Args:
         time_sampler: the distribution of t.
         weighting: w(t).
-        distance: "squared" error, "absolute", or "huber" (quadratic up to 1, ½ at 1, then linear).
-        vlb_weight: λ ≥ 0; above 0 with, and only with, a network that learns the variance.
+        distance: between output and target; a name selects that distance with its default values.
+        vlb_weight: λ ≥ 0; positive if and only if the network learns the variance.
     """
 
     def __init__(
         self,
         time_sampler: TimeSampler,
         weighting: Weighting,
-        distance: Distance = "squared",
+        distance: DistanceName | Distance = "squared",
         vlb_weight: float = 0.0,
     ) -> None:
         super().__init__()
         if vlb_weight < 0:
             raise ValueError(f"objective.vlb_weight={vlb_weight}: choose vlb_weight >= 0 (0.001 is usual)")
-        self.time_sampler, self.weighting, self.distance = time_sampler, weighting, distance
+        self.time_sampler, self.weighting = time_sampler, weighting
+        self.distance = distance if isinstance(distance, Distance) else BY_NAME[distance]()
         self.vlb_weight = vlb_weight
 
     def check_denoiser(self, denoiser: NetworkDenoiser) -> None:
-        """Raises ValueError where a variance would be learned and not taught, or taught and not learned."""
+        """Raise ValueError if only the network, or only the loss, includes a learned variance."""
         if denoiser.learns_variance and self.vlb_weight == 0:
             raise ValueError(
-                "objective.vlb_weight=0 and backbone.outputs=2: nothing would teach the variance; "
+                "objective.vlb_weight=0 and backbone.outputs=2: no loss would train the variance; "
                 "choose objective.vlb_weight=0.001, or backbone.outputs=1"
             )
         if self.vlb_weight > 0 and not denoiser.learns_variance:
             raise ValueError(
-                f"objective.vlb_weight={self.vlb_weight} and backbone.outputs=1: there is no variance to teach; "
+                f"objective.vlb_weight={self.vlb_weight} and backbone.outputs=1: the network has no variance to train; "
                 "choose backbone.outputs=2, or objective.vlb_weight=0"
             )
 
     def forward(
         self, denoiser: NetworkDenoiser, x_0: Tensor, condition: Condition | None = None, draws: BatchRNG | None = None
     ) -> Tensor:
-        """One draw of the loss for a batch x_0 (B, C, H, W) in [−1, 1] -> ().
+        """A random draw of the loss for a batch x_0 (B, C, H, W) in [−1, 1] -> ().
 
         Args:
-            draws: of times, noise and dropped conditions; None follows torch's own generator.
+            draws: source of times, noise and dropped conditions; None uses torch's default generator.
         """
         return self.weighted(*self.draw(denoiser, x_0, condition, draws or BatchRNG(device=x_0.device))).mean()
 
     def weighted(self, times: Times, losses: Tensor) -> Tensor:
-        """The items' losses (B,) of what `draw` gave, whose mean is the batch's; the time sampler hears of them."""
-        self.time_sampler.observe(times, losses.detach().nan_to_num(0, 0, 0))  # a step that is left out
+        """The losses of `draw`, (B,), each multiplied by its weight. The time sampler observes them unweighted."""
+        self.time_sampler.observe(times, losses.detach().nan_to_num(0, 0, 0))  # of a step that will be skipped
         return times.weight * losses
 
     def draw(
         self, denoiser: NetworkDenoiser, x_0: Tensor, condition: Condition | None, draws: BatchRNG
     ) -> tuple[Times, Tensor]:
-        """Times drawn for the items of a batch, and their losses (B,) before the times' own weights."""
+        """Random times for the items of a batch, and their losses (B,) without the times' weights."""
         times = self.time_sampler(len(x_0), denoiser.schedule, draws)
         t = times.t
         eps = draws.normal(x_0)
@@ -105,10 +108,10 @@ class Objective(nn.Module):
         seed: int,
         condition: Condition | None = None,
     ) -> HeldOut:
-        """The unweighted loss of each item at its own ε and t: item i meets the same ones in every call.
+        """The unweighted loss of each item at its own ε and t, which are the same for item i in every call.
 
-        Times are spread evenly over the clock for any set of consecutive items (the golden ratio's multiples, mod 1),
-        whatever times the training prefers, so that losses compare between epochs, runs and time samplers.
+        The times of consecutive items are spread evenly over the clock (multiples of the golden ratio, mod 1). They do
+        not depend on the time sampler, so losses are comparable between epochs, runs and time samplers.
         """
         eps = IndexedNoise(seed, indices, x_0.shape[1:], x_0.device, stream="validation")()
         u = spread(indices).to(x_0)
@@ -126,15 +129,9 @@ class Objective(nn.Module):
         return HeldOut(t / schedule.T, self._error(denoiser, prediction, x_0, eps, t), error)
 
     def _error(self, denoiser: NetworkDenoiser, prediction: Prediction, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """The distance of output and target, a mean over pixels, (B,)."""
+        """The mean distance between output and target over pixels, (B,)."""
         target = denoiser.parameterization.target(denoiser.schedule, x_0, eps, t)
-        if self.distance == "squared":
-            distances = (prediction.output - target).square()
-        elif self.distance == "absolute":
-            distances = (prediction.output - target).abs()
-        else:
-            distances = F.huber_loss(prediction.output, target, reduction="none")
-        return distances.flatten(1).mean(dim=1)
+        return self.distance(prediction.output, target).flatten(1).mean(dim=1)
 
 
 def _noised(denoiser: NetworkDenoiser, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
@@ -142,9 +139,9 @@ def _noised(denoiser: NetworkDenoiser, x_0: Tensor, eps: Tensor, t: Tensor) -> T
 
 
 def _bound(denoiser: NetworkDenoiser, prediction: Prediction, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """T L_{t−1}, whose mean over uniform t is L_vlb in bits/dim, (B,); its gradient reaches the variance alone."""
+    """T L_{t−1}, whose mean over uniform t is L_vlb in bits/dim, (B,); only the variance receives its gradient."""
     assert prediction.share is not None
-    schedule, t = denoiser.schedule, t.double() if t.device.type != "mps" else t
+    schedule, t = denoiser.schedule, t.to(widest_float(t.device))
     x0_hat = denoiser.parameterization.to_x0(schedule, prediction.output.detach(), x_t, t)
     var = between(schedule, t, t - 1, prediction.share)
     return schedule.T * bound_of_step(schedule, x_0, x0_hat, var, t)

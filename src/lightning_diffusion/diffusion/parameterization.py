@@ -1,12 +1,12 @@
-"""What the network predicts: a direction in the plane of (x_0, ε).
+"""Predictions of a network, as directions in the plane of (x_0, ε).
 
-Every prediction of the field is target = c x_0 + d ε with two numbers (c, d) that depend on t alone. Together with
-x_t = α x_0 + σ ε that is two equations for two unknowns, so the way back is Cramer's rule, with Δ = c σ − d α:
+Each prediction is target = c x_0 + d ε, where (c, d) depend only on t. With x_t = α x_0 + σ ε these are two equations
+in two unknowns. Cramer's rule, with Δ = c σ − d α, solves them:
 
     x̂_0 = (σ output − d x_t)/Δ ,      ε̂ = (c x_t − α output)/Δ
 
-A prediction is singular where Δ = 0: there the output says nothing of x_0 that x_t does not say already. Where Δ is
-small, x̂_0 is a difference of large numbers, and float32 rounds them.
+A prediction is singular where Δ = 0: there the output contains no information about x_0 beyond x_t. Where Δ is small,
+x̂_0 is a difference of large numbers, which amplifies float32 rounding errors.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_diffusion.diffusion.process import expand, posterior
 from lightning_diffusion.diffusion.schedule import NoiseSchedule
 
-ROUNDING = 0.42 * 2**-24  # root mean square of float32's relative rounding error, of a log-uniform mantissa
+ROUNDING = 0.42 * 2**-24  # root mean square of float32's relative rounding error, for a log-uniform mantissa
 MAX_AMPLIFICATION = 2.0**17
 
 
@@ -31,11 +31,11 @@ class Parameterization(ABC):
         """c(t), d(t), of the shape of t."""
 
     def input_scale(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-        """What x_t is multiplied by before the network sees it."""
+        """The factor of x_t at the network's input, of the shape of t."""
         return torch.ones_like(t)
 
     def target(self, schedule: NoiseSchedule, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """c x_0 + d ε: what a perfect network outputs at x_t."""
+        """The target c x_0 + d ε of the network's output at x_t."""
         c, d = self.direction(schedule, t)
         return expand(c, x_0) * x_0 + expand(d, x_0) * eps
 
@@ -50,12 +50,13 @@ class Parameterization(ABC):
         return c * schedule.sigma(t) - d * schedule.alpha(t)
 
     def amplification(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-        """How much larger the rounding error of x̂_0 is than that of its inputs, of the shape of t:
+        """The ratio of the rounding error of x̂_0 to that of its inputs, of the shape of t:
 
             A = √(σ² (c² + d²) + d² (α² + σ²))/|Δ|
 
         The output and x_t are each rounded to float32, with independent relative errors of root mean square u. For x_0
-        and ε of unit variance, σ output is off by u σ √(c² + d²) and d x_t by u |d| √(α² + σ²), so x̂_0 by u A.
+        and ε of unit variance, σ output has an error of u σ √(c² + d²), d x_t one of u |d| √(α² + σ²), and x̂_0 one of
+        u A.
         """
         c, d = self.direction(schedule, t)
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
@@ -63,11 +64,11 @@ class Parameterization(ABC):
         return (from_output + from_x_t).sqrt() / self.determinant(schedule, t).abs()
 
     def check(self, schedule: NoiseSchedule) -> None:
-        """Raises ValueError where float32 cannot carry the way back to x_0 at every time of the clock.
+        """Raise ValueError if float32 rounding makes x̂_0 inaccurate at any time of the clock.
 
-        The limit A ≤ 2¹⁷ keeps the root mean square error of x̂_0 below 0.42 · 2⁻²⁴ · 2¹⁷ = 3.3e-3: less than half the
-        distance of two of an image's 256 levels, 1/255. `eps` reaches 2.9e4 on the cosine chain of 1000 steps and 1.2e5
-        on that of 4000 (Improved DDPM's own); on linear chains of 5 … 20 steps it reaches 1.9e5 … 3.7e8.
+        The limit A ≤ 2¹⁷ keeps the root mean square error of x̂_0 below 0.42 · 2⁻²⁴ · 2¹⁷ = 3.3e-3: below half the
+        spacing of an image's 256 levels, 1/255. A of `eps` is 2.9e4 on the cosine chain of 1000 steps and 1.2e5 on the
+        one of 4000 (Improved DDPM's); on linear chains of 5 … 20 steps it is 1.9e5 … 3.7e8.
         """
         t = schedule.clock()
         amplification = self.amplification(schedule, t).nan_to_num(nan=torch.inf)
@@ -76,7 +77,7 @@ class Parameterization(ABC):
             level, error = (schedule.sigma(t) / schedule.alpha(t))[worst], ROUNDING * amplification[worst]
             raise ValueError(
                 f"parameterization={self.name} and {schedule.key}: at t={t[worst]:.6g}, where σ/α is {level:.2g}, "
-                f"rounding to float32 puts the x_0 that {self.name} implies off by {error:.2g}; "
+                f"float32 rounding causes an error of {error:.2g} in the x_0 that {self.name} implies; "
                 "choose parameterization=v, parameterization=x0 or a schedule whose SNR stays higher"
             )
 
@@ -127,7 +128,10 @@ class Flow(Parameterization):
 
 
 class PosteriorMean(Parameterization):
-    """μ̃(x_t, x_0) of q(x_{t−1} | x_t, x_0), the lecture's first choice; for discrete schedules. Ref: DDPM Eqs. 7, 8"""
+    """μ̃(x_t, x_0) of q(x_{t−1} | x_t, x_0), on discrete schedules only; the lecture's first choice.
+
+    Ref: DDPM Eqs. 7, 8
+    """
 
     name = "mean"
 
@@ -136,11 +140,7 @@ class PosteriorMean(Parameterization):
         return q.on_x_t * schedule.alpha(t) + q.on_x_0, q.on_x_t * schedule.sigma(t)
 
     def check(self, schedule: NoiseSchedule) -> None:
-        if not schedule.discrete:
-            raise ValueError(
-                "parameterization=mean and schedule: a posterior mean needs a chain of steps; "
-                "choose a discrete schedule such as schedule=linear, or parameterization=x0"
-            )
+        schedule.chain("parameterization=mean", "parameterization=x0")
         super().check(schedule)
 
 
@@ -160,11 +160,11 @@ class EDM(Parameterization):
 
     def __init__(self, sigma_data: float = 0.5) -> None:
         if sigma_data <= 0:
-            raise ValueError(f"parameterization.sigma_data={sigma_data}: the data's standard deviation must be > 0")
+            raise ValueError(f"parameterization.sigma_data={sigma_data}: choose the data's standard deviation, > 0")
         self.sigma_data = sigma_data
 
     def direction(self, schedule: NoiseSchedule, t: Tensor) -> tuple[Tensor, Tensor]:
-        # F = (x_0 − c_skip x_t/α)/c_out, multiplied out so that α = 0 is no exception
+        # F = (x_0 − c_skip x_t/α)/c_out, multiplied out so that it also holds at α = 0
         alpha, sigma, norm = self._scales(schedule, t)
         return sigma / (self.sigma_data * norm), -alpha * self.sigma_data / norm
 

@@ -1,6 +1,6 @@
-"""The one Gaussian kernel from which everything follows: marginal, transition, posterior.
+"""The Gaussian kernels of the diffusion process: marginal, transition and posterior.
 
-Coefficients are computed in float64 when the times are float64 (as the samplers' are) and have the times' shape.
+Coefficients have the shape and dtype of the times. Samplers use float64 times.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,10 @@ from lightning_diffusion.diffusion.schedule import NoiseSchedule
 
 
 def expand(coefficient: Tensor, x: Tensor) -> Tensor:
-    """(B,) or () -> a shape and dtype that broadcast against x (B, …): the only broadcasting in the house."""
+    """Reshape a coefficient, () or (B,), to broadcast against x (B, …), and convert it to the dtype of x.
+
+    Without the conversion, a float64 coefficient of shape (B,) would promote a float32 x to float64.
+    """
     if coefficient.ndim == 0:
         return coefficient.to(x.dtype)
     return coefficient.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
@@ -66,7 +69,7 @@ def posterior(schedule: NoiseSchedule, t: Tensor, s: Tensor) -> Posterior:
 
 
 def first_posterior_variance(schedule: NoiseSchedule) -> float:
-    """β̃_2, which stands in for β̃_1 = 0 where a variance is divided by or has a logarithm; β_1 on a chain of one step.
+    """β̃_2, which replaces β̃_1 = 0 in divisions and logarithms; β_1 on a chain of one step.
 
     Ref: the code of DDPM and Improved DDPM
     """

@@ -21,12 +21,8 @@ class TimeGrid(ABC):
         Raises:
             ValueError: more steps than a discrete schedule has times, or None where there is no chain.
         """
-        if num_steps is None and not schedule.discrete:
-            raise ValueError(
-                "sampler.num_steps=null and schedule: a continuous schedule has no chain; give a number of steps"
-            )
         if num_steps is None:
-            return torch.arange(int(schedule.T), -1, -1, dtype=torch.float64)
+            return schedule.chain("sampler.num_steps=null", "give sampler.num_steps a number")
         if num_steps < 1:
             raise ValueError(f"sampler.num_steps={num_steps}: a sampler takes at least one step")
         times = self.times(schedule, num_steps)
@@ -53,9 +49,8 @@ class Leading(TimeGrid):
     """Even steps that end at the first time and begin below T: ⌊T/N⌋ i + 1, then 0. Ref: DDIM's code, "uniform" """
 
     def times(self, schedule: NoiseSchedule, num_steps: int) -> Tensor:
-        stride = schedule.T / num_steps
-        stride = math.floor(stride) if schedule.discrete else stride
-        below = torch.arange(num_steps - 1, -1, -1, dtype=torch.float64) * stride + schedule.t_min
+        below = torch.arange(num_steps - 1, -1, -1, dtype=torch.float64) * schedule.spacing(num_steps)
+        below = below + schedule.t_min
         return torch.cat([below, below.new_zeros(1)])
 
 

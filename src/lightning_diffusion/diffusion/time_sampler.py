@@ -1,4 +1,4 @@
-"""The training times: a distribution over t, given as its quantile function."""
+"""Distributions of training times, defined by their quantile functions."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ from lightning_diffusion.diffusion.schedule import NoiseSchedule
 
 
 class Times(NamedTuple):
-    """Training times t, the u that they come from, and the weight that each one's loss counts with; each (B,)."""
+    """Training times t, the uniform u they are computed from, and the weights of their losses, each (B,)."""
 
     t: Tensor
     u: Tensor
@@ -23,8 +23,8 @@ class TimeSampler(nn.Module, ABC):
     """Draws training times t in (0, T] as F⁻¹(u), u ~ U[0, 1).
 
     Args:
-        stratified: spreads the u of a batch evenly, u_i = (u + i/B) mod 1, which leaves each t's distribution as it
-            is and lowers the variance of the batch's loss. Ref: VDM App. I.1, "low-discrepancy sampler"
+        stratified: whether to spread the u of a batch evenly, u_i = (u + i/B) mod 1. This keeps the distribution of
+            each t and lowers the variance of the batch's loss. Ref: VDM App. I.1, "low-discrepancy sampler"
     """
 
     def __init__(self, stratified: bool = False) -> None:
@@ -32,12 +32,12 @@ class TimeSampler(nn.Module, ABC):
         self.stratified = stratified
 
     def forward(self, count: int, schedule: NoiseSchedule, draws: BatchRNG) -> Times:
-        """`count` times, float32, each weighing 1: the distribution is part of the loss."""
+        """Draw `count` times, float32, each with weight 1: their distribution is part of the loss."""
         u = draws.spread(count) if self.stratified else draws.uniform(count)
         return Times(self.quantile(u, schedule), u, torch.ones_like(u))
 
     def observe(self, times: Times, losses: Tensor) -> None:
-        """Hears what each time's loss was, (B,), without gradient."""
+        """Receive the loss of each time, (B,), without gradient. Adaptive samplers learn from it."""
 
     @abstractmethod
     def quantile(self, u: Tensor, schedule: NoiseSchedule) -> Tensor:
@@ -52,16 +52,16 @@ class Uniform(TimeSampler):
 
 
 class LogitNormal(TimeSampler):
-    """t/T = sigmoid(n), n ~ N(loc, scale²): the middle of the clock. Ref: Stable Diffusion 3 Eq. 19
+    """t/T = sigmoid(n), n ~ N(loc, scale²), which favors the middle of the clock. Ref: Stable Diffusion 3 Eq. 19
 
     Args:
-        loc, scale: of the normal; scale > 0.
+        loc, scale: mean and standard deviation of n; scale > 0.
     """
 
     def __init__(self, loc: float = 0.0, scale: float = 1.0, stratified: bool = False) -> None:
         super().__init__(stratified)
         if scale <= 0:
-            raise ValueError(f"time_sampler.scale={scale}: must be > 0")
+            raise ValueError(f"time_sampler.scale={scale}: choose scale > 0")
         self.loc, self.scale = loc, scale
 
     def quantile(self, u: Tensor, schedule: NoiseSchedule) -> Tensor:
@@ -79,7 +79,7 @@ class LogNormal(TimeSampler):
     def __init__(self, mean: float = -1.2, std: float = 1.2, stratified: bool = False) -> None:
         super().__init__(stratified)
         if std <= 0:
-            raise ValueError(f"time_sampler.std={std}: must be > 0")
+            raise ValueError(f"time_sampler.std={std}: choose std > 0")
         self.mean, self.std = mean, std
 
     def quantile(self, u: Tensor, schedule: NoiseSchedule) -> Tensor:
@@ -88,16 +88,17 @@ class LogNormal(TimeSampler):
 
 
 class Importance(TimeSampler):
-    """p(t) ∝ √E[L_t²], each loss weighted by 1/p(t): the expectation of uniform times at the least variance.
+    """p(t) ∝ √E[L_t²] with losses weighted by 1/p(t): the expectation under uniform times, at minimum variance.
 
-    The clock is cut into bins that uniform times fill evenly; each keeps a running mean of the squared loss, the same
-    on all ranks and part of the checkpoint. Times are uniform until every bin has been met `warmup` times.
+    The clock is divided into bins that uniform times fill evenly. Each bin keeps a running mean of the squared loss,
+    which is the same on all ranks and part of the checkpoint. Times are uniform until each bin has occurred in `warmup`
+    batches.
 
     Args:
-        num_bins: K; with K = T it is the paper's, one bin for each time of the chain.
+        num_bins: K; the paper uses K = T, one bin for each step of the chain.
         decay: of the running mean, in [0, 1); the paper averages the last 10 losses.
-        uniform_share: of the draws spread over all bins, in (0, 1]: no time is forgotten.
-        warmup: batches.
+        uniform_share: fraction in (0, 1] of the draws that is spread over all bins, so that none is neglected.
+        warmup: ≥ 1, number of batches.
 
     Ref: Improved DDPM §3.3, Eq. 18
     """
@@ -136,7 +137,7 @@ class Importance(TimeSampler):
         return Times(self.quantile(u, schedule), u, 1 / (K * p[k]))
 
     def probabilities(self) -> Tensor:
-        """Of each bin, (K,)."""
+        """The probability of each bin, (K,)."""
         uniform = torch.full_like(self.second_moment, 1 / len(self.second_moment))
         if int(self.batches.min()) < self.warmup or float(self.second_moment.sum()) == 0:
             return uniform
@@ -147,10 +148,10 @@ class Importance(TimeSampler):
     def observe(self, times: Times, losses: Tensor) -> None:
         K = len(self.second_moment)
         k = (times.u * K).long().clamp(max=K - 1)
-        met = torch.stack([torch.bincount(k, losses.double() ** 2, K), torch.bincount(k, minlength=K)])  # (2, K)
+        totals = torch.stack([torch.bincount(k, losses.double() ** 2, K), torch.bincount(k, minlength=K)])  # (2, K)
         if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(met)
-        squares, counts = met
+            distributed.all_reduce(totals)
+        squares, counts = totals
         mean = (squares / counts.clamp(min=1)).to(self.second_moment)
         rate = (1 / (self.batches + 1)).clamp(min=1 - self.decay)  # a plain mean at first
         seen = counts > 0
@@ -159,6 +160,6 @@ class Importance(TimeSampler):
 
 
 def normal_quantile(u: Tensor) -> Tensor:
-    """Φ⁻¹(u), kept finite at u = 0."""
+    """Φ⁻¹(u), finite also at u = 0."""
     u = u.clamp(torch.finfo(u.dtype).eps, 1 - torch.finfo(u.dtype).eps)  # 2u − 1 must stay inside (−1, 1)
     return torch.erfinv(2 * u - 1) * math.sqrt(2)

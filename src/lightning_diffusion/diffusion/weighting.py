@@ -1,7 +1,7 @@
-"""Loss weightings, all in one space: the weight w of the squared error of x̂_0.
+"""Loss weightings, each defined by the weight w of the squared error of x̂_0.
 
-A prediction (c, d) turns an error of its output into one of x̂_0 by the factor σ/Δ, so that any weighting serves any
-prediction: w · (σ/Δ)² ‖output − target‖² = w ‖x̂_0 − x_0‖². Ref: Understanding Diffusion Objectives, Table 1
+The error of x̂_0 is σ/Δ times that of the output of a prediction (c, d), so every weighting applies to every prediction:
+w · (σ/Δ)² ‖output − target‖² = w ‖x̂_0 − x_0‖². Ref: Understanding Diffusion Objectives, Table 1
 """
 
 from abc import ABC, abstractmethod
@@ -10,55 +10,49 @@ import torch
 from torch import Tensor
 
 from lightning_diffusion.diffusion.parameterization import Parameterization
-from lightning_diffusion.diffusion.process import first_posterior_variance, posterior
-from lightning_diffusion.diffusion.schedule import NoiseSchedule
+from lightning_diffusion.diffusion.schedule import NoiseSchedule, widest_float
 
 
 class Weighting(ABC):
-    """A weight for each training time."""
+    """A weight of the loss at each training time."""
 
     @abstractmethod
     def of_output(self, schedule: NoiseSchedule, parameterization: Parameterization, t: Tensor) -> Tensor:
-        """The weight of the network output's own squared error, of the shape of t."""
+        """The weight of the squared error of the network's output, of the shape of t."""
 
 
 class Simple(Weighting):
-    """1 on whatever the network predicts: L_simple. Ref: DDPM Eq. 14"""
+    """Weight 1 on the error of the network's output: L_simple. Ref: DDPM Eq. 14"""
 
     def of_output(self, schedule: NoiseSchedule, parameterization: Parameterization, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
 
 class X0Weighting(Weighting):
-    """A weighting that is given as w(t) on ‖x̂_0 − x_0‖²."""
+    """A weighting defined by w(t) on ‖x̂_0 − x_0‖²."""
 
     @abstractmethod
     def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
         """w(t) > 0, of the shape of t."""
 
     def of_output(self, schedule: NoiseSchedule, parameterization: Parameterization, t: Tensor) -> Tensor:
-        t = t.double() if t.device.type != "mps" else t
+        t = t.to(widest_float(t.device))
         gain = schedule.sigma(t) / parameterization.determinant(schedule, t)
         return (self.of_x0(schedule, t) * gain**2).float()
 
 
-def snr(schedule: NoiseSchedule, t: Tensor) -> Tensor:
-    """α²/σ²."""
-    return (schedule.alpha(t) / schedule.sigma(t)) ** 2
-
-
 class SNR(X0Weighting):
-    """w = SNR: with α² + σ² = 1, the plain ε loss. Ref: Progressive Distillation §4"""
+    """w = SNR: the unweighted ε loss if α² + σ² = 1. Ref: Progressive Distillation §4"""
 
     def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-        return snr(schedule, t)
+        return schedule.snr(t)
 
 
 class TruncatedSNR(X0Weighting):
     """w = max(SNR, 1). Ref: Progressive Distillation §4"""
 
     def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-        return snr(schedule, t).clamp(min=1)
+        return schedule.snr(t).clamp(min=1)
 
 
 class MinSNR(X0Weighting):
@@ -74,11 +68,11 @@ class MinSNR(X0Weighting):
         self.gamma = gamma
 
     def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-        return snr(schedule, t).clamp(max=self.gamma)
+        return schedule.snr(t).clamp(max=self.gamma)
 
 
 class P2(X0Weighting):
-    """w = SNR/(k + SNR)^γ: less weight on imperceptible noise levels. Ref: P2 weighting Eq. 8
+    """w = SNR/(k + SNR)^γ, with less weight on imperceptible noise levels. Ref: P2 weighting Eq. 8
 
     Args:
         k: > 0.
@@ -91,11 +85,11 @@ class P2(X0Weighting):
         self.k, self.gamma = k, gamma
 
     def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-        return snr(schedule, t) / (self.k + snr(schedule, t)) ** self.gamma
+        return schedule.snr(t) / (self.k + schedule.snr(t)) ** self.gamma
 
 
 class EDM(X0Weighting):
-    """w = (σ̃² + σ_d²)/(σ̃ σ_d)² = SNR + 1/σ_d²: unit weight on EDM's own output. Ref: EDM Table 1
+    """w = (σ̃² + σ_d²)/(σ̃ σ_d)² = SNR + 1/σ_d², which is weight 1 on the output of EDM's network. Ref: EDM Table 1
 
     Args:
         sigma_data: σ_d > 0.
@@ -103,11 +97,11 @@ class EDM(X0Weighting):
 
     def __init__(self, sigma_data: float = 0.5) -> None:
         if sigma_data <= 0:
-            raise ValueError(f"weighting.sigma_data={sigma_data}: must be > 0")
+            raise ValueError(f"weighting.sigma_data={sigma_data}: choose the data's standard deviation, > 0")
         self.sigma_data = sigma_data
 
     def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-        return snr(schedule, t) + self.sigma_data**-2
+        return schedule.snr(t) + self.sigma_data**-2
 
 
 class Sigmoid(X0Weighting):
@@ -121,24 +115,14 @@ class Sigmoid(X0Weighting):
         self.bias = bias
 
     def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-        return snr(schedule, t) * torch.sigmoid(self.bias - schedule.logsnr(t))
+        return schedule.snr(t) * torch.sigmoid(self.bias - schedule.logsnr(t))
 
 
 class Variational(X0Weighting):
-    """The variational bound's own weighting, in nats for a t drawn uniformly from the clock:
+    """The weighting of the variational bound, for t uniform on the clock; see `NoiseSchedule.variational_weight`.
 
-        discrete:    T (α_s σ²_{t|s}/σ_t²)² / (2 β̃_t) ,  s = t − 1      (½ T (SNR(s) − SNR(t)))
-        continuous:  −½ T dSNR/dt
-
-    At t = 1 the posterior is a point; β̃_2 stands in for its variance. Ref: DDPM Eqs. 5, 8; VDM Eqs. 13, 17
+    Ref: DDPM Eqs. 5, 8; VDM Eqs. 13, 17
     """
 
     def of_x0(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-        if schedule.discrete:
-            q = posterior(schedule, t, t - 1)
-            var = torch.where(t > 1, q.var, first_posterior_variance(schedule))
-            return schedule.T * q.on_x_0**2 / (2 * var)
-        with torch.enable_grad():
-            t = t.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(snr(schedule, t).sum(), t)
-        return -0.5 * schedule.T * slope
+        return schedule.variational_weight(t)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 LOSS, BITS, BITS_ERROR = HELD_OUT = ("val/loss", "val/bits_per_dim", "val/bits_per_dim_se")
-LOSS_KEYS = ("schedule", "parameterization", "objective.distance")  # change what val/loss measures
+LOSS_KEYS = ("schedule", "parameterization", "distance", "objective.distance")  # change what val/loss measures
 
 
 def is_figure(metric: str) -> bool:

@@ -1,17 +1,18 @@
-"""A trained model, written for other programs."""
+"""The export of a trained model for other programs."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lightning_diffusion.app.cli import mistakes
+from lightning_diffusion.app.cli import config_errors
+from lightning_diffusion.app.edit_inputs import same_label
+from lightning_diffusion.app.output import show
 from lightning_diffusion.checkpoints.diffusers import folder
 from lightning_diffusion.checkpoints.loading import assembled, write_safetensors
 from lightning_diffusion.checkpoints.model_file import read
 from lightning_diffusion.configuration.arguments import Text, parse
 from lightning_diffusion.configuration.errors import ConfigError
-from lightning_diffusion.system.console import console
 from lightning_diffusion.system.files import writable
 
 
@@ -27,29 +28,28 @@ class Arguments:
 
 
 def main(config: DictConfig) -> None:
-    """Writes the averaged weights: a folder for diffusers' pipelines, or denoiser.safetensors."""
-    with mistakes():
+    """Write the averaged weights: a folder for diffusers' pipelines, or denoiser.safetensors."""
+    with config_errors():
         arguments = parse(config, Arguments)
         model = assembled(read(str(arguments.ckpt_path), "ckpt_path", arguments.trust), arguments.trust)
         output_dir, label = Path(str(arguments.output_dir)), arguments.label
         if arguments.format not in ("diffusers", "safetensors"):
             raise ConfigError(f"format={arguments.format}: choose diffusers or safetensors")
         if output_dir.exists() and any(output_dir.iterdir()):
-            raise ConfigError(f"output_dir={output_dir}: not empty; name a new folder")
+            raise ConfigError(f"output_dir={output_dir}: not empty; give a new folder")
         if label is not None:
-            K = model.num_classes
-            if arguments.format != "diffusers" or K is None or not 0 <= label < K:
-                raise ConfigError(
-                    f"label={label}: one class can be baked in by format=diffusers, label=0 … K − 1 of K classes"
-                )
+            if arguments.format != "diffusers":
+                raise ConfigError(f"label={label}: only format=diffusers can fix a class; leave it out")
+            same_label(label, 1, model.num_classes)  # refuses a class that the model does not have
         writable(output_dir, "output_dir")
         if arguments.format == "safetensors":
             write_safetensors(output_dir / "denoiser.safetensors", model)
-            told = [f"{output_dir}/denoiser.safetensors"]
+            lines = [f"{output_dir}/denoiser.safetensors"]
         else:
             pipeline = folder.write(output_dir, model.model, label)
-            told = [f"{output_dir}: {pipeline}.from_pretrained loads it"]
+            lines = [f"{output_dir}: {pipeline}.from_pretrained loads it"]
             if pipeline == "DDPMPipeline" and model.num_classes is not None and label is None:
-                told += ["its UNet2DModel takes class_labels, which DDPMPipeline does not pass; label=0 … bakes one in"]
-    for line in told:
-        console().print(line, soft_wrap=True)
+                lines += [
+                    "its UNet2DModel takes class_labels, which DDPMPipeline does not pass; label=0 … fixes one class"
+                ]
+    show(*lines)

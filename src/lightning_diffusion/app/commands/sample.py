@@ -1,4 +1,4 @@
-"""Samples, or edited pictures, of a trained model."""
+"""Samples or edited pictures of a trained model."""
 
 import math
 from pathlib import Path
@@ -8,10 +8,19 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lightning_diffusion.app.cli import mistakes
-from lightning_diffusion.app.drawing import drawn_so, told
-from lightning_diffusion.app.edit_inputs import GivenPictures, one_class, read_given, strip
-from lightning_diffusion.app.sampling import Arguments, as_editor, as_generator, check_rest, draw, edit, settled
+from lightning_diffusion.app.cli import config_errors
+from lightning_diffusion.app.drawing import apply_drawing, describe
+from lightning_diffusion.app.edit_inputs import EditInputs, read_inputs, same_label, strip
+from lightning_diffusion.app.output import show
+from lightning_diffusion.app.sampling import (
+    Arguments,
+    as_editor,
+    as_generator,
+    draw,
+    edit,
+    parse_arguments,
+    parse_early,
+)
 from lightning_diffusion.checkpoints.loading import assembled
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.configuration.arguments import at_least
@@ -19,40 +28,37 @@ from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.diffusion.editing.base import Editing
 from lightning_diffusion.models.contracts import Editor, Generator
 from lightning_diffusion.runs.pictures import grid, square_columns, write_png
-from lightning_diffusion.system.console import console
 from lightning_diffusion.system.files import make_folder, writable, write
 from lightning_diffusion.system.memory import check_fits
 from lightning_diffusion.training.devices import prepare_for_inference, usable
 
 
 def main(config: DictConfig) -> None:
-    """Writes a picture (grid.png, or an edit's strip.png) and samples.npz into output_dir."""
-    with mistakes():
-        early = check_rest(config)
+    """Write a picture (grid.png, or strip.png for an edit) and samples.npz to output_dir."""
+    with config_errors():
+        early = parse_early(config)
         at_least(1, num_samples=early.num_samples, batch_size=early.batch_size)
         writable(Path(str(early.output_dir)), "output_dir")
         device = usable(early.device)
         file = early.read()
-        arguments = settled(config, file)
-        model = drawn_so(assembled(file, arguments.trust).model, arguments)
-        how = told(model, arguments.sampler, arguments.guidance)
+        arguments = parse_arguments(config, file)
+        model = apply_drawing(assembled(file, arguments.trust).model, arguments)
+        how = describe(model, arguments.sampler, arguments.guidance)
         prepare_for_inference(model, device, arguments.precision, arguments.compile)
         if arguments.edit is not None:
             editor, editing = as_editor(model), arguments.edit.make()
-            given = read_given(arguments.images, arguments.label, arguments.mask, editing, model)
-            editor.check_edit(editing, len(given.pictures) // editing.num_variants)
+            inputs = read_inputs(arguments.images, arguments.label, arguments.mask, editing, model)
+            editor.check_edit(editing, len(inputs.pictures) // editing.num_variants)
         elif arguments.images is not None or arguments.mask is not None:
-            raise ConfigError(
-                "images: say what to do with them; give edit=inpaint, image_to_image, invert or interpolate"
-            )
+            raise ConfigError("images: no edit is chosen; give edit=inpaint, image_to_image, invert or interpolate")
         else:
             generator = as_generator(model)
             check_fits("num_samples", arguments.num_samples, 4 * math.prod(model.shape))
             condition = _condition(arguments, generator)
 
-    output_dir = Path(str(arguments.output_dir))  # it may refer to the run's own sampler
+    output_dir = Path(str(arguments.output_dir))  # it can refer to the run's own sampler
     if arguments.edit is not None:
-        _edit(editor, editing, given, arguments.seed, how, output_dir)
+        _edit(editor, editing, inputs, arguments.seed, how, output_dir)
     else:
         _draw(generator, condition, arguments, how, output_dir)
 
@@ -62,22 +68,22 @@ def _draw(model: Generator, condition: Condition | None, arguments: Arguments, h
     drawn = draw(model, condition, N, arguments.batch_size, arguments.seed)
     columns = square_columns(N, model.num_classes if arguments.label is None else None)
     _write(output_dir, "grid.png", grid(drawn, columns), drawn, condition)
-    _tell(f"{N} samples by {how}: {output_dir}/grid.png, {output_dir}/samples.npz")
+    show(f"{N} samples by {how}: {output_dir}/grid.png, {output_dir}/samples.npz")
 
 
-def _edit(model: Editor, editing: Editing, given: GivenPictures, seed: int, how: str, output_dir: Path) -> None:
-    columns = edit(model, editing, given, seed)
+def _edit(model: Editor, editing: Editing, inputs: EditInputs, seed: int, how: str, output_dir: Path) -> None:
+    columns = edit(model, editing, inputs, seed)
     results = [images for name, images in columns.items() if name not in editing.inputs]
-    condition = given.condition
+    condition = inputs.condition
     if condition is not None:
         condition = Condition.cat([condition[: len(results[0])]] * len(results))
     _write(output_dir, "strip.png", strip(columns, editing), torch.cat(results), condition)
     by = f" by {how}" if editing.takes_sampler else ""
-    _tell(f"{', '.join(columns)}{by}: {output_dir}/strip.png; {output_dir}/samples.npz")
+    show(f"{', '.join(columns)}{by}: {output_dir}/strip.png; {output_dir}/samples.npz")
 
 
 def _write(output_dir: Path, name: str, picture: Tensor, images: Tensor, condition: Condition | None) -> None:
-    """samples.npz holds images, uint8 N×H×W×C, and labels where the model is conditional."""
+    """Write the picture, and samples.npz with images, uint8 N×H×W×C, and the labels of a conditional model."""
     make_folder(output_dir)
     arrays = {"images": images.permute(0, 2, 3, 1).numpy()}
     if condition is not None and condition.label is not None:
@@ -86,11 +92,7 @@ def _write(output_dir: Path, name: str, picture: Tensor, images: Tensor, conditi
     write_png(output_dir / name, picture)
 
 
-def _tell(text: str) -> None:
-    console().print(text, soft_wrap=True)
-
-
 def _condition(arguments: Arguments, model: Generator) -> Condition | None:
     if arguments.label is None:
         return model.conditions_in_turn(range(arguments.num_samples))
-    return one_class(arguments.label, arguments.num_samples, model.num_classes)
+    return same_label(arguments.label, arguments.num_samples, model.num_classes)

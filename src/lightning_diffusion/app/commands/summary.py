@@ -1,54 +1,50 @@
-"""What a network costs."""
+"""The cost of a network."""
 
 from omegaconf import DictConfig
 from rich.table import Table
 
-from lightning_diffusion.app.classes import count_classes
-from lightning_diffusion.app.cli import mistakes
-from lightning_diffusion.app.commands.train import Arguments, groups
+from lightning_diffusion.app.assembly import Arguments, count_classes, groups
+from lightning_diffusion.app.cli import config_errors
+from lightning_diffusion.app.output import show, table
 from lightning_diffusion.codecs.image_size import height_width
 from lightning_diffusion.configuration.arguments import parse
 from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.networks.summary import Summary, summarize
-from lightning_diffusion.system.console import console
 
 
 def main(config: DictConfig) -> None:
-    """Prints parameters, FLOPs and activation memory of one image, and what lies at which resolution."""
-    with mistakes():
+    """Print parameters, FLOPs and activation memory of one image, and the layers of each resolution."""
+    with config_errors():
         count_classes(config)
         arguments = parse(config, Arguments, groups())
         if "backbone" not in arguments.nodes:
-            raise ConfigError("model: src.summary measures a backbone=…, and this model has none; choose another model")
+            raise ConfigError(
+                "model: src.summary measures a backbone=…, which this model does not have; choose another model=…"
+            )
         backbone, data = arguments.nodes["backbone"], arguments.data.node
         network = backbone.make()
         shape = (data["channels"], *height_width(data["image_size"]))
         summary = summarize(network, shape, data["num_classes"])
-    terminal = console()
-    terminal.print(_totals(backbone.name, shape, summary))
-    terminal.print()
-    terminal.print(_levels(summary))
+    show(_totals(backbone.name, shape, summary), "", _levels(summary))
 
 
 def _totals(name: str, shape: tuple[int, int, int], summary: Summary) -> Table:
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    totals = table()
     C, H, W = shape
-    table.add_row("network", f"{name} on {H}×{W}×{C}")
-    table.add_row("parameters", f"{summary.parameters:,}")
-    table.add_row("FLOPs", f"{summary.flops / 1e6:,.1f} M for one image, forward")
-    table.add_row(
+    totals.add_row("network", f"{name} on {H}×{W}×{C}")
+    totals.add_row("parameters", f"{summary.parameters:,}")
+    totals.add_row("FLOPs", f"{summary.flops / 1e6:,.1f} M for one image, forward")
+    totals.add_row(
         "activations", f"{summary.activation_bytes / 2**20:,.2f} MiB kept for one image's backward pass, float32"
     )
-    return table
+    return totals
 
 
 def _levels(summary: Summary) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("resolution", "channels", "layers", "attention"):
-        table.add_column(column, justify="left")
+    levels = table("resolution", "channels", "layers", "attention")
     for place, level in sorted(summary.levels.items(), reverse=True):
         side = "×".join(map(str, place)) if len(place) == 2 else f"{place[0]} tokens"
         widths = f"{min(level.channels)}–{max(level.channels)}" if len(level.channels) > 1 else str(*level.channels)
         heads = ", ".join(f"{h} head{'s' if h > 1 else ''}" for h in sorted(level.heads))
-        table.add_row(side, widths, str(level.layers), f"{level.attentions} of {heads}" if level.attentions else "–")
-    return table
+        levels.add_row(side, widths, str(level.layers), f"{level.attentions} of {heads}" if level.attentions else "–")
+    return levels

@@ -1,102 +1,47 @@
-"""A training run: what a configuration names is built, checked, trained and measured."""
+"""A training run: its parts are built and checked, then it trains and measures the model."""
 
 import contextlib
-import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import lightning as L
-from hydra.core.global_hydra import GlobalHydra
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_diffusion.app.classes import count_classes
-from lightning_diffusion.app.cli import mistakes, one_line
+from lightning_diffusion.app.assembly import assemble
+from lightning_diffusion.app.cli import config_errors
 from lightning_diffusion.app.resume import resumed, save_overrides, typed_keys
-from lightning_diffusion.checkpoints.content import check_resumable
-from lightning_diffusion.checkpoints.folder import Damaged, locate, read_checkpoint
-from lightning_diffusion.checkpoints.format import IMAGES
-from lightning_diffusion.checkpoints.loading import adopt, load_weights
-from lightning_diffusion.checkpoints.model_file import of_checkpoint
-from lightning_diffusion.checkpoints.network_size import TOO_LARGE, no_larger_than, no_larger_than_memory
-from lightning_diffusion.codecs.image_size import simplest
-from lightning_diffusion.configuration.arguments import Node, Nodes, Record, Text, parse
+from lightning_diffusion.checkpoints.folder import Damaged
 from lightning_diffusion.configuration.errors import ConfigError
-from lightning_diffusion.configuration.trusted_targets import CONF, TARGET, require_plain
+from lightning_diffusion.configuration.trusted_targets import TARGET
 from lightning_diffusion.data.dataset import WrongLabel
 from lightning_diffusion.data.decoding import UnreadableImage
 from lightning_diffusion.data.module import ImageDataModule
-from lightning_diffusion.models.contracts import GRAPHS, Compile, Generator, Likelihood, Model, Objective
 from lightning_diffusion.runs.attended import announce
-from lightning_diffusion.runs.comparable import BITS
 from lightning_diffusion.runs.environment import record
 from lightning_diffusion.system.files import NotWritten, Unreadable
 from lightning_diffusion.system.interrupt import let_sigterm_end_at_once
-from lightning_diffusion.training.callbacks.checkpoint import LastCheckpoint
 from lightning_diffusion.training.callbacks.lookup import callbacks_of
 from lightning_diffusion.training.callbacks.scores import SampleScores
-from lightning_diffusion.training.devices import check_trainer
-from lightning_diffusion.training.durable import DurableCheckpointIO
 from lightning_diffusion.training.guard import Diverged
-from lightning_diffusion.training.module import TrainingModule
 from lightning_diffusion.training.ownership import goes_on, own, ownership
-from lightning_diffusion.training.precision import TrueBFloat16
 from lightning_diffusion.training.results import Results, quiet
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """The keys of conf/train.yaml; a family brings its own, which `nodes` has too."""
-
-    name: Text
-    seed: int
-    metric: str
-    group: Text | None
-    tags: list[Text]
-    trust: list[str]
-    resume: object
-    ckpt_path: Text | None
-    pretrained: Text | None
-    compile: Compile
-    run_dir: Text
-    print_config: bool
-    data: Node[ImageDataModule]
-    model: Node[Model]
-    objective: Node[Objective]
-    module: Node[TrainingModule]
-    metrics: Node[object] | None  # of callbacks=scores
-    optimizer: Node[Callable[..., Optimizer]]
-    lr_scheduler: Node[Callable[..., LRScheduler]]
-    trainer: Node[L.Trainer]
-    callbacks: Node[dict[str, L.Callback | None]]
-    logger: Node[dict[str, Logger | None]]
-    nodes: Nodes
-    record: Record  # what config.yaml and the checkpoints hold
-
-    def from_checkpoint(self, path: Path) -> "Arguments":
-        """The same, with this file to go on from."""
-        return replace(self, ckpt_path=str(path), record=self.record | {"ckpt_path": str(path)})
 
 
 @ownership()
 def main(config: DictConfig) -> float:
-    """Returns config.metric as it is in the end, for sweeps to compare."""
+    """Train, and return the final config.metric, which sweeps compare."""
     quiet()
-    with mistakes():
+    with config_errors():
         if "samplers" in config:
             raise ConfigError(
-                "sweep=samplers: it takes a trained model; python -m src.evaluate ckpt_path=… sweep=samplers"
+                "sweep=samplers: for a trained model only; use python -m src.evaluate ckpt_path=… sweep=samplers"
             )
         given, config = config, config if config.resume is None else resumed(config)
         if goes_on(config.ckpt_path, config.run_dir):
             own(Path(config.run_dir))
         arguments, trainer, module, datamodule = assemble(config)
         if trainer.world_size > 1:
-            let_sigterm_end_at_once()  # until the run takes signals itself
+            let_sigterm_end_at_once()  # until the run handles signals itself
         datamodule.fetches = given.resume is None or "data.root" in typed_keys()
         results = Results(trainer, Path(str(arguments.run_dir)), arguments.record)
         if trainer.is_global_zero:
@@ -117,131 +62,15 @@ def main(config: DictConfig) -> float:
         return results.finish()[arguments.metric]
 
 
-class Parts(NamedTuple):
-    """What a run is made of."""
-
-    arguments: Arguments
-    trainer: L.Trainer
-    module: TrainingModule
-    datamodule: ImageDataModule
-
-
-def assemble(config: DictConfig) -> Parts:
-    """Everything that a configuration names, built and checked; nothing is read but a checkpoint, nothing written."""
-    count_classes(config)
-    weights = adopt(config, groups()) if config.get("pretrained") is not None else None
-    arguments = parse(config, Arguments, groups())
-    try:
-        require_plain(arguments.record)
-    except ConfigError as error:
-        raise ConfigError(f"config: {error}; nothing could read its checkpoints again") from error
-    L.seed_everything(arguments.seed, verbose=False)
-    datamodule = arguments.data.make()
-    source = f"pretrained={arguments.pretrained}"
-    too_large = f"{source}: its configuration {TOO_LARGE}"
-    with no_larger_than_memory() if weights is None else no_larger_than(weights, too_large):
-        module = arguments.module.make()
-    if weights is not None:
-        for model in (module.model, module.ema.model):
-            load_weights(model, weights, source)
-    trainer = build_trainer(arguments.trainer, arguments.callbacks, arguments.logger)
-    parts = Parts(arguments, trainer, module, datamodule)
-    optimizer = check_together(parts)
-    return parts if arguments.ckpt_path is None else parts._replace(arguments=resumable(arguments, module, optimizer))
-
-
-def groups() -> list[str]:
-    """The groups of the configuration, of which a choice may stand there though no part of this run takes it."""
-    if not GlobalHydra.instance().is_initialized():
-        return [path.name for path in CONF.iterdir() if path.is_dir()]
-    return [str(group) for group in GlobalHydra.instance().config_loader().list_groups("")]
-
-
-def build_trainer(
-    trainer: Node[L.Trainer], callbacks: Node[dict[str, L.Callback | None]], loggers: Node[dict[str, Logger | None]]
-) -> L.Trainer:
-    """Lightning's trainer, with the project's own ways to save and to round."""
-    device_type = check_trainer(trainer.node)
-    parts: dict[str, Any] = {
-        "callbacks": [callback for callback in callbacks.make().values() if callback is not None],
-        "logger": [logger for logger in loggers.make().values() if logger is not None],
-        "plugins": [DurableCheckpointIO()],
-    }
-    if trainer.node["precision"] == TrueBFloat16.precision:
-        parts["plugins"].append(TrueBFloat16(device_type))
-        parts["precision"] = None
-    with mistakes("trainer"):
-        return trainer.make(**parts)
-
-
-def check_together(parts: Parts) -> Optimizer:
-    """The optimizer. Raises ValueError where parts that are each in order do not fit each other."""
-    arguments, trainer, module, datamodule = parts
-    datamodule.check_devices(trainer.world_size)
-    if trainer.num_nodes > 1 and not ({"MASTER_ADDR", "SLURM_JOB_ID"} & os.environ.keys()):
-        raise ValueError(
-            f"trainer.num_nodes={trainer.num_nodes}: nothing says where the other nodes are; start the run on each of "
-            "them with torchrun or srun (docs/hardware.md), or choose trainer.num_nodes=1"
-        )
-    if module.compiled == GRAPHS and trainer.accumulate_grad_batches > 1:
-        raise ValueError(
-            f"compile={GRAPHS} and trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: a graph writes "
-            "every batch's gradients to the same place; choose compile=true"
-        )
-    check_parts_for_data(arguments.nodes)
-    module.model.check()
-    try:
-        optimizer: Optimizer = module.configure_optimizers()["optimizer"]
-    except Exception as error:  # anybody's constructor may raise anything
-        raise ConfigError(one_line(f"optimizer: {error}")) from error
-    if callbacks_of(trainer, SampleScores) and not isinstance(module.model, Generator):
-        raise ConfigError(
-            f"callbacks.scores: a {type(module.model).__name__} draws no samples; choose callbacks=default"
-        )
-    measured = [BITS] if isinstance(module.model, Likelihood) else []
-    measured += [f"val/{name}" for name in module.objective.figures]
-    measured += [name for scores in callbacks_of(trainer, SampleScores) for name in scores.names]
-    if arguments.metric not in measured:
-        raise ValueError(f"metric={arguments.metric}: choose {', '.join(measured)}")
-    for keeper in callbacks_of(trainer, LastCheckpoint):
-        keeper.check(measured)
-    return optimizer
-
-
-def resumable(arguments: Arguments, module: TrainingModule, optimizer: Optimizer) -> Arguments:
-    """The arguments, with the checkpoint that the link leads to.
-
-    Raises:
-        FileNotFoundError, Damaged, ValueError: no such file, none that is intact, or one of another run.
-    """
-    path = locate(str(arguments.ckpt_path))
-    content, source = read_checkpoint(path), f"ckpt_path={path}"
-    of_checkpoint(content, source, arguments.trust)
-    check_resumable(content, module, optimizer, source)
-    return arguments.from_checkpoint(path)
-
-
-def check_parts_for_data(nodes: Mapping[str, Node[Any]]) -> None:
-    """Raises ValueError where a part is made for other images than those of the data."""
-    data = nodes["data"].node
-    for key, node in ((key, part.node) for key, part in nodes.items() if key != "data"):
-        for ours, theirs in IMAGES.items():
-            if simplest(node.get(theirs, data[ours])) != simplest(data[ours]):
-                raise ValueError(
-                    f"{key}.{theirs}={node[theirs]} and data.{ours}={data[ours]}: the network is for other images; "
-                    f"leave {key}.{theirs} out"
-                )
-
-
 def prepare_data(trainer: L.Trainer, datamodule: ImageDataModule) -> None:
-    """Fetches and reads the images, before anything is written: what is wrong with them is the user's to mend."""
+    """Download and read the images before anything is written, so that bad data is a user error."""
     datamodule.prepare_data()
     datamodule.setup("fit")
     share = trainer.limit_val_batches
     if isinstance(share, float) and datamodule.num_val_batches * share < trainer.world_size:
         raise ConfigError(
-            f"trainer.limit_val_batches={share}: none of the {datamodule.num_val_batches} batches is left; choose a "
-            "greater share, or a number of batches"
+            f"trainer.limit_val_batches={share}: leaves none of the {datamodule.num_val_batches} batches; choose a "
+            "larger share, or a number of batches"
         )
     for scores in callbacks_of(trainer, SampleScores):
         scores.check(datamodule.splits["train"])
@@ -249,7 +78,7 @@ def prepare_data(trainer: L.Trainer, datamodule: ImageDataModule) -> None:
 
 @contextlib.contextmanager
 def ending(results: Results, skips_nonfinite: bool) -> Iterator[None]:
-    """A run that cannot go on ends in one line: what would come after would be lost."""
+    """End a run that cannot continue with one line: errors of files, of data, and divergence."""
     try:
         yield
     except NotWritten as error:
@@ -257,17 +86,16 @@ def ending(results: Results, skips_nonfinite: bool) -> Iterator[None]:
     except (Damaged, Unreadable) as error:
         raise ConfigError(str(error)) from error
     except UnreadableImage as error:
-        told = (
-            str(error).strip().splitlines()[-1].removeprefix(f"{UnreadableImage.__module__}.UnreadableImage: ")
-        )  # a worker says more
-        raise ConfigError(f"data: {told}, or data.unreadable=skip leaves such files out") from error
+        raise ConfigError(f"data: {_last_line(error)}, or data.unreadable=skip to leave such files out") from error
     except WrongLabel as error:
-        raise ConfigError(
-            str(error).strip().splitlines()[-1].removeprefix(f"{WrongLabel.__module__}.WrongLabel: ")
-        ) from error
+        raise ConfigError(_last_line(error)) from error
     except Diverged as error:
-        kept = (
-            "the checkpoints are from before it" if results.has_checkpoint else "there is no checkpoint from before it"
-        )
+        kept = "the checkpoints precede it" if results.has_checkpoint else "no checkpoint precedes it"
         skip = "" if skips_nonfinite else ", or module.nonfinite=skip to leave such steps out"
         raise ConfigError(f"{error}; {kept}: lower optimizer.lr{skip}") from error
+
+
+def _last_line(error: Exception) -> str:
+    """An error's message without the traceback that a data worker puts before it."""
+    kind = type(error)
+    return str(error).strip().splitlines()[-1].removeprefix(f"{kind.__module__}.{kind.__qualname__}: ")

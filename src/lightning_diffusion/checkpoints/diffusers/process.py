@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from lightning_diffusion.checkpoints.diffusers.settings import Part, Settings
 from lightning_diffusion.diffusion import beta, continuous
 from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
+from lightning_diffusion.diffusion.discrete import DiscreteSchedule
 from lightning_diffusion.diffusion.parameterization import EDM, X0, Eps, Flow, V
-from lightning_diffusion.diffusion.schedule import DiscreteSchedule
 
 STEPS = 1000  # diffusers' clock; a network sees 0 … 999 on the chains, and 1000 t under flow matching
 PREDICTIONS: dict[str, Callable[..., Any]] = {"epsilon": Eps, "sample": X0, "v_prediction": V}

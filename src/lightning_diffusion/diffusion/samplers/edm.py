@@ -51,7 +51,7 @@ class EDM(Sampler):
     ) -> tuple[Tensor, None]:
         schedule = denoiser.schedule
         alpha_t, level = schedule.alpha(t), schedule.sigma(t) / schedule.alpha(t)
-        steps = self.num_steps or int(schedule.T)
+        steps = self.num_steps or schedule.chain_length
         gamma = min(self.churn / steps, math.sqrt(2) - 1) if self.noise_min <= level <= self.noise_max else 0.0
         raised = (1 + gamma) * level
         t_hat = schedule.t_of_logsnr(-2 * raised.log())

@@ -1,4 +1,4 @@
-"""How probable a model finds held-out images, in bits per dimension."""
+"""Likelihoods of held-out images under a diffusion model, in bits per dimension."""
 
 from collections.abc import Callable
 
@@ -11,19 +11,19 @@ from lightning_diffusion.diffusion.likelihood import bits_per_dim, flow_log_like
 from lightning_diffusion.diffusion.noise import IndexedNoise
 from lightning_diffusion.diffusion.reverse import Variance
 
-PIXEL = 2 / 255  # the distance of two levels in [−1, 1]
+PIXEL = 2 / 255  # the spacing of the 256 levels in [−1, 1]
 
 
 class FlowAndBound:
-    """The variational bound with its parts, where the schedule is a chain, and the probability flow's likelihood.
+    """The variational bound with its parts, if the schedule is a chain, and the likelihood of the probability flow.
 
-    The bound is that of the discrete pixels; the flow's is of pixels made continuous by uniform noise, a bound too.
-    Image i meets the same noise in every call.
+    The bound applies to the discrete pixels. The flow's likelihood applies to pixels made continuous by uniform noise,
+    which is also a bound. The noise of image i is the same in every call.
 
     Args:
-        variance: of the bound's reverse steps; None takes the learned one where there is one, else β.
-        num_probes: of Hutchinson's estimator.
-        tolerance: of the flow's solution.
+        variance: of the bound's reverse steps; None means the learned one if there is one, and β otherwise.
+        num_probes: number of probes of Hutchinson's estimator.
+        tolerance: of the flow's solver.
 
     Ref: DDPM Eq. 5; score-SDE App. D.2; Theis et al., A Note on the Evaluation of Generative Models §3.1
     """
@@ -36,13 +36,15 @@ class FlowAndBound:
         self.variance, self.num_probes, self.tolerance = variance, num_probes, tolerance
 
     def check(self, denoiser: Denoiser) -> None:
-        """Raises ValueError where this model cannot be measured so."""
+        """Raise ValueError if the variance does not fit the model."""
         if self.variance == "learned" and not denoiser.learns_variance:
-            raise ValueError("metrics.variance=learned: this model has learned no variance; leave metrics.variance out")
+            raise ValueError(
+                "metrics.variance=learned: this model was not trained with learned variance; leave metrics.variance out"
+            )
 
     def steps(self, denoiser: Denoiser) -> int:
-        """Calls of `on_step` for a batch."""
-        return 1 + (int(denoiser.schedule.T) if denoiser.schedule.discrete else 0)
+        """Number of calls of `on_step` per batch."""
+        return 1 + denoiser.schedule.chain_length
 
     def __call__(
         self,
@@ -64,7 +66,7 @@ class FlowAndBound:
             return IndexedNoise(seed, indices, x_0.shape[1:], x_0.device, stream=stream)
 
         scores = {}
-        if denoiser.schedule.discrete:
+        if denoiser.schedule.chain_length:
             variance = self.variance or ("learned" if denoiser.learns_variance else "transition")
             bound = variational_bound(denoiser, x_0, noise("bound"), condition, variance, on_step=on_step)
             scores = {
@@ -73,7 +75,7 @@ class FlowAndBound:
                 "bound/steps": bound.steps,
                 "bound/decoder": bound.decoder,
             }
-        between = x_0 + PIXEL * (torch.special.ndtr(noise("dequantization")()) - 0.5)
-        log_p = flow_log_likelihood(denoiser, between, noise("probes"), condition, self.num_probes, self.tolerance)
+        dequantized = x_0 + PIXEL * (torch.special.ndtr(noise("dequantization")()) - 0.5)
+        log_p = flow_log_likelihood(denoiser, dequantized, noise("probes"), condition, self.num_probes, self.tolerance)
         on_step()
         return scores | {"flow": bits_per_dim(log_p, x_0[0].numel())}

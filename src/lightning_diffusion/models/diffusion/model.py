@@ -1,4 +1,4 @@
-"""Diffusion models as a family: a denoiser that a sampler walks, under a guidance."""
+"""The family of diffusion models: a denoiser with a sampler and a guidance."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,15 +25,15 @@ Guidance = Callable[[Denoiser], Denoiser]
 
 
 class DiffusionModel(Model, Generator, Likelihood, Editor):
-    """A denoiser, and how samples are drawn from it.
+    """A denoiser with a sampler, a guidance and a codec.
 
     Args:
-        denoiser: with the weights.
-        channels, num_classes: of the pictures.
-        image_size: n of squares, or [H, W].
-        sampler: of the reverse process; DDIM at 50 steps if None.
-        guidance: denoiser -> denoiser; x̂_0 is clipped to [−1, 1] if None.
-        codec: between pictures and what the denoiser works on; the pixels if None.
+        denoiser: holds the weights.
+        channels, num_classes: of the images.
+        image_size: n for squares, or [H, W].
+        sampler: of the reverse process; None means DDIM with 50 steps.
+        guidance: denoiser -> denoiser; None means clipping x̂_0 to [−1, 1].
+        codec: converts between images and the denoiser's space; None means pixels.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
         return self.num_classes is not None and self.denoiser.label_dropout == 0
 
     def check(self) -> None:
-        """Raises ValueError where this denoiser cannot be guided or walked so."""
+        """Raise ValueError if the guidance or the sampler does not fit the denoiser."""
         self.sampler.check(self.guidance(self.denoiser))
 
     def describe(self, options: Mapping[str, str]) -> dict[str, str]:
@@ -103,7 +103,7 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
         self, indices: Sequence[int], condition: Condition | None, seed: int, on_step: OnStep = no_report
     ) -> Drawn:
         counted, device = Counted(self.denoiser), self.device
-        guided = self.guidance(counted).to(device)  # a guidance may bring a network of its own
+        guided = self.guidance(counted).to(device)  # a guidance can contain a network
         shape = self.codec.shape(self.shape)
         code = self.sampler.sample(guided, indices, shape, seed, condition, len(indices), device, on_step)
         return Drawn(self.codec.decode(code), counted.items)
@@ -138,7 +138,7 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
         return {name: self.codec.decode(x).cpu() for name, x in columns.items()}
 
     def bits_per_dim(self, images: Tensor, condition: Condition | None, indices: range, seed: int) -> Tensor:
-        """The continuous-time bound: it does not depend on the schedule or on what the network predicts."""
+        """The continuous-time bound, which is comparable between schedules and predictions."""
         x_0 = self.codec.encode(images)
         noise = IndexedNoise(seed, indices, x_0.shape[1:], x_0.device, stream="bound")
         return continuous_bound(Clip(self.denoiser), x_0, noise, spread(indices), condition).total

@@ -1,4 +1,4 @@
-"""Denoising as an objective of the trainer."""
+"""Denoising as a training objective."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lightning_diffusion.data.batch import Batch
 from lightning_diffusion.diffusion import objective
+from lightning_diffusion.diffusion.continuous_bound import span
 from lightning_diffusion.diffusion.noise import BatchRNG
 from lightning_diffusion.models import contracts
 from lightning_diffusion.models.contracts import HeldOut, Losses, Training
@@ -13,10 +14,11 @@ from lightning_diffusion.models.diffusion.model import DiffusionModel
 
 
 class Denoising(objective.Objective, contracts.Objective):
-    """The denoising loss of a `DiffusionModel`; its arguments and equation are those of `diffusion.objective`."""
+    """The denoising loss of a `DiffusionModel`; see `diffusion.objective` for its equation and arguments."""
 
     def check(self, model: DiffusionModel) -> None:
         self.check_denoiser(model.denoiser)
+        span(model.denoiser.schedule)  # validation measures the bound on it
 
     def loss(self, model: DiffusionModel, batch: Batch, rng: BatchRNG, training: Training) -> Losses:
         times, losses = self.draw(model.denoiser, model.codec.encode(batch.images), batch.condition, rng)
