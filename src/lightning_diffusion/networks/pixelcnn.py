@@ -1,5 +1,8 @@
 """The gated PixelCNN: each pixel's distribution given the pixels before it, in raster order."""
 
+from collections.abc import Iterator
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,9 +72,12 @@ class GatedPixelCNN(nn.Module):
         x, position = x.to(self.row.dtype), self.position
         above = self.vertical_input(x)
         v, h = above + position[0], self.horizontal_input(x) + _shifted_down(above) + position[1]
-        for layer, bias in zip(self.layers, self.class_biases(len(x), condition), strict=True):
+        for layer, bias in zip(self.gated_layers(), self.class_biases(len(x), condition), strict=True):
             v, h = layer(v, h, bias)
         return self.logits(h)
+
+    def gated_layers(self) -> Iterator["GatedLayer"]:
+        return (cast(GatedLayer, layer) for layer in self.layers)
 
     @property
     def position(self) -> Tensor:
@@ -225,7 +231,7 @@ class PixelByPixel:
             return
         above = self._above[0] = network.vertical_input.last_row(self._push(0, row))
         v = above + self.position[0, :, self.row - 1 : self.row]
-        for number, layer in enumerate(network.layers, start=1):
+        for number, layer in enumerate(network.gated_layers(), start=1):
             above = layer.vertical.last_row(self._push(number, v))
             self._above[number], v = layer.down(above), layer.along(v, above)
 
@@ -240,7 +246,7 @@ class PixelByPixel:
         here = slice(j, j + 1)
         left = network.horizontal_input.last_columns(F.pad(row, (self.reach, 0))[..., j:k])
         h = left + self._above[0][..., here] + self.position[1, :, self.row : self.row + 1, here]
-        for number, (layer, bias) in enumerate(zip(network.layers, self.biases, strict=True)):
+        for number, (layer, bias) in enumerate(zip(network.gated_layers(), self.biases, strict=True)):
             self._left[number][..., k - 1 : k] = h
             left = layer.horizontal.last_columns(self._left[number][..., j:k])
             h = layer.across(h, left, self._above[number + 1][..., here], bias)
