@@ -1,3 +1,3 @@
-"""The figures of the documentation, each by one command: python -m benchmarks.NAME. README.md tells which."""
+"""Programs that produce the figures of the documentation: python -m benchmarks.NAME. README.md describes each."""
 
-import src  # noqa: F401 - this checkout's package, wherever else one is installed
+import src  # noqa: F401 - this checkout's package, even if another one is installed

@@ -1,11 +1,14 @@
-"""Networks side by side on the embedded digits: size, speed, and what each has learned after the same time.
+"""Networks compared on the embedded digits: size, speed, and quality of samples after equal training time.
 
-python -m benchmarks.backbones [seconds of training each, 60]      # prints the table of docs/backbones.md
+python -m benchmarks.backbones [SECONDS]
+
+Needs:  nothing beyond this project.
+Prints: the table of docs/backbones.md.
+Takes:  five times SECONDS (60 by default) of training, besides timings and sampling.
 """
 
 import functools
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.loop import configuration
-from benchmarks.turns import in_turns
+from benchmarks.turns import Table, in_turns, parser_of
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.codecs.pixels import to_model, to_uint8
 from lightning_diffusion.diffusion.guidance import Clip
@@ -46,7 +49,7 @@ def digits() -> tuple[Tensor, Condition]:
 
 
 def speeds(backbone: str, x_0: Tensor, condition: Condition) -> dict[str, float]:
-    """Images a second, in either memory format, by what is done."""
+    """Images per second for training in float32 and bf16 and for sampling, each in both memory formats."""
     steps: dict[str, Callable[[], object]] = {}
     y, t = condition[:BATCH], torch.tensor(500.0, dtype=torch.float64)
     for name, memory_format in (("NCHW", torch.contiguous_format), ("NHWC", torch.channels_last)):
@@ -73,7 +76,7 @@ def speeds(backbone: str, x_0: Tensor, condition: Condition) -> dict[str, float]
 
 
 def learned(backbone: str, x_0: Tensor, condition: Condition, seconds: float) -> tuple[int, Any]:
-    """(steps, the judge's verdict on samples of the averaged weights) after so many seconds of training."""
+    """Trains for some seconds. Returns the number of steps and the judge's verdict on the averaged weights' samples."""
     denoiser, objective = built(backbone)
     average = ExponentialMovingAverage(denoiser, 0.995)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=LR, fused=True)
@@ -96,19 +99,20 @@ def learned(backbone: str, x_0: Tensor, condition: Condition, seconds: float) ->
 
 
 def main() -> None:
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
+    parser = parser_of(__doc__)
+    parser.add_argument("seconds", type=float, nargs="?", default=60.0, help="of training for each; 60 by default")
+    given = parser.parse_args()
+    seconds: float = given.seconds
     x_0, condition = digits()
-    columns = (
-        "backbone", "parameters", "MFLOPs", "train, images/s", "NHWC", "train bf16", "NHWC", "sample", "NHWC",
-        f"steps in {seconds:.0f} s", "confident", "read as asked",
+    table = Table(
+        "backbones", "backbone", "parameters", "MFLOPs", "train, images/s", "NHWC", "train bf16", "NHWC", "sample",
+        "NHWC", f"steps in {seconds:.0f} s", "confident", "read as asked",
     )  # fmt: skip
-    print("| " + " | ".join(columns) + " |")
-    print("|" + "---|" * len(columns))
     for backbone in BACKBONES:
         summary = summarize(built(backbone)[0].backbone, SHAPE, 10)
         speed = speeds(backbone, x_0, condition)
         steps, verdict = learned(backbone, x_0, condition, seconds)
-        cells = [
+        table.add(
             f"`{backbone}`",
             f"{summary.parameters:,}",
             f"{summary.flops / 1e6:.1f}",
@@ -121,8 +125,7 @@ def main() -> None:
             f"{steps:,}",
             f"{verdict.confident:.3f}",
             f"{verdict.as_asked:.1%}",
-        ]
-        print("| " + " | ".join(cells) + " |", flush=True)
+        )
 
 
 if __name__ == "__main__":

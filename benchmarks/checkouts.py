@@ -1,13 +1,15 @@
-"""Two checkouts of this project in turns: start, training step, peak memory and --help of src.train.
+"""Compares two checkouts of this project in turns: start, training step, peak memory and --help of src.train.
 
 python -m benchmarks.checkouts OTHER [WORD …] [--rounds 5]     # words of src.train
 
-OTHER is the folder of the other checkout: the state before a change, made by `git worktree add OTHER COMMIT`.
+Needs:  the folder of the other checkout, made by `git worktree add OTHER COMMIT`, and a quiet machine.
+Prints: the medians of both, and the ratio of this checkout to the other within a round.
+Takes:  about six minutes on two CPU cores.
+
 In each round both checkouts start a training, then train 8 blocks of 4 steps in turns: one waits while the other
-trains. Ratios are this checkout over the other, within a round. Needs a quiet machine; about six minutes on two cores.
+trains.
 """
 
-import argparse
 import os
 import shutil
 import statistics
@@ -18,7 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.turns import Table
+from benchmarks.turns import Table, parser_of
 
 HERE = Path(__file__).parent.parent
 BLOCKS, STEPS = 8, 4
@@ -71,7 +73,7 @@ class Training:
 
 
 def measure(checkouts: list[Path], words: list[str]) -> Iterator[tuple[str, list[float]]]:
-    """One round: a name and a figure of each checkout, several of a training step."""
+    """Yields the measurements of one round: a name and the figures of both checkouts."""
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         pairs = zip(checkouts, (Path(first), Path(second)), strict=True)
         trainings = [Training(checkout, words, folder) for checkout, folder in pairs]
@@ -92,9 +94,9 @@ def help_of(checkout: Path) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("other", type=Path, metavar="OTHER")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = parser_of(__doc__)
+    parser.add_argument("other", type=Path, metavar="OTHER", help="folder of the other checkout")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds; 5 by default")
     parser.add_argument("words", nargs="*", metavar="WORD", help=f"of src.train; default: {' '.join(WORDS)}")
     given = parser.parse_intermixed_args()
     if not (given.other / "src" / "train.py").exists():

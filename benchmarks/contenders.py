@@ -1,4 +1,4 @@
-"""Training steps that are timed side by side."""
+"""The training steps that benchmarks compare."""
 
 import functools
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from benchmarks.sizes import Size
 
 @dataclass(frozen=True)
 class Contender:
-    """A network, and a whole training step of it: loss, gradient, clipping, optimizer, moving average."""
+    """A network and its complete training step: loss, gradient, clipping, optimizer, moving average."""
 
     network: nn.Module
     step: Callable[[], object]
@@ -32,5 +32,5 @@ def theirs(peer: type[Peer], size: Size) -> Contender:
 
 
 def peers() -> dict[str, Callable[[Size], Contender]]:
-    """Those that are installed."""
+    """The installed peers, as functions that build a contender."""
     return {name: functools.partial(theirs, PEERS[name]) for name in installed()}

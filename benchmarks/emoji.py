@@ -1,17 +1,22 @@
-"""A folder of emoji as PNG files: small colour pictures to train on, made of Debian's fonts-noto-color-emoji.
+"""Makes a folder of emoji as PNG files, small colour pictures to train on, from a font.
 
 python -m benchmarks.emoji FOLDER [--size 32] [--classes] [--uneven] [--font FILE]
 
---classes puts each kind into a folder of its own. --uneven leaves the pictures in many sizes and shapes, as one's own
-are. Variants of skin colour and sequences are left out, flags excepted.
+Needs:  Debian's package fonts-noto-color-emoji, and fontTools.
+Prints: the number of pictures written.
+Takes:  seconds.
+
+--classes puts each kind of emoji into its own folder. --uneven gives the pictures many sizes and shapes, like a user's
+own pictures. Skin colours and sequences are omitted, except flags.
 """
 
-import argparse
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont
+
+from benchmarks.turns import parser_of
 
 FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 PIXELS = 109  # the one size of the font's bitmaps
@@ -33,12 +38,12 @@ KINDS = {  # the first one that holds a character's number is its kind
                 (0x1FA70, 0x1FAFF)],
     "signs": [(0, 0x1FFFF)],
 }  # fmt: skip
-# letters of flags, skin colours, digits and controls, what is of private use
+# letters of flags, skin colours, digits and control characters, private use
 LEFT_OUT = {*REGIONAL, *range(0x1F3FB, 0x1F400), *range(0x80), *range(0xE0000, 0x110000)}
 
 
 def emoji(path: str) -> Iterator[tuple[str, str, Image.Image]]:
-    """(kind, text, picture on white) of each emoji of the font."""
+    """Yields (kind, text, picture on white) for each emoji of the font."""
     from fontTools.ttLib import TTFont
 
     drawn = font_of(path)
@@ -47,7 +52,7 @@ def emoji(path: str) -> Iterator[tuple[str, str, Image.Image]]:
         picture = _picture(chr(number), drawn)
         if ImageChops.difference(picture, blank).getbbox():
             yield kind_of(number), chr(number), picture
-    unknown = _picture(chr(REGIONAL[-3]) * 2, drawn)  # XX is no country
+    unknown = _picture(chr(REGIONAL[-3]) * 2, drawn)  # XX is not a country
     for pair in itertools.product(map(chr, REGIONAL), repeat=2):
         picture = _picture("".join(pair), drawn)
         if ImageChops.difference(picture, unknown).getbbox():
@@ -55,7 +60,7 @@ def emoji(path: str) -> Iterator[tuple[str, str, Image.Image]]:
 
 
 def font_of(path: str) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(path, PIXELS, layout_engine=ImageFont.Layout.RAQM)  # which joins letters to flags
+    return ImageFont.truetype(path, PIXELS, layout_engine=ImageFont.Layout.RAQM)  # RAQM joins letters to flags
 
 
 def kind_of(number: int) -> str:
@@ -63,14 +68,14 @@ def kind_of(number: int) -> str:
 
 
 def squared(picture: Image.Image, size: int) -> Image.Image:
-    """On a white square, as large as asked."""
+    """The picture on a white square, scaled to `size` pixels."""
     square = Image.new("RGB", (max(picture.size),) * 2, "white")
     square.paste(picture, ((square.width - picture.width) // 2, (square.height - picture.height) // 2))
     return square.resize((size, size), Image.Resampling.LANCZOS)
 
 
 def uneven(picture: Image.Image, number: int) -> Image.Image:
-    """On a white rectangle, its sides between 24 and 200 pixels, its shape between 2:3 and 3:2."""
+    """The picture on a white rectangle with sides of 24 to 200 pixels and a shape between 2:3 and 3:2."""
     side, shape = 24 + 109 * (number % 13) // 12, 2 + number % 3
     small = squared(picture, side)
     canvas = Image.new("RGB", [(side, side), (side * 3 // 2, side), (side, side * 3 // 2)][shape - 2], "white")
@@ -85,12 +90,12 @@ def _picture(text: str, font: ImageFont.FreeTypeFont) -> Image.Image:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--size", type=int, default=32, help="side in pixels")
-    parser.add_argument("--classes", action="store_true", help="a folder for each kind")
+    parser = parser_of(__doc__)
+    parser.add_argument("folder", type=Path, help="where to write the pictures")
+    parser.add_argument("--size", type=int, default=32, help="side in pixels; 32 by default")
+    parser.add_argument("--classes", action="store_true", help="one folder for each kind")
     parser.add_argument("--uneven", action="store_true", help="many sizes and shapes")
-    parser.add_argument("--font", default=FONT)
+    parser.add_argument("--font", default=FONT, help="path of the font file")
     given = parser.parse_args()
     count = 0
     for number, (kind, text, picture) in enumerate(emoji(given.font)):

@@ -1,10 +1,15 @@
-"""Runs a program and writes a hash of what its networks put out, and of the images before they are rounded, in float32.
+"""Runs a program and writes a hash of its networks' outputs and of its images before rounding.
 
-python -m benchmarks.exact FILE PROGRAM [WORD …]     # as python -m PROGRAM WORD …
+python -m benchmarks.exact FILE PROGRAM [WORD …]     # runs python -m PROGRAM WORD …
 
-Pixels of 8 bits hide changes of 1e-6. What a network puts out depends, to the bit, on all steps of the sampler before.
+Needs:  the module PROGRAM.
+Prints: what PROGRAM prints; the hash, of 16 hex digits, goes into FILE.
+Takes:  as long as PROGRAM.
+
+Pixels of 8 bits hide changes of 1e-6. A network's output depends, to the bit, on all earlier steps of the sampler.
 """
 
+import argparse
 import hashlib
 import runpy
 import sys
@@ -17,9 +22,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from benchmarks.turns import parser_of
+
 
 def digest(tensors: Iterable[Tensor]) -> str:
-    """The first 16 hex digits of the SHA-256 of each tensor's dtype, shape and bytes, in their order."""
+    """The first 16 hex digits of the SHA-256 of the tensors' dtypes, shapes and bytes, in order."""
     found = hashlib.sha256()
     for tensor in tensors:
         found.update(f"{tensor.dtype} {list(tensor.shape)} ".encode())
@@ -28,7 +35,7 @@ def digest(tensors: Iterable[Tensor]) -> str:
 
 
 class Recorder(TorchFunctionMode):
-    """Within, takes in the outputs of convolutions and linear layers, and what is rounded."""
+    """Hashes the outputs of convolutions and linear layers, and the inputs of rounding, while it is active."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,12 +53,16 @@ class Recorder(TorchFunctionMode):
 
 
 def main() -> None:
-    path, program, *words = sys.argv[1:]
-    file, recorder = Path(path).resolve(), Recorder()
-    sys.argv = [program, *words]
+    parser = parser_of(__doc__)
+    parser.add_argument("file", type=Path, help="where to write the hash")
+    parser.add_argument("program", help="a module, such as src.sample")
+    parser.add_argument("words", metavar="WORD", nargs=argparse.REMAINDER, help="arguments of the program")
+    given = parser.parse_args()
+    file, recorder = given.file.resolve(), Recorder()
+    sys.argv = [given.program, *given.words]
     try:
         with recorder:
-            runpy.run_module(program, run_name="__main__", alter_sys=True)
+            runpy.run_module(given.program, run_name="__main__", alter_sys=True)
     finally:
         whole = hashlib.sha256("".join(recorder.found).encode()).hexdigest()[:16]
         file.write_text(whole if recorder.found else "nothing")

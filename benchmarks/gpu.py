@@ -1,10 +1,12 @@
-"""One GPU beside the peers, in bf16, on random images of CIFAR-10's shape, with DDPM's network for it: images a second
-when training, share of the GPU's peak (MFU), memory; samples a second at 20 evaluations. Under ten minutes.
+"""Training and sampling on one GPU compared with the peers, in bf16, with DDPM's network for CIFAR-10.
 
 python -m benchmarks.gpu PEAK_TFLOPS [--out FOLDER]       # the card's dense bf16 peak: 312 on an A100, 989 on an H100
+
+Needs:  a GPU, diffusers, and for the other rows the peers: pip install -e '.[dev,peers]'.
+Prints: images per second, share of the GPU's peak (MFU) and memory of training; samples per second at 20 evaluations.
+Takes:  under ten minutes on an H100.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 from benchmarks import sampling
 from benchmarks.contenders import Contender, ours, peers
 from benchmarks.sizes import Size, forward_flops
-from benchmarks.turns import Table, in_turns, speed_up
+from benchmarks.turns import Table, in_turns, parser_of, speed_up
 from lightning_diffusion.models.contracts import GRAPHS
 
 CIFAR = {"image_size": 32, "image_channels": 3, "channels": 128, "num_blocks": 2, "bf16": True, "device": "cuda"}
@@ -25,7 +27,7 @@ WAYS = {
     "this project, channels_last, compile=true": (NHWC, "compile=true"),
     f"this project, channels_last, compile={GRAPHS}": (NHWC, f"compile={GRAPHS}"),
 }
-COMPILED = "diffusers"  # the peer that is shown compiled too; graphs share their memory, so its own cannot be told
+COMPILED = "diffusers"  # the peer that is also compiled; graphs share memory, so its own is not measurable
 ROUNDS, WARM_UP, STEPS = 5, 1, 10
 
 
@@ -47,7 +49,7 @@ def compiled(contender: Contender) -> Contender:
 
 
 def several(step: Callable[[], object]) -> Callable[[], None]:
-    """Steps without a wait in between, and one in the end."""
+    """Several steps in a row, with one wait for the device at the end."""
 
     def run() -> None:
         for _ in range(STEPS):
@@ -58,7 +60,7 @@ def several(step: Callable[[], object]) -> Callable[[], None]:
 
 
 def settled(build: Callable[[], Contender]) -> tuple[Contender, float]:
-    """A contender that has compiled what it compiles, and the GiB that it and a step of it keep from others."""
+    """Builds and compiles a contender. Returns it with the GiB of GPU memory that it and a step of it occupy."""
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info()
     contender = build()
@@ -93,12 +95,12 @@ def training(size: Size, peak: float) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("peak", type=float, metavar="PEAK_TFLOPS", help="the card's dense bf16 peak")
-    parser.add_argument("--out", type=Path, help="folder for the tables as CSV, and their plots")
+    parser.add_argument("--out", type=Path, help="folder for the tables as CSV and as plots")
     given = parser.parse_args()
     if not torch.cuda.is_available():
-        raise SystemExit("python -m benchmarks.gpu: there is no GPU here")
+        raise SystemExit("python -m benchmarks.gpu: this machine has no GPU")
     print(torch.cuda.get_device_name(), "torch", torch.__version__, "CUDA", torch.version.cuda)
     training(DDPM, given.peak).write(given.out)
     torch.cuda.empty_cache()

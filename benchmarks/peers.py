@@ -1,5 +1,5 @@
-"""What users would train with instead: each peer's own network, loss, optimizer, moving average and sampler, as its
-examples put them together. pip install -e '.[peers]'
+"""Other projects for the same task: each with its own network, loss, optimizer, moving average and sampler, combined
+as in its examples. pip install -e '.[peers]'
 """
 
 import math
@@ -23,7 +23,7 @@ class Peer(ABC):
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
-    batch_size: int  # of its example
+    batch_size: int  # in its example
     lr: float
 
     @abstractmethod
@@ -31,14 +31,14 @@ class Peer(ABC):
 
     @abstractmethod
     def step(self, x_0: Tensor) -> None:
-        """Loss, gradient, clipping, optimizer and moving average, of images in [−1, 1]."""
+        """Takes a training step on images in [−1, 1]: loss, gradient, clipping, optimizer and moving average."""
 
     @abstractmethod
     def draw(self, count: int, evaluations: int, averaged: bool) -> Tensor:
-        """Samples by its own sampler, of the averaged weights or of the trained ones, in [0, 1]."""
+        """Samples in [0, 1] from its own sampler, by the averaged or the trained weights."""
 
     def lr_at(self, number: int, share: float) -> float:
-        """Of step `number`, from 0, when that share of the training is over."""
+        """The learning rate of step `number`, counted from 0, after this share of the training."""
         return self.lr
 
     def learn(self, loss: Tensor) -> None:
@@ -130,7 +130,7 @@ class TorchCFM(Peer):
 
 
 class Lucidrains(Peer):
-    """The README of denoising-diffusion-pytorch; its two batches of 32 for a step are one of 64."""
+    """The README of denoising-diffusion-pytorch, with one batch of 64 for its two accumulated batches of 32."""
 
     batch_size, lr = 64, 8e-5
 
@@ -145,7 +145,7 @@ class Lucidrains(Peer):
 
     def step(self, x_0: Tensor) -> None:
         with self.size.autocast():
-            loss = self.diffusion(x_0 / 2 + 0.5)  # in [0, 1], as it wants them
+            loss = self.diffusion(x_0 / 2 + 0.5)  # expects images in [0, 1]
         self.learn(loss)
         self.ema.update()
 
@@ -164,20 +164,20 @@ PEERS: dict[str, type[Peer]] = {
 
 
 def installed() -> list[str]:
-    """Names of those that are."""
+    """The names of the installed peers; prints a line for each of the others."""
     found = []
     for name in PEERS:
         try:
             __import__(name.replace("-", "_"))
         except ImportError:
-            print(f"{name} is not installed and left out: pip install -e '.[peers]'")
+            print(f"omitting {name}, which is not installed: pip install -e '.[peers]'")
         else:
             found.append(name)
     return found
 
 
 def diffusers_network(size: Size) -> nn.Module:
-    """The network of this project in diffusers' words."""
+    """This project's network as diffusers builds it."""
     from diffusers import UNet2DModel
 
     twin = UNet(

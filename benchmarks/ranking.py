@@ -1,25 +1,28 @@
-"""Whether the figures of validation rank models as their samples do.
+"""Whether validation metrics rank the models of a sweep in the same order as a score of their samples.
 
 python -m src.train -m schedule=linear,cosine,sigmoid seed=0,1,2
 python -m benchmarks.ranking runs/sweeps/TIME [--score fd_classifier]
+
+Needs:  a finished sweep whose runs have the score, and scipy.
+Prints: the metrics of each run, and the rank correlation of each validation metric with the score.
+Takes:  seconds.
 """
 
-import argparse
 import math
 from pathlib import Path
 
-from scipy.stats import spearmanr
-
-from benchmarks.turns import Table
+from benchmarks.turns import Table, parser_of
 from lightning_diffusion.runs.comparable import BITS, LOSS
 from lightning_diffusion.runs.run import find
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--score", default="fd_classifier", help="of samples, lower is better")
+    parser = parser_of(__doc__)
+    parser.add_argument("folder", type=Path, help="folder of the sweep")
+    parser.add_argument("--score", default="fd_classifier", help="score of samples, fd_classifier by default")
     given = parser.parse_args()
+    from scipy.stats import spearmanr
+
     names = (BITS, LOSS, given.score)
     runs = [run for run in find(given.folder) if not any(math.isnan(run.metric(name)) for name in names)]
     table = Table("ranking", "run", *names)

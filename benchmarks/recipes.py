@@ -1,11 +1,14 @@
-"""Recipes at equal seconds: each trains for as many steps as its own speed allows, then its samples are measured.
+"""Recipes compared after equal training time: each trains for as many steps as fit, then its samples are scored.
 
-python -m benchmarks.recipes FOLDER SECONDS 'NAME: key=value …' … [-- key=value …]   # words after -- belong to all
+python -m benchmarks.recipes FOLDER SECONDS 'NAME: key=value …' … [-- key=value …]   # words after -- apply to all
 python -m src.report runs=FOLDER                                                      # the table and the pictures
 
-Each is one run of src.train, FOLDER/NAME; the seconds are those of its training steps.
+Needs:  Fashion-MNIST, or other data named by the words.
+Prints: the command of each run of src.train, which writes to FOLDER/NAME, and its output.
+Takes:  for each recipe SECONDS of training steps, besides timing, sampling and scoring.
 """
 
+import argparse
 import statistics
 import subprocess
 import sys
@@ -13,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.loop import BareLoop, configuration, module_of, random_batches
-from benchmarks.turns import in_turns
+from benchmarks.turns import in_turns, parser_of
 from lightning_diffusion.app.cli import CONF
 
 COMMON = ["experiment=fashion_mnist", "logger=csv", "metric=fd_classifier", "callbacks.scores.share=null"]
@@ -21,7 +24,7 @@ WARM_UP, TIMED = 3, 9
 
 
 def steps_within(seconds: float, words: list[str]) -> int:
-    """How many training steps as these words describe them fit, by the median time of some on random images."""
+    """The number of training steps that fit, estimated from the median time of a few steps on random images."""
     arguments = configuration(words)
     loop = BareLoop(module_of(arguments), random_batches(arguments.data), arguments.trainer)
     taken = in_turns({"step": loop.step}, rounds=TIMED, warm_up=WARM_UP)["step"]
@@ -37,10 +40,14 @@ def words_of(recipe: str, seconds: float, common: list[str], folder: Path) -> tu
 
 
 def main() -> None:
-    folder, seconds, *rest = sys.argv[1:]
-    middle = rest.index("--") if "--" in rest else len(rest)
-    for recipe in rest[:middle]:
-        run_dir, words = words_of(recipe, float(seconds), rest[middle + 1 :], Path(folder).resolve())
+    parser = parser_of(__doc__)
+    parser.add_argument("folder", type=Path, help="folder of the runs")
+    parser.add_argument("seconds", type=float, help="of training steps for each recipe")
+    parser.add_argument("recipes", metavar="RECIPE", nargs=argparse.REMAINDER, help="'NAME: key=value …'")
+    given = parser.parse_args()
+    middle = given.recipes.index("--") if "--" in given.recipes else len(given.recipes)
+    for recipe in given.recipes[:middle]:
+        run_dir, words = words_of(recipe, given.seconds, given.recipes[middle + 1 :], given.folder.resolve())
         print(f"{run_dir.name}: python -m src.train {' '.join(words)}", flush=True)
         subprocess.run([sys.executable, "-m", "src.train", *words], check=True, cwd=CONF.parent)
 

@@ -1,4 +1,4 @@
-"""Networks and batches that are compared."""
+"""The networks and batches that benchmarks compare."""
 
 import copy
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Size:
-    """A U-Net as all but lucidrains' can build it, and a batch for it; what is the default has 1.62 M parameters and
-    takes 0.55 GFLOPs forward."""
+    """A U-Net that all projects but lucidrains' can build, and its batch. The default has 1.62 M parameters and takes
+    0.55 GFLOPs forward."""
 
     image_size: int = 28
     image_channels: int = 1
@@ -24,7 +24,7 @@ class Size:
 
     @property
     def precision(self) -> str:
-        """The network's, as src.train and src.sample call it."""
+        """The network's precision, as src.train and src.sample name it."""
         return "bf16-mixed" if self.bf16 else "32-true"
 
     def autocast(self) -> torch.autocast:
@@ -32,7 +32,7 @@ class Size:
 
     @property
     def words(self) -> list[str]:
-        """Of src.train."""
+        """The words of src.train for this network and batch."""
         return [
             "data=fashion_mnist", "backbone=unet", "optimizer=adamw", "callbacks=default", "logger=csv",
             "data.num_classes=null",
@@ -50,7 +50,7 @@ class Size:
 
 
 def forward_flops(network: nn.Module, size: Size) -> float:
-    """Of one image, by the definition of its layers."""
+    """FLOPs of one image, counted from the layers."""
     from torch.utils.flop_counter import FlopCounterMode
 
     plain = copy.deepcopy(network).to("meta")

@@ -1,13 +1,16 @@
-"""The peers' own recipes on Fashion-MNIST for as long as this project's: their samples, for benchmarks.judge.
+"""Trains the peers with their own recipes on Fashion-MNIST and draws samples for benchmarks.judge.
 
 python -m benchmarks.stock ROOT FOLDER SECONDS [--bf16] [--evaluations 20 50] [--only NAME …]
 python -m benchmarks.judge ROOT FOLDER/*.npz
 
-Each trains a U-Net of 1.62 M parameters with its example's loss, optimizer, batch and learning rate, on images in
-memory, and draws 2,000 samples by its own sampler: of its averaged weights, and of the trained ones as they are.
+Needs:  Fashion-MNIST in ROOT, and the peers: pip install -e '.[dev,peers]'.
+Prints: the number of steps of each peer; the samples are FOLDER/PEER_WEIGHTS_EVALUATIONS.npz.
+Takes:  for each peer SECONDS of training, besides drawing 2,000 samples of both kinds of weights.
+
+Each peer trains a U-Net of about 1.6 M parameters with its example's loss, optimizer, batch size and learning rate, on
+images in memory. It draws with its own sampler, from its averaged weights and from its trained weights.
 """
 
-import argparse
 import dataclasses
 import time
 from collections.abc import Callable
@@ -19,6 +22,7 @@ from torch import Tensor
 
 from benchmarks.peers import PEERS, Peer, installed
 from benchmarks.sizes import Size
+from benchmarks.turns import parser_of
 from lightning_diffusion.codecs.pixels import to_model
 from lightning_diffusion.data.dataset import ImageDataset
 from lightning_diffusion.data.mnist import MNIST
@@ -28,7 +32,7 @@ COUNT, AT_ONCE = 2000, 200
 
 
 def train(peer: Peer, batch: Callable[[], Tensor], seconds: float = float("inf"), steps: int | None = None) -> int:
-    """For some seconds, or so many steps; returns the number of steps."""
+    """Trains for some seconds or a number of steps. Returns the number of steps."""
     began, number = time.perf_counter(), 0
     while number != steps and (share := (time.perf_counter() - began) / seconds) < 1:
         for group in peer.optimizer.param_groups:
@@ -44,24 +48,24 @@ def batches(images: ImageDataset, size: int) -> Callable[[], Tensor]:
 
 
 def save(path: Path, images: Tensor) -> None:
-    """[0, 1] (N, 1, H, W) as src.sample writes them."""
+    """Writes images (N, 1, H, W) in [0, 1] in the format of src.sample."""
     np.savez(path, images=(images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("seconds", type=float)
-    parser.add_argument("--bf16", action="store_true", help="the networks in bfloat16 autocast")
-    parser.add_argument("--evaluations", type=int, nargs="+", default=[20])
-    parser.add_argument("--only", nargs="+", choices=PEERS, default=installed())
+    parser = parser_of(__doc__)
+    parser.add_argument("root", help="folder of Fashion-MNIST")
+    parser.add_argument("folder", type=Path, help="where to write the samples")
+    parser.add_argument("seconds", type=float, help="of training for each peer")
+    parser.add_argument("--bf16", action="store_true", help="run the networks in bfloat16 autocast")
+    parser.add_argument("--evaluations", type=int, nargs="+", default=[20], help="per sample; 20 by default")
+    parser.add_argument("--only", nargs="+", choices=PEERS, help="peers to train; all installed ones by default")
     given = parser.parse_args()
     keep_freed_memory()
     data = MNIST(given.root, "FashionMNIST", channels=1, image_size=28, num_classes=10, batch_size=1)
     data.setup()
     given.folder.mkdir(parents=True, exist_ok=True)
-    for name in given.only:
+    for name in given.only or installed():
         torch.manual_seed(0)
         kind = PEERS[name]
         peer = kind(dataclasses.replace(Size(bf16=given.bf16), batch_size=kind.batch_size))

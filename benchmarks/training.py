@@ -1,6 +1,10 @@
-"""Training steps of this project and of its peers in turns: images a second, and the share of what convolutions reach.
+"""Training speed compared with the peers: images per second, and the share of the speed that convolutions reach.
 
 python -m benchmarks.training [--bf16] [--rounds 6] [--out FOLDER]
+
+Needs:  the peers: pip install -e '.[dev,peers]'; those that are not installed are omitted.
+Prints: parameters, images per second, GFLOP/s, share of the peak, and the time relative to this project's.
+Takes:  about a minute on two CPU cores.
 """
 
 import statistics
@@ -13,11 +17,11 @@ from benchmarks.contenders import Contender, ours, peers
 from benchmarks.sizes import Size, forward_flops
 from benchmarks.turns import Table, in_turns, options, speed_up
 
-PEAK_AT = ((128, 14), (64, 14))  # channels and sides of the convolutions that the peak is taken from
+PEAK_AT = ((128, 14), (64, 14))  # channels and sides of the convolutions that measure the peak
 
 
 def convolution(channels: int, side: int, size: Size) -> tuple[Callable[[], object], float]:
-    """A 3×3 convolution in the network's precision and the best layout, forward and backward, and its FLOPs."""
+    """A 3×3 convolution, forward and backward, in the network's precision and the best layout, and its FLOPs."""
     dtype = torch.bfloat16 if size.bf16 else torch.float32
     x, weight = torch.randn(size.batch_size, channels, side, side), torch.randn(channels, channels, 3, 3)
     x, weight = (
@@ -57,7 +61,7 @@ def main() -> None:
         ratio = speed_up(seconds, next(iter(runners)), over=name)
         table.add(name, parameters, rate, flops / 1e9, f"{flops / peak:.0%}", f"×{ratio:.2f}")
     table.write(given.out)
-    print(f"convolutions alone reach {peak / 1e9:.0f} GFLOP/s; a step counts as three times the forward FLOPs")
+    print(f"single convolutions reach {peak / 1e9:.0f} GFLOP/s; a step counts as three times the forward FLOPs")
 
 
 if __name__ == "__main__":

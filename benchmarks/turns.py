@@ -1,4 +1,4 @@
-"""Honest timings on a machine that is not: cases in turns, medians, ratios within a round; tables as text and CSV."""
+"""Fair timings on a noisy machine: cases take turns, medians, ratios within a round; tables as text and CSV."""
 
 import argparse
 import csv
@@ -13,7 +13,7 @@ from lightning_diffusion.system.memory import keep_freed_memory
 
 
 def in_turns(cases: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> dict[str, list[float]]:
-    """Seconds of each case in each round that counts; whatever slows the machine for a while slows all cases alike."""
+    """Seconds of each case in each measured round. A temporary slowdown of the machine affects all cases equally."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(warm_up + rounds):
         for name, case in cases.items():
@@ -24,17 +24,17 @@ def in_turns(cases: Mapping[str, Callable[[], object]], rounds: int, warm_up: in
 
 
 def speed_up(seconds: Mapping[str, Sequence[float]], of: str, over: str) -> float:
-    """How many times as fast, the median over the rounds."""
+    """How many times faster `of` is than `over`, as the median over the rounds."""
     return statistics.median(slow / fast for slow, fast in zip(seconds[over], seconds[of], strict=True))
 
 
 class Table:
-    """Rows as they come, printed as Markdown; `write` keeps them as CSV too, and draws a bar for each.
+    """Prints rows as Markdown when they are added; `write` saves them as CSV and as a bar plot.
 
     Args:
         name: of the files.
-        columns: the first says what a row is about.
-        drawn: the columns whose numbers are bars.
+        columns: the first holds the name of each row.
+        drawn: the columns to plot as bars.
     """
 
     def __init__(self, name: str, *columns: str, drawn: Sequence[str] = ()) -> None:
@@ -55,7 +55,7 @@ class Table:
                 self._figure().savefig(folder / f"{self.name}.png", dpi=120)
 
     def _figure(self) -> Figure:
-        """The first row at the top."""
+        """The bar plot, with the first row at the top."""
         figure = Figure(figsize=(7, 1 + 0.4 * len(self.rows) * max(1, len(self.drawn) * 0.7)), layout="constrained")
         axes, height = figure.subplots(), 0.8 / len(self.drawn)
         for number, column in enumerate(self.drawn):
@@ -73,11 +73,16 @@ class Table:
         return figure
 
 
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """A parser whose --help prints the module's docstring as it is."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
 def options(doc: str | None, rounds: int) -> argparse.Namespace:
-    """What the command line says: precision, rounds, and the folder for the CSV. Memory is freed as in src.train."""
+    """The command line's precision, number of rounds and output folder. Freed memory is kept, as in src.train."""
     keep_freed_memory()
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bf16", action="store_true", help="the networks in bfloat16 autocast, all of them")
-    parser.add_argument("--rounds", type=int, default=rounds, help=f"that count; {rounds} unless told otherwise")
-    parser.add_argument("--out", type=Path, help="folder for the tables as CSV, and their plots")
+    parser = parser_of(doc)
+    parser.add_argument("--bf16", action="store_true", help="run all networks in bfloat16 autocast")
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"number of measured rounds; {rounds} by default")
+    parser.add_argument("--out", type=Path, help="folder for the tables as CSV and as plots")
     return parser.parse_args()

@@ -1,5 +1,6 @@
 """The scripts behind the figures of the documentation compare what they say they compare."""
 
+import ast
 import dataclasses
 import itertools
 import json
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks import __main__ as listing
 from benchmarks import emoji, exact, fingerprint, judge, mnist_subset, stock
 from benchmarks.contenders import ours, theirs
 from benchmarks.peers import PEERS, Diffusers
@@ -23,7 +25,26 @@ from lightning_diffusion.data.dataset import InMemory
 from lightning_diffusion.data.mnist import MNIST
 from lightning_diffusion.metrics.distances.frechet import frechet_distance, moments
 
+BENCHMARKS = [path for path in Path(emoji.__file__).parent.glob("[!_]*.py") if "def main()" in path.read_text()]
 TINY = Size(image_size=8, channels=16, mults=(1, 2), num_blocks=1, attends_at=(4,), batch_size=4)
+
+
+def test_the_list_has_one_line_for_each_benchmark(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["benchmarks"])
+    listing.main()
+    lines = [line.split(None, 3)[2:] for line in capsys.readouterr().out.split("\n\n")[0].splitlines()]
+    assert [name for name, _ in lines] == sorted(f"benchmarks.{path.stem}" for path in BENCHMARKS)
+    assert all(summary.endswith(".") for _, summary in lines)
+
+
+@pytest.mark.parametrize("path", [path for path in BENCHMARKS if path.stem != "fingerprint"], ids=lambda p: p.stem)
+def test_a_benchmark_s_help_states_its_command_its_needs_its_output_and_its_time(path):
+    """--help prints the docstring of the file."""
+    code = path.read_text()
+    text = ast.get_docstring(ast.parse(code))
+    assert "parser_of(__doc__)" in code or "options(__doc__" in code
+    for part in (f"\npython -m benchmarks.{path.stem}", "\nNeeds:  ", "\nPrints: ", "\nTakes:  "):
+        assert text.count(part) >= 1, part
 
 
 def test_contenders_train_the_same_network():

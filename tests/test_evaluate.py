@@ -84,7 +84,7 @@ def test_a_better_model_needs_fewer_bits(finished, tmp_path):
         ),
         ("samplers=[]", "samplers=[]: empty list; give at least one, or leave it out"),
         ("num_steps=[]", "num_steps=[]: empty list"),
-        ("num_samples=1000000000000", "num_samples=1000000000000: these images take"),
+        ("num_samples=1000000000000", "num_samples=1000000000000: these images need"),
         ("samplers=[ddim,hoin]", "samplers=hoin: no such sampler; did you mean heun?"),
         (
             "samplers=[ddim,heun] sampler.eta=0.5",

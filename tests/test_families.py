@@ -121,7 +121,7 @@ class TestGaussian:
             (sample, [*TRUST, "edit=inpaint", "images=[a.png]"], "edit: a Gaussian cannot edit"),
             (evaluate, [*TRUST, "samplers=[ddim]"], "samplers: a Gaussian has no sampler"),
             (evaluate, [*TRUST, "num_steps=[5]"], "num_steps: a Gaussian has no sampler"),
-            (export, TRUST[:2], "format=diffusers: it is for diffusion models"),
+            (export, TRUST[:2], "format=diffusers: exports diffusion models only"),
             (sample, TRUST[:1], "if you trust the code of toy, add trust=[toy]"),
         ):
             status, _, err = in_process(main, *words, cwd=outside)

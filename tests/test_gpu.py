@@ -187,7 +187,7 @@ def test_a_run_that_diverges_ends_with_a_good_checkpoint(tmp_path):
     module.objective.draw = drawn
     keeper = LastCheckpoint(str(tmp_path), every_n_steps=2)
     trainer = runs.trainer(20, [keeper], accelerator="gpu", enable_checkpointing=True)
-    with pytest.raises(Diverged, match=r"step 5: the loss of image 66 of the order at t = .* is not finite"):
+    with pytest.raises(Diverged, match=r"step 5: the loss of image 66 in the training order at t = .* is not finite"):
         trainer.fit(module, runs.digits())
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 4

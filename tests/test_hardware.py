@@ -11,8 +11,8 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from PIL import Image
 
 from lightning_diffusion.training.precision import bf16_slowdown
-from lightning_diffusion.training.results import _crowded, _slow_bf16
 from lightning_diffusion.training.sharding import _aligned
+from lightning_diffusion.training.summary import _shared_cores, _slow_bf16
 from src.sample import main as sample
 from src.train import main as train
 from tests import runs
@@ -154,9 +154,9 @@ def test_two_ranks_have_the_gradients_of_one_process_and_noise_of_their_own(tmp_
     ],
 )
 def test_a_cpu_that_is_slow_in_bf16_is_told(monkeypatch, device, precision, times, told):
-    monkeypatch.setattr("lightning_diffusion.training.results.bf16_slowdown", lambda: times)
+    monkeypatch.setattr("lightning_diffusion.training.summary.bf16_slowdown", lambda: times)
     assert _slow_bf16(device, precision) == (
-        {"note": f"this CPU multiplies {times:.0f} times slower in bf16; trainer.precision=32-true is faster"}
+        {"note": f"on this CPU bf16 is {times:.0f} times slower than float32; choose trainer.precision=32-true"}
         if told
         else {}
     )
@@ -164,10 +164,33 @@ def test_a_cpu_that_is_slow_in_bf16_is_told(monkeypatch, device, precision, time
 
 def test_more_processes_than_cores_are_reported_in_a_line(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
-    assert _crowded("cpu", 2) == _crowded("cuda", 4) == {}
-    (line,) = _crowded("cpu", 4).values()
-    assert line.startswith("4 CPU processes share 2 cores, which is slow: ")
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    assert _shared_cores("cpu", 2) == _shared_cores("cuda", 4) == {}
+    (line,) = _shared_cores("cpu", 4).values()
+    assert line.startswith("4 CPU processes share 2 cores and take turns")
     assert "trainer.devices=1" in line
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "load", "told"),
+    [("cpu", 2, 2.1, True), ("cpu", 2, 2.0, False), ("cpu", 1, 9.0, False), ("cuda", 2, 9.0, False)],
+)
+def test_cores_that_other_programs_use_are_reported_with_the_remedy(monkeypatch, device, threads, load, told):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    line = _shared_cores(device, 1).get("sharing", "")
+    assert ("load average 2.1 on 2 cores" in line and "OMP_NUM_THREADS=1" in line) == told == bool(line)
+
+
+def test_an_unknown_load_is_no_load(monkeypatch):
+    def unknown():
+        raise OSError
+
+    monkeypatch.setattr("os.getloadavg", unknown)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    assert _shared_cores("cpu", 1) == {}
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
@@ -187,7 +210,7 @@ def test_bf16_slowdown_is_a_ratio_of_times():
 
 
 def test_bf16_true_rounds_the_network_alone(tmp_path, alone, monkeypatch):
-    monkeypatch.setattr("lightning_diffusion.training.results.bf16_slowdown", lambda: 300.0)
+    monkeypatch.setattr("lightning_diffusion.training.summary.bf16_slowdown", lambda: 300.0)
     status, out, err = in_process(train, *OPTIONS, "trainer=cpu", "trainer.precision=bf16-true", cwd=tmp_path)
     assert status == 0, err
     assert "300 times slower in bf16" in out

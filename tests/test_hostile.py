@@ -126,13 +126,13 @@ def test_nothing_is_fetched(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda c: c.pop("optimizer_states"), "it holds no optimizer state"),
-        (lambda c: c.update(optimizer_states=[]), "it holds no optimizer state"),
-        (lambda c: c.pop("lr_schedulers"), "it holds no learning-rate schedule"),
-        (lambda c: c.pop("loops"), "it holds no progress"),
+        (lambda c: c.pop("optimizer_states"), "it has no optimizer state"),
+        (lambda c: c.update(optimizer_states=[]), "it has no optimizer state"),
+        (lambda c: c.pop("lr_schedulers"), "it has no learning-rate schedule"),
+        (lambda c: c.pop("loops"), "it has no progress"),
         (
             lambda c: [c["state_dict"].pop(k) for k in list(c["state_dict"]) if "ema." in k],
-            "it holds no averaged weights",
+            "it has no averaged weights",
         ),
         (lambda c: c["state_dict"].pop(next(iter(c["state_dict"]))), "is missing there"),
         (
@@ -157,14 +157,14 @@ def test_a_checkpoint_of_another_network_is_named(finished, tmp_path):
     options = [*(option for option in TINY if "channels=8" not in option), "backbone.channels=16"]
     status, _, err = in_process(train, *options, f"ckpt_path={finished[0]}/checkpoints/last.ckpt", cwd=tmp_path)
     assert (status, len(err.splitlines())) == (2, 1), err
-    assert "give the run's own backbone and objective, or resume=RUN_DIR" in err
+    assert "choose the run's own backbone and objective, or continue the run with resume=RUN_DIR" in err
 
 
 def test_a_checkpoint_of_another_optimizer_is_named(finished, tmp_path):
     options = [*TINY, "optimizer=adamw", f"ckpt_path={finished[0]}/checkpoints/last.ckpt"]
     status, _, err = in_process(train, *options, cwd=tmp_path)
     assert (status, len(err.splitlines())) == (2, 1), err
-    assert "another optimizer has saved it" in err
+    assert "it was saved with another optimizer" in err
 
 
 def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(finished, tmp_path):
@@ -178,4 +178,4 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(finished, tmp_pat
     options = [*TINY, f"ckpt_path={tmp_path}/c/last.ckpt", "trainer.max_steps=22", "hydra.run.dir=run"]
     status, _, err = in_process(train, *options, cwd=tmp_path)
     assert status == 0, err
-    assert "going on from step_0000020.ckpt" in err
+    assert "continuing from step_0000020.ckpt" in err

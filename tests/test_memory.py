@@ -1,4 +1,4 @@
-"""Freed memory, seen from the outside."""
+"""Reuse of freed memory, measured from outside."""
 
 import platform
 import subprocess

@@ -97,7 +97,7 @@ TRAIN = [
     ("schedule=[1,2]", "command line was"),
     (
         "backbone.num_blocks=1000000000",
-        "backbone: asks for a network that is larger than this machine's memory; choose",
+        "backbone: this network does not fit into this machine's memory; choose",
     ),
     (
         "callbacks.checkpoint.monitor=fid",
@@ -139,9 +139,9 @@ TRAIN = [
     ("logger.csv.path=''", "logger.csv.path='': name a file"),
     ("logger.csv.path=/", "logger.csv.path='/': name a file"),
     ("callbacks.noise_levels.path=.", "callbacks.noise_levels.path='.': name a file"),
-    ("+trainer.overfit_batches=1", "trainer.overfit_batches=1: Lightning's own changes what a run is"),
-    ("+trainer.fast_dev_run=true", "trainer.fast_dev_run=True: Lightning's own changes what a run is"),
-    ("data.batch_size=1000000000", "data.batch_size=1000000000: these images take 238 GiB"),
+    ("+trainer.overfit_batches=1", "trainer.overfit_batches=1: this option of Lightning is not supported"),
+    ("+trainer.fast_dev_run=true", "trainer.fast_dev_run=True: this option of Lightning is not supported"),
+    ("data.batch_size=1000000000", "data.batch_size=1000000000: these images need 238 GiB"),
     ("data.num_workers=100000", "data.num_workers=100000: choose at most"),
     ("trainer=cpu trainer.num_nodes=2", "trainer.num_nodes=2: the addresses of the other nodes are unknown"),
     ("callbacks.samples.share=0", "share=0"),
@@ -178,7 +178,7 @@ def check_one_line(status, err, says, folder):
 def test_hardware_that_is_not_here(tmp_path, option):
     status, _, err = in_process(train, f"trainer={option}", cwd=tmp_path)
     accelerator = "mps" if option == "mps" else "gpu"
-    says = f"trainer.accelerator={accelerator}: there is none here; choose trainer=cpu, or ddp_cpu for several"
+    says = f"trainer.accelerator={accelerator}: not available here; choose trainer=cpu, or ddp_cpu for several"
     check_one_line(status, err, says, tmp_path)
 
 
@@ -189,7 +189,7 @@ def test_a_folder_that_holds_a_run_is_left_as_it_is(finished, tmp_path):
     status, _, err = in_process(train, "hydra.run.dir=run", cwd=tmp_path)
     assert (status, err) == (
         2,
-        "error: run_dir=run: holds a run already; go on with resume=run, or choose another hydra.run.dir\n",
+        "error: run_dir=run: already holds a run; continue with resume=run, or choose another hydra.run.dir\n",
     )
     assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
 

@@ -1,4 +1,4 @@
-"""Long work says what it does and how far it is; short work says nothing."""
+"""Long work reports its name and progress; short work prints nothing."""
 
 import io
 import re
@@ -21,13 +21,13 @@ from tests import runs
 
 @pytest.fixture
 def hasty(monkeypatch):
-    """A line after 50 ms, and each 50 ms."""
+    """A line every 50 ms."""
     monkeypatch.setattr(progress, "QUIET", 0.05)
     monkeypatch.setattr(progress, "EVERY", 0.05)
 
 
 def wait_for(capsys, words, seconds=20.0):
-    """Until a line has these words; all the lines so far."""
+    """Waits until a line has these words; returns all lines so far."""
     text, until = "", time.monotonic() + seconds
     while words not in text and time.monotonic() < until:
         time.sleep(0.01)

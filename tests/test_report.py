@@ -8,10 +8,11 @@ import shutil
 import pytest
 import yaml
 
+from lightning_diffusion.runs.comparable import higher_is_better
 from lightning_diffusion.runs.reporting import figures
 from lightning_diffusion.runs.reporting.page import to_paste
 from lightning_diffusion.runs.reporting.table import compare, in_order
-from lightning_diffusion.runs.run import Run, find, higher_is_better
+from lightning_diffusion.runs.run import Run, find
 from src.report import main as report
 from tests.command import in_process
 
@@ -130,7 +131,7 @@ def test_only_runs_of_equally_many_samples_are_ranked_together(tmp_path):
     told = [(row["fd_x"], row["num_samples/fd_x"], row["floor/fd_x"]) for row in rows]
     assert told == [("0.3", "297", "0.25"), ("0.5", "297", "0.25"), ("0.1", "1000", "0.25"), ("0.9", "100", "0.25")]
     page = (folder / "report" / "report.html").read_text()
-    assert "Best of them: <b>optimizer.lr=1</b>, with fd_x 0.3 (held-out images: 0.25), of 297 samples." in page
+    assert "Best: <b>optimizer.lr=1</b>, fd_x 0.3 (held-out images: 0.25), of 297 samples." in page
     assert 'data-floor="0.25"' in page
     assert '<td class="number" data-value="1000">1,000</td>' in page
 
@@ -248,7 +249,7 @@ def test_in_a_browser_it_shows_everything_and_sorts(sweep, opened):
     check_pictures(page, at_least=4 + 2 + 4 + 1)  # plots, film and its frames, grids, walks
     text = page.inner_text("body")
     for words in (
-        "6 runs, 4 done, 1 failed, 1 not finished", "Best of them: schedule=cosine schedule.T=100, with fd_x 1 ",
+        "6 runs, 4 done, 1 failed, 1 not finished", "Best: schedule=cosine schedule.T=100, fd_x 1 ",
         "held-out images: 0.25", "python -m src.train schedule=linear schedule.T=10 logger=csv", "abc (changed since)",
         "Score over network evaluations", FAILURE,
     ):  # fmt: skip
@@ -316,5 +317,5 @@ def test_of_one_run_it_shows_what_there_is(finished, tmp_path, opened):
     check_pictures(page, at_least=5)
     text = page.inner_text("body")
     assert "1 run, 1 done" in text
-    assert "Best of them" not in text
+    assert "Best:" not in text
     assert "Loss by noise level" in text

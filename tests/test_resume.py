@@ -261,7 +261,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(finished, tmp_path):
     assert status == 0, err
     assert err.splitlines()[:2] == [
         "resume=run: step_0000040.ckpt is damaged",
-        "resume=run: going on from step_0000020.ckpt",
+        "resume=run: continuing from step_0000020.ckpt",
     ]
     assert "42 steps" in out
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").resolve().name == "step_0000042.ckpt"

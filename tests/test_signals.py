@@ -107,7 +107,7 @@ def test_the_training_of_the_scores_classifier_ends_at_once_and_the_run_can_be_r
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signum, err
     assert "Traceback" not in err
-    assert "stopped; go on with resume=run" in out
+    assert "stopped; continue with resume=run" in out
     check_gone(ranks, within=LIMIT)
     status, _, err = in_process(
         train, "resume=run", "metrics.steps=10", "trainer.max_steps=2", "trainer.devices=1", cwd=tmp_path

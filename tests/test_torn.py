@@ -46,7 +46,7 @@ class TestRows:
         (path := tmp_path / "metrics.csv").write_bytes(b"step,loss\r\n1,0.5\r\n\0\0\0\0\r\n2\r\n3,1,2\r\n4,\xff\xfe\0")
         CSVLogger(str(path)).log_metrics({"loss": 0.125}, 5)
         assert rows(path) == [(1, "0.5"), (5, "0.125")]
-        assert capsys.readouterr().err == f"{path}: 4 torn rows left out\n"
+        assert capsys.readouterr().err == f"{path}: dropped 4 incomplete rows\n"
 
 
 @pytest.mark.parametrize("content", ["", "[{", "{}", '"x"', "\0", None])
@@ -58,7 +58,7 @@ def test_starts_that_are_damaged_are_kept_aside(tmp_path, capsys, content):
     assert len(json.loads(path.read_text())) == 2
     aside = tmp_path / "environment.json.damaged"
     assert aside.is_dir() if content is None else aside.read_text() == content
-    assert capsys.readouterr().err == f"{path}: damaged; kept as environment.json.damaged, and begun anew\n"
+    assert capsys.readouterr().err == f"{path}: damaged; renamed to environment.json.damaged and started a new file\n"
 
 
 @pytest.mark.parametrize(("content", "version"), [("abc123\n", "abc123"), ("abc1", None), ("", None), ("\0\0\n", None)])
@@ -93,8 +93,8 @@ def test_a_run_whose_files_are_all_torn_is_resumed(finished, tmp_path):
     status, _, err = in_process(train, "resume=run", "trainer.max_steps=42", cwd=tmp_path)
     assert status == 0, err
     assert err.splitlines() == [
-        "run/environment.json: damaged; kept as environment.json.damaged, and begun anew",
-        "run/metrics.csv: 1 torn row left out",
+        "run/environment.json: damaged; renamed to environment.json.damaged and started a new file",
+        "run/metrics.csv: dropped 1 incomplete row",
     ]
     assert seen[-1] == "step_0000040.ckpt"  # before it had saved anything
     assert not any(os.path.lexists(run_dir / name) for name in (*halves, "checkpoints/.last.ckpt.17"))
@@ -178,6 +178,6 @@ def test_a_disk_that_fills_up_ends_the_run_in_a_line(small_disk, tmp_path, momen
     (line,) = err.splitlines()
     assert "No space left on device" in line
     checkpoint = newest(small_disk / "run" / "checkpoints")
-    assert f"go on with resume={small_disk}/run" in line if checkpoint else "start anew" in line
+    assert f"continue with resume={small_disk}/run" in line if checkpoint else "start again" in line
     if checkpoint:
         assert (small_disk / "run" / "checkpoints" / "last.ckpt").resolve() == checkpoint

@@ -259,7 +259,7 @@ def test_a_stopped_run_can_go_on(tmp_path, signum, expected):
     out, err = process.communicate(timeout=20)
     assert process.returncode == expected, err
     assert "Traceback" not in err
-    assert "go on with resume=run" in out
+    assert "continue with resume=run" in out
     step = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"]
     assert step >= 5
     status, _, err = in_process(train, "resume=run", f"trainer.max_steps={step + 3}", cwd=tmp_path)
@@ -336,7 +336,7 @@ def test_pictures_are_edited_from_files_into_a_strip(finished, pictures, tmp_pat
         ("edit=invert images=[PICTURE] mask=left label=1", "mask: only edit=inpaint uses a mask"),
         ("edit=invert images=[PICTURE]", "label: missing; this model needs the class of each image, label=0 … 9"),
         ("edit=invert images=[PICTURE] label=10", "label=10: choose a whole number from 0 to 9"),
-        ("edit=invert images=[PICTURE] label=1 sampler=ddpm", "edit: a latent stands for one picture"),
+        ("edit=invert images=[PICTURE] label=1 sampler=ddpm", "edit: a latent determines its picture"),
         ("edit=interpolate images=[PICTURE] label=1", "images: give at least 2"),
         ("edit=image_to_image images=[PICTURE] label=1 edit.strength=2", "edit.strength=2"),
         ("edit=paint images=[PICTURE]", "edit=paint: no such option; did you mean inpaint?"),

@@ -1,4 +1,4 @@
-"""A user's own package: the command line names it, for every program, or nothing of it is called."""
+"""A user's own package: nothing in it is called unless the command line names it."""
 
 import pytest
 
@@ -18,7 +18,7 @@ OWN = ["trust=[tests.user_package]", "backbone._target_=tests.user_package.Doubl
 
 @pytest.fixture(scope="module")
 def users(tmp_path_factory):
-    """A run with a network of a user's own package."""
+    """A run with a network from a user's package."""
     folder = tmp_path_factory.mktemp("users")
     words = [*TINY, "trainer.max_steps=2", "trainer.val_check_interval=2", "hydra.run.dir=run"]
     status, _, err = in_process(train, *words, OWN[1], cwd=folder)
@@ -27,7 +27,7 @@ def users(tmp_path_factory):
         "error: backbone: calls tests.user_package.Doubled, which is not part of this project (no option in conf/); if "
         "you trust the code of tests, add trust=[tests] to the command line"
     ]
-    assert list(folder.iterdir()) == []  # it is refused before it trains
+    assert list(folder.iterdir()) == []  # refused before training
     status, _, err = in_process(train, *words, *OWN, cwd=folder)
     assert status == 0, err
     return folder
@@ -71,10 +71,10 @@ def test_trust_is_for_classes_and_functions_that_the_package_defines():
 
 @pytest.mark.slow
 def test_a_sweep_trusts_what_its_words_trust(tmp_path):
-    """Each job in a process of its own, and when it is resumed."""
+    """In the separate process of each job, and when the sweep is resumed."""
     words = [*TINY, *OWN, "trainer.max_steps=2", "trainer.val_check_interval=2", "seed=0,1", "hydra.sweep.dir=sweep"]
     for more in ([], ["resume=true"]):
         status, out, err = run("src.train", "-m", *words, *more, cwd=tmp_path, PYTHONPATH=f"{REPOSITORY}")
         assert status == 0, err
         assert "2 of 2 jobs done" in out
-        (tmp_path / "sweep" / "1" / "metrics.json").unlink()  # as if it had been cut
+        (tmp_path / "sweep" / "1" / "metrics.json").unlink()  # as if it had been interrupted

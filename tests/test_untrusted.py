@@ -373,7 +373,7 @@ def test_a_network_larger_than_its_weights_is_not_made(carriers, tmp_path):
     """Its memory is not asked for either: the file names one of 4 TB."""
     node = copy.deepcopy(carriers.content["hyper_parameters"]["denoiser"])
     node["backbone"] |= {"channels": 2**20, "num_blocks": 10**9}
-    with pytest.raises(ValueError, match="asks for a network that is larger than its weights|memory"):
+    with pytest.raises(ValueError, match="describes a network that is larger than its weights|memory"):
         load(write_checkpoint(carriers, node, tmp_path))
     node["backbone"]["channels"] = 8
     path = write_checkpoint(carriers, node, tmp_path)

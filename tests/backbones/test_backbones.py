@@ -1,4 +1,4 @@
-"""What every network must do, whatever it is made of."""
+"""Requirements for every network."""
 
 import pytest
 import torch
@@ -171,7 +171,7 @@ def test_lectures_channels_double_on_the_way_down_and_halve_on_the_way_up():
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "reason"),
     [
         (lambda: dit(9), r"patch_size=2 and data.image_size=9: .* among \[1, 3, 9\], or data.image_size=8 or 10"),
         (lambda: uvit(9), "backbone.patch_size=2 and data.image_size=9"),
@@ -183,6 +183,6 @@ def test_lectures_channels_double_on_the_way_down_and_halve_on_the_way_up():
         (lambda: UNet(8, 1, 16, (1, 2), 1, (), norm_groups=3), "backbone.norm_groups=3 and backbone.channels=16"),
     ],
 )  # fmt: skip
-def test_refusals(make, says):
-    with pytest.raises(ValueError, match=says):
+def test_refusals(make, reason):
+    with pytest.raises(ValueError, match=reason):
         make()

@@ -1,4 +1,4 @@
-"""Images that are not square: every network takes them, and [n, n] is n to the bit."""
+"""Images that are not square: every network takes them, and [n, n] equals n to the bit."""
 
 import pytest
 import torch
@@ -6,10 +6,10 @@ import torch
 from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.codecs.image_size import height_width, simplest
 from lightning_diffusion.networks.dit import DiT
-from lightning_diffusion.networks.layers import SelfAttention
 from lightning_diffusion.networks.summary import summarize
 from lightning_diffusion.networks.transformer import Patches, position_embedding
 from lightning_diffusion.networks.unet import UNet
+from lightning_diffusion.networks.unet_blocks import SelfAttention
 from lightning_diffusion.networks.unet_lecture import LectureUNet
 from lightning_diffusion.networks.uvit import UViT
 from tests.backbones.test_unet import randomized
@@ -80,7 +80,7 @@ def test_a_level_attends_by_its_longer_side(size):
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "reason"),
     [
         (lambda: DiT([12, 22], 1, 4, 32), r"patch_size=4 and data.image_size=\[12,22\]: .* among \[1, 2\], or "
          r"data.image_size=\[12,20\] or \[12,24\]"),
@@ -88,8 +88,8 @@ def test_a_level_attends_by_its_longer_side(size):
         (lambda: LectureUNet(1, 8, depth=3, image_size=[20, 6]), r"data.image_size=\[20,6\]: .* backbone.depth <= 2"),
     ],
 )  # fmt: skip
-def test_sizes_that_do_not_fit(make, says):
-    with pytest.raises(ValueError, match=says):
+def test_sizes_that_do_not_fit(make, reason):
+    with pytest.raises(ValueError, match=reason):
         make()
 
 

@@ -1,10 +1,11 @@
-"""Layers that are written for speed, against the plain ones."""
+"""Layers that are optimized for speed, compared with plain ones."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from lightning_diffusion.networks.layers import SHORT, Upsample, attend
+from lightning_diffusion.networks.layers import SHORT, attend
+from lightning_diffusion.networks.unet_blocks import Upsample
 
 F64 = torch.float64
 

@@ -1,4 +1,4 @@
-"""GroupNorm, SiLU and convolution that are written for speed and memory, against torch's one after the other."""
+"""The optimized GroupNorm, SiLU and convolution, compared with torch's in sequence."""
 
 import pytest
 import torch
@@ -86,7 +86,7 @@ def test_it_can_be_differentiated_twice(frozen):
     assert torch.autograd.gradgradcheck(lambda x, *_: norm_silu_conv(norm, conv, x), (x, *conv.parameters()))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])  # of what comes in under autocast
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])  # of the input under autocast
 def test_bfloat16_rounds_as_torch_does(dtype):
     norm, conv = randomized(16)
     x = torch.randn(3, 16, 6, 6).to(dtype).requires_grad_()
@@ -101,7 +101,7 @@ def test_bfloat16_rounds_as_torch_does(dtype):
 
 
 def test_gradients_by_the_moments_of_channels():
-    """What a GPU computes of NHWC images once it is compiled."""
+    """The form of GroupNorm that is compiled for NHWC images on a GPU."""
     norm, _ = randomized(8)
     norm.to(F64)
     x = (torch.randn(3, 8, 5, 4, dtype=F64) + 2).to(memory_format=torch.channels_last).requires_grad_()

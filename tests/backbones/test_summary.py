@@ -1,4 +1,4 @@
-"""A network's cost against counts by hand."""
+"""The cost of a network, compared with counts by hand."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_attention_is_counted_and_placed():
 def test_checkpointing_shows_in_the_memory():
     options = (8, 1, 16, (1, 2), 1, ())
     plain, frugal = (summarize(UNet(*options, checkpointing=c), (1, 8, 8), None) for c in (False, True))
-    assert frugal.activation_bytes < 0.6 * plain.activation_bytes  # two images a block against one
+    assert frugal.activation_bytes < 0.6 * plain.activation_bytes  # one kept image per block instead of two
     assert frugal.parameters == plain.parameters
 
 

@@ -4,15 +4,10 @@ import torch
 from torch.nn import functional as F
 
 from lightning_diffusion.codecs.condition import by_label
-from lightning_diffusion.networks.layers import (
-    BlockConfig,
-    Downsample,
-    Halve,
-    ResidualBlock,
-    SelfAttention,
-    sinusoidal_embedding,
-)
+from lightning_diffusion.networks.layers import sinusoidal_embedding
 from lightning_diffusion.networks.unet import UNet
+from lightning_diffusion.networks.unet_blocks import BlockConfig, Downsample, Halve, ResidualBlock, SelfAttention
+from lightning_diffusion.networks.unet_plan import Level, plan_levels
 
 
 def tiny(image_size=8, **options):
@@ -27,7 +22,7 @@ def tiny(image_size=8, **options):
 
 
 def randomized(network):
-    """Zero-initialized layers hide what is behind them."""
+    """Gives all parameters random values: zero-initialized layers would hide the layers before them."""
     generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=generator)
@@ -39,7 +34,7 @@ def count(network):
 
 
 def test_default_is_ddpms_cifar10_network():
-    """35.7 M parameters. Ref: DDPM App. B; the count is that of the published weights in diffusers' form."""
+    """35.7 M parameters. Ref: DDPM App. B; the published weights in diffusers' form have as many."""
     theirs = diffusers.UNet2DModel(
         sample_size=32,
         layers_per_block=2,
@@ -49,6 +44,13 @@ def test_default_is_ddpms_cifar10_network():
         attention_head_dim=None,
     )
     assert count(UNet(32, 3)) == count(theirs) == 35_746_307
+
+
+def test_plan_of_the_levels_by_hand():
+    """Skip connections of 8 (stem), 16, 16 (stage, downsampling) and 24 channels, taken from the last to the first."""
+    down, up = plan_levels(8, [2, 3], 1, [False, True])
+    assert down == [Level((8,), 16, False, True), Level((16,), 24, True, False)]
+    assert up == [Level((24 + 24, 24 + 16), 24, True, True), Level((24 + 16, 16 + 8), 16, False, False)]
 
 
 def test_sinusoidal_embedding_is_ddpms():
@@ -66,7 +68,7 @@ def test_any_size_comes_back(size):
 
 @pytest.mark.parametrize("size", [7, 8])
 def test_every_pixel_reaches_the_output(size):
-    """A hidden crop or a pad in the wrong place would cut pixels off."""
+    """A hidden crop or misplaced padding would cut off pixels."""
     network = randomized(tiny(size))
     x = torch.randn(1, 1, size, size, requires_grad=True)
     network(x, torch.ones(1)).square().sum().backward()
@@ -108,7 +110,7 @@ def test_normalization_does_not_undo_the_embedding(channels):
 
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_patches_are_pixels_folded_into_channels(outputs):
-    """As the network for images of half the side and four times the channels, between folding and unfolding."""
+    """Equals folding, the network for half the side and four times the channels, and unfolding."""
     folding = randomized(tiny(8, in_channels=2, patch_size=2, outputs=outputs, num_classes=3)).eval()
     inner = tiny(4, in_channels=8, outputs=outputs, num_classes=3).eval()
     inner.load_state_dict(folding.state_dict())
@@ -136,6 +138,8 @@ def test_images_of_a_batch_do_not_meet():
         ({"channels": 3}, "backbone.channels=3"),
         ({"num_blocks": 0}, "backbone.num_blocks=0"),
         ({"dropout": 1.5}, "backbone.dropout=1.5"),
+        ({"norm_groups": 0}, "backbone.norm_groups=0"),
+        ({"num_heads": 0}, "backbone.num_heads=0"),
         ({"num_heads": 3}, "backbone.num_heads=3 does not divide"),
         ({"patch_size": 3}, "backbone.patch_size=3 and data.image_size=8: patches do not fill the image"),
         ({"patch_size": 0}, "backbone.patch_size=0 .*choose backbone.patch_size among"),
@@ -149,7 +153,7 @@ def test_refuses_what_cannot_be_built(options, key):
 
 @pytest.mark.parametrize("size", [7, 8])
 def test_downsampling_is_aligned_as_in_the_published_weights(size):
-    """TensorFlow's SAME padding: with stride 2 an even side is padded at its end alone, an odd one at both."""
+    """TensorFlow's SAME padding: with stride 2 an even side is padded at its end only, an odd one at both ends."""
     layer = Downsample(1)
     with torch.no_grad():
         layer.conv.weight.zero_()
@@ -167,7 +171,7 @@ def test_branches_start_as_the_identity():
 
 
 @pytest.mark.parametrize("scale_shift", [False, True])
-def test_dropout_acts_in_training_alone(scale_shift):
+def test_dropout_acts_only_in_training(scale_shift):
     block = randomized(ResidualBlock(8, 8, BlockConfig(4, norm_groups=2, dropout=0.5, scale_shift=scale_shift)))
     x, embedding = torch.randn(2, 8, 4, 4), torch.randn(2, 4)
     assert not torch.equal(block(x, embedding), block(x, embedding))
@@ -177,7 +181,7 @@ def test_dropout_acts_in_training_alone(scale_shift):
 
 @pytest.mark.parametrize("grad", [torch.enable_grad, torch.no_grad])
 def test_a_block_that_resamples_does_so_before_its_convolution(grad):
-    """In training too, where a norm and the convolution after it are otherwise one."""
+    """Also in training, where a norm and the next convolution are otherwise one function."""
     block, plain = (randomized(ResidualBlock(8, 8, BlockConfig(4, norm_groups=2), halve)) for halve in (Halve(), None))
     x, embedding = torch.randn(2, 8, 6, 6), torch.randn(2, 4)
     with grad():

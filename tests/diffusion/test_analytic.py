@@ -1,4 +1,4 @@
-"""The ground truth itself, against numerical integration and automatic differentiation."""
+"""The analytic denoisers, against numerical integration and automatic differentiation."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ TRUTHS = {
 @pytest.mark.parametrize("truth", TRUTHS)
 @pytest.mark.parametrize("name", ["linear", "vp", "sub_vp", "edm", "flow"])
 def test_score_is_the_gradient_of_the_log_density(name, truth):
-    """Tweedie's formula ties the denoiser to the density, which was written down on its own."""
+    """Tweedie's formula ties the denoiser to the density, which is implemented independently."""
     denoiser = TRUTHS[truth](SCHEDULES[name])
     for u in (0.1, 0.5, 0.9):
         t = denoiser.schedule.nearest(torch.tensor(u * float(denoiser.schedule.T), dtype=F64))
@@ -54,7 +54,7 @@ def test_samples_have_the_stated_moments():
     torch.testing.assert_close(x.mean(0), denoiser.weights @ denoiser.means, rtol=0, atol=0.01)
 
 
-def test_time_may_differ_between_the_items():
+def test_time_can_differ_between_items():
     denoiser = mixture(schedules.cosine())
     x, t = points(3, 2), torch.tensor([10.0, 500.0, 1000.0], dtype=F64)
     for i in range(3):

@@ -115,7 +115,7 @@ class TestEqualInScaledCoordinates:
 
     def test_euler(self, parameterization, prediction_type):
         scheduler = theirs(diffusers.EulerDiscreteScheduler, self.make, prediction_type)
-        assert not differing_steps(Euler(N, Trailing()), scheduler, self.make, parameterization, scaled=True)
+        assert not differing_steps(Euler(Trailing(), N), scheduler, self.make, parameterization, scaled=True)
 
 
 def test_heun_equals_diffusers_where_alpha_is_1():
@@ -126,7 +126,7 @@ def test_heun_equals_diffusers_where_alpha_is_1():
     denoiser, calls = Bent(schedule), iter(scheduler.timesteps)
     x = levels[0] * torch.randn(2, *SHAPE, dtype=F64, generator=torch.Generator().manual_seed(0))
     for t, s in zip(levels[:-1], levels[1:], strict=True):
-        ours, y = Heun(N, Trailing()).step(denoiser, x, t, s, None, None)[0], x
+        ours, y = Heun(Trailing(), N).step(denoiser, x, t, s, None, None)[0], x
         for level in (t,) if s == 0 else (t, s):
             y = scheduler.step((y - denoiser(y, level)) / level, next(calls), y).prev_sample
         torch.testing.assert_close(ours, y, rtol=1e-6, atol=1e-6)
@@ -156,7 +156,7 @@ def test_dpm_of_first_order_is_ddim_and_euler(make):
         for t, s in zip(times[:-1], times[1:], strict=True):
             steps = [
                 sampler.step(denoiser, x, t, s, None, None)[0]
-                for sampler in (DDIM(Trailing()), Euler(N, Trailing()), DPMSolverMultistep(Trailing(), order=1))
+                for sampler in (DDIM(Trailing()), Euler(Trailing(), N), DPMSolverMultistep(Trailing(), order=1))
             ]
             torch.testing.assert_close(steps[0], steps[1], rtol=1e-6, atol=1e-6)
             torch.testing.assert_close(steps[0], steps[2], rtol=1e-6, atol=1e-6)

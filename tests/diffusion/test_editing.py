@@ -16,20 +16,20 @@ from lightning_diffusion.diffusion.samplers.ddim import DDIM
 from lightning_diffusion.diffusion.samplers.ddpm import DDPM
 from lightning_diffusion.diffusion.samplers.ode import ODE
 from lightning_diffusion.diffusion.time_grid import LogSNR, Trailing
-from tests.diffusion.options import SCHEDULES
+from tests.diffusion.options import SCHEDULES, option, options
 from tests.diffusion.truth import F64, gaussian, mixture, normal_like, points
 
 ZERO = torch.tensor(0.0, dtype=F64)
 
 
 def pair(correlation=0.8):
-    """Two pixels that depend on each other."""
+    """Two correlated pixels."""
     covariance = torch.tensor([[0.3, 0.3 * correlation], [0.3 * correlation, 0.3]], dtype=F64)
     return Gaussian(SCHEDULES["cosine"], torch.tensor([0.1, -0.1], dtype=F64), covariance)
 
 
 def fill(resamples, count=5_000):
-    """The unknown left pixel where the right one is 0.6: (mean, variance) of the samples."""
+    """Fill in the left pixel while the right one is 0.6. Return (mean, variance) of the samples."""
     denoiser = pair()
     x_0 = torch.tensor([-9.0, 0.6], dtype=F64).reshape(1, 1, 1, 2).expand(count, 1, 1, 2)
     edit = Inpaint(Trailing(), num_steps=50, jump=5, resamples=resamples)
@@ -41,7 +41,7 @@ def fill(resamples, count=5_000):
     return float(left.mean()), float(left.var())
 
 
-def test_filling_in_follows_what_is_known_the_better_the_more_it_is_resampled():
+def test_resampling_brings_the_fill_closer_to_the_conditional_distribution():
     """The conditional distribution: mean m_1 + C_12/C_22 (x_2 − m_2), variance C_11 − C_12²/C_22."""
     mean, variance = 0.1 + 0.8 * 0.7, 0.3 * (1 - 0.8**2)
     (once, _), (often, spread) = fill(1), fill(20)
@@ -50,7 +50,7 @@ def test_filling_in_follows_what_is_known_the_better_the_more_it_is_resampled():
     assert 0.7 < spread / variance < 1.6, spread
 
 
-def test_path_of_repaint_goes_each_stretch_as_often_as_asked():
+def test_repaint_passes_each_stretch_as_often_as_configured():
     walker = RePaint(Trailing(), 20, 5, 3, torch.zeros(1), torch.zeros(1))
     times = walker.times(SCHEDULES["linear"]) / 50
     path = times.long().tolist()
@@ -85,7 +85,7 @@ def test_strength_is_the_share_of_steps():
 
 
 class Conditional(Denoiser):
-    """Tells whether its labels fit the batch."""
+    """Asserts that its labels fit the batch."""
 
     def __init__(self):
         super().__init__()
@@ -99,20 +99,21 @@ class Conditional(Denoiser):
         return self.inner(x_t, t)
 
 
-def test_labels_go_with_the_pictures():
-    x_0 = points(3, 2)
-    mask = torch.ones(2)
-    for edit in (ImageToImage(), Inpaint(Trailing(), 5, 1, 2), Invert(1), Interpolate(4, 1)):
-        denoiser = Conditional()
-        edit(denoiser, DDIM(Trailing(), 5), EditInputs(x_0, by_label(torch.full((3,), 3)), mask, normal_like(x_0)))
-        assert denoiser.calls > 0
+@pytest.mark.parametrize("name", options("edit"))
+def test_labels_go_with_the_pictures(name):
+    x_0, edit, denoiser = points(3, 2), option("edit", name), Conditional()
+    inputs = EditInputs(x_0, by_label(torch.full((3,), 3)), torch.ones(2), normal_like(x_0))
+    columns = edit(denoiser, DDIM(Trailing(), 5), inputs)
+    assert denoiser.calls > 0
+    assert set(edit.inputs) <= set(columns)
+    assert all(torch.isfinite(column).all() for column in columns.values())
 
 
 def given(x_0):
     return EditInputs(x_0, None, None, normal_like(x_0))
 
 
-def test_the_more_noise_the_less_is_left_of_the_picture():
+def test_more_noise_leaves_less_of_the_picture():
     denoiser = gaussian(SCHEDULES["cosine"])
     x_0 = denoiser.sample(2000, torch.Generator().manual_seed(1))
     left = []
@@ -127,7 +128,7 @@ def test_the_more_noise_the_less_is_left_of_the_picture():
 
 
 def test_changed_pictures_are_samples_of_the_model():
-    """Noise and an exact walk back leave the data's distribution as it is, at every strength."""
+    """Noise followed by the exact flow leaves the data's distribution unchanged, at every strength."""
     denoiser, N = gaussian(SCHEDULES["vp"]), 20_000
     x_0 = denoiser.sample(N, torch.Generator().manual_seed(1))
     x = ImageToImage(0.5)(denoiser, ODE(Trailing(), 10), given(x_0))["result"]
@@ -149,7 +150,7 @@ def test_inversion_runs_the_probability_flow_to_the_noise():
 
 
 @pytest.mark.parametrize("name", ["cosine", "cosine_zero", "vp", "edm"])
-def test_there_and_back_is_the_picture_once_the_steps_back_are_solved(name):
+def test_inversion_and_sampling_reconstruct_the_picture_if_the_steps_are_solved(name):
     denoiser = mixture(SCHEDULES[name])
     x_0 = denoiser.sample(64, torch.Generator().manual_seed(1))
     errors = []
@@ -168,7 +169,7 @@ def test_great_circle():
     torch.testing.assert_close(slerp(a, b, 1.0), b)
     torch.testing.assert_close(slerp(a, a, 0.4), a)
     z = points(2, 400)
-    assert float(slerp(z[:1], z[1:], 0.5).norm()) == pytest.approx(20, rel=0.1)  # a straight line would come to 14
+    assert float(slerp(z[:1], z[1:], 0.5).norm()) == pytest.approx(20, rel=0.1)  # a straight line would give 14
 
 
 def test_interpolation_goes_from_one_picture_to_the_other():
@@ -187,7 +188,7 @@ def test_refusals():
     stochastic, deterministic = DDPM(Trailing()), DDIM(Trailing())
     for edit in (Invert(), Interpolate()):
         edit.check(deterministic, 2)
-        with pytest.raises(ValueError, match="edit: a latent stands for one picture"):
+        with pytest.raises(ValueError, match="edit: a latent determines its picture"):
             edit.check(stochastic, 2)
     with pytest.raises(ValueError, match="images: give at least 2"):
         Interpolate().check(deterministic, 1)

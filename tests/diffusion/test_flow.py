@@ -1,4 +1,4 @@
-"""The probability flow and its adaptive solution, against exact ones and against torchdiffeq's."""
+"""The probability flow and the adaptive solver, against exact solutions and torchdiffeq."""
 
 import math
 
@@ -8,7 +8,8 @@ from torchdiffeq import odeint
 
 from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.diffusion.denoiser import Conditioned, Denoiser
-from lightning_diffusion.diffusion.probability_flow import angle, radius, solve, time_of, transport
+from lightning_diffusion.diffusion.probability_flow import angle, radius, time_of, transport
+from lightning_diffusion.diffusion.runge_kutta import DORMAND_PRINCE, Tableau, solve
 from lightning_diffusion.diffusion.samplers.ode import ODE
 from lightning_diffusion.diffusion.time_grid import LogSNR, Trailing
 from tests.diffusion.options import SCHEDULES, times
@@ -28,7 +29,7 @@ def test_angle_is_a_clock(name):
 
 @pytest.mark.parametrize("name", ["vp", "edm", "flow", "sub_vp", "shifted_cosine", "linear", "linear_zero"])
 def test_transport_is_the_exact_flow_both_ways(name):
-    """Also from the very end of a schedule that leaves no signal, where α = 0."""
+    """Also from the end of a schedule that leaves no signal, where α = 0."""
     denoiser = gaussian(SCHEDULES[name])
     schedule, x = denoiser.schedule, points(8, 3) * denoiser.schedule.prior_std
     t, s = schedule.end, schedule.nearest(schedule.end / 50)
@@ -57,10 +58,32 @@ def test_solution_is_that_of_torchdiffeq():
     torch.testing.assert_close(ours, reference, rtol=1e-7, atol=1e-7)
 
 
-def test_polynomials_up_to_the_order_are_met_exactly():
-    one = torch.ones(1, 1, dtype=F64)
-    y = solve(lambda y, theta, items: 5 * theta[:, None] ** 4, 0 * one, 0.0, 1.0, 1e-3)
+BOGACKI_SHAMPINE = Tableau(
+    a=((1 / 2,), (0.0, 3 / 4), (2 / 9, 1 / 3, 4 / 9)),
+    c=(1 / 2, 3 / 4, 1.0),
+    error=(-5 / 72, 1 / 12, 1 / 9, -1 / 8),
+    order=3,
+)
+TABLEAUS = pytest.mark.parametrize("tableau", [DORMAND_PRINCE, BOGACKI_SHAMPINE], ids=["5(4)", "3(2)"])
+
+
+@TABLEAUS
+def test_a_tableau_integrates_polynomials_up_to_its_order(tableau):
+    order, one = tableau.order, torch.ones(1, 1, dtype=F64)
+    y = solve(lambda y, time, items: order * time[:, None] ** (order - 1), 0 * one, 0.0, 1.0, 1e-3, tableau)
     assert abs(float(y) - 1) < 1e-12
+
+
+@TABLEAUS
+def test_a_tableaus_coefficients_satisfy_the_quadrature_conditions(tableau):
+    """Σ_j a_ij = c_i; Σ_i b_i c_i^k = 1/(k + 1) up to the order, and one less for the embedded method."""
+    assert [sum(row) for row in tableau.a] == pytest.approx(list(tableau.c))
+    nodes, solution = (0.0, *tableau.c), (*tableau.a[-1], 0.0)
+    embedded = [b - e for b, e in zip(solution, tableau.error, strict=True)]
+    for weights, order in ((solution, tableau.order), (embedded, tableau.order - 1)):
+        moments = [sum(b * c**k for b, c in zip(weights, nodes, strict=True)) for k in range(order + 1)]
+        assert moments[:order] == pytest.approx([1 / (k + 1) for k in range(order)])
+        assert abs(moments[order] - 1 / (order + 1)) > 1e-4
 
 
 class Labelled(Denoiser):
@@ -77,7 +100,7 @@ class Labelled(Denoiser):
         return sign * self.inner(sign * x_t, t)
 
 
-def test_an_item_is_solved_as_if_it_were_alone():
+def test_an_item_is_solved_independently_of_the_others():
     denoiser, x = Labelled(), points(16, 2)
     condition = by_label(torch.arange(16) % 2)
     t, s = denoiser.schedule.end, torch.tensor(1e-3, dtype=F64)
@@ -85,18 +108,20 @@ def test_an_item_is_solved_as_if_it_were_alone():
     count = denoiser.evaluated
     alone = [transport(Conditioned(denoiser, condition[i : i + 1]), x[i : i + 1], t, s, 1e-5) for i in range(16)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-9, atol=1e-9)
-    assert denoiser.evaluated == 2 * count  # and at the same cost: none waits for the hardest
+    assert denoiser.evaluated == 2 * count  # at the same cost: no item waits for the hardest
 
 
 @pytest.mark.parametrize("name", ["vp", "edm", "cosine_zero"])
-def test_sampler_ends_where_the_flow_does_whatever_its_pieces(name):
+def test_sampler_follows_the_flow_with_any_number_of_segments(name):
     denoiser = gaussian(SCHEDULES[name])
     x = points(32, 3)
     start = x * denoiser.schedule.prior_std
     exact = denoiser.transport(start, denoiser.schedule.end, torch.tensor(0.0, dtype=F64))
     for sampler in (ODE(Trailing(), 1), ODE(Trailing(), 7), ODE(LogSNR(), 3, tolerance=1e-6)):
         *_, x_0 = sampler.walk(denoiser, lambda: x)
-        assert float((x_0 - exact).square().mean().sqrt()) < 5e-3  # the first time's noise is not undone by the flow
+        assert (
+            float((x_0 - exact).square().mean().sqrt()) < 5e-3
+        )  # the flow does not remove the noise of the first time
 
 
 def test_sampler_follows_the_flow_to_the_first_time_and_takes_the_estimate_there():
@@ -107,13 +132,13 @@ def test_sampler_follows_the_flow_to_the_first_time_and_takes_the_estimate_there
     torch.testing.assert_close(x_0, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_what_is_not_a_number_ends():
+def test_nan_ends_the_solver():
     y = solve(lambda y, theta, items: y * torch.nan, points(2, 3), 1.0, 0.0, 1e-4)
     assert torch.isnan(y).all()
 
 
-def test_a_kink_does_not_stop_the_walk():
-    """Where the slope jumps, the steps shrink to their floor and go on."""
+def test_a_jump_of_the_slope_does_not_stop_the_solver():
+    """At the jump, the steps shrink to the shortest, which is always accepted."""
     y = solve(lambda y, theta, items: torch.sign(theta - 0.37)[:, None], torch.zeros(1, 1, dtype=F64), 1.0, 0.0, 1e-9)
     assert abs(float(y) + 0.63 - 0.37) < 1e-3
 

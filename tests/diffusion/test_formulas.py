@@ -55,7 +55,7 @@ def test_heun_is_the_trapezoid_of_both_integrals(name, times):
     x_0_s = denoiser(y, s)
     eps_s = (y - a_s * x_0_s) / sig_s
     expected = x + (a_s - a_t) * (x_0 + x_0_s) / 2 + (sig_s - sig_t) * (eps + eps_s) / 2
-    torch.testing.assert_close(Heun(1, Trailing()).step(denoiser, x, t, s, None, None)[0], expected)
+    torch.testing.assert_close(Heun(Trailing(), 1).step(denoiser, x, t, s, None, None)[0], expected)
 
 
 def test_heun_on_the_straight_flow_is_heun_in_t():
@@ -66,7 +66,7 @@ def test_heun_on_the_straight_flow_is_heun_in_t():
 
     slope = velocity(x, t)
     expected = x + (s - t) * (slope + velocity(x + (s - t) * slope, s)) / 2
-    torch.testing.assert_close(Heun(1, Trailing()).step(denoiser, x, t, s, None, None)[0], expected)
+    torch.testing.assert_close(Heun(Trailing(), 1).step(denoiser, x, t, s, None, None)[0], expected)
 
 
 def test_heun_falls_back_to_euler_where_the_end_would_weigh_more_than_5():
@@ -74,7 +74,7 @@ def test_heun_falls_back_to_euler_where_the_end_would_weigh_more_than_5():
     for ratio, evaluations in ((10.99, 2), (11.01, 1)):
         counted = Counted(mixture(SCHEDULES["edm"]))
         times = torch.tensor([ratio, 1.0], dtype=F64)
-        Heun(1, Trailing()).step(counted, points(1, 2), *times, None, None)
+        Heun(Trailing(), 1).step(counted, points(1, 2), *times, None, None)
         assert counted.items == evaluations
 
 

@@ -20,7 +20,7 @@ def true_bits(denoiser, x_0):
 
 
 def test_bound_approaches_the_true_likelihood_as_1_over_T():
-    """With p's variance β, which is the reverse step's own where the noise is small against the data."""
+    """With variance β, which is the true one of the reverse step if the noise is small against the data."""
     counts, gaps = (25, 50, 100, 200), []
     for T in counts:
         denoiser = gaussian(schedules.linear(T=T))
@@ -56,8 +56,8 @@ def test_discretized_decoder_is_a_distribution_over_the_256_levels():
         assert float(log_p.exp().sum()) == pytest.approx(1, abs=1e-9)
 
 
-def test_a_model_that_knows_the_image_needs_few_bits():
-    """With one image in the world, the chain tells its x_0 all along: the KL of every step is 0."""
+def test_a_model_of_a_single_image_needs_few_bits():
+    """If the data is one image, x̂_0 is exact at every step, and the KL of every step is 0."""
     image = torch.tensor([[-1.0, 1 / 255, 1.0]], dtype=F64)
     denoiser = FiniteSet(schedules.linear(T=100), image)
     bound = variational_bound(denoiser, image, normal_like(image))
@@ -69,7 +69,7 @@ def test_a_model_that_knows_the_image_needs_few_bits():
     assert float(bound.prior) < 1e-4
 
 
-@pytest.mark.parametrize(  # nothing left of the data at T; EDM's usual 80 leaves its mean, 0.005 bits
+@pytest.mark.parametrize(  # no signal left at T; EDM's usual 80 leaves the mean, 0.005 bits
     "schedule", [VP(beta_max=40.0), RectifiedFlow(), EDM(sigma_max=5000.0)], ids=["vp", "flow", "edm"]
 )
 @pytest.mark.parametrize("truth", [gaussian, mixture])
@@ -91,7 +91,7 @@ def test_hutchinsons_estimator_is_unbiased():
     assert abs(float(estimates.mean() - exact)) < 5 * float(estimates.std()) / 400**0.5
 
 
-def test_bits_per_dim_counts_the_width_of_a_level():
-    """Uniform on [−1, 1] is 8 bits, less what the 256 levels span beyond the interval (255 widths)."""
+def test_bits_per_dim_of_the_uniform_density():
+    """The uniform density on [−1, 1] costs log₂ 255 bits: its 256 levels span 255 widths."""
     log_p = torch.tensor([-10 * math.log(2.0)])  # density ½ in each of ten dimensions
     assert float(bits_per_dim(log_p, 10)) == pytest.approx(math.log2(255))

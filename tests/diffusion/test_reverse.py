@@ -1,4 +1,4 @@
-"""The reverse process, and a variance that is learned."""
+"""The reverse process and learned variance."""
 
 import math
 
@@ -30,7 +30,7 @@ def time(t):
 
 
 class TwoOutputs(torch.nn.Module):
-    """Some network with a prediction and a variance that depend on x, time and class."""
+    """A network whose prediction and variance depend on x, time and class."""
 
     outputs, num_classes = 2, 10
 
@@ -79,8 +79,8 @@ def draws_of(denoiser, t, count=200_000):
 
 
 @pytest.mark.parametrize("t", [2, 10, 40])
-def test_bound_is_least_where_the_variance_is_the_true_one(t):
-    """Of Gaussian data the reverse step is Gaussian, with variance β̃ + (∂mean/∂x_0)² Var(x_0 | x_t)."""
+def test_the_true_variance_minimizes_the_bound(t):
+    """For Gaussian data the reverse step is Gaussian, with variance β̃ + (∂mean/∂x_0)² Var(x_0 | x_t)."""
     denoiser, t = gaussian(schedules.linear(T=50)), time(t)
     schedule, s = denoiser.schedule, t - 1
     x_0, x_t = draws_of(denoiser, t)
@@ -99,7 +99,7 @@ def test_bound_is_least_where_the_variance_is_the_true_one(t):
     assert (gradient(log_var - 0.1) < -5 * se).any()
 
 
-class KnowsItsVariance(Denoiser):
+class ExactVariance(Denoiser):
     """The exact denoiser of a Gaussian of independent dimensions, and the share that makes the reverse step exact."""
 
     learns_variance = True
@@ -122,7 +122,7 @@ class KnowsItsVariance(Denoiser):
 
 
 def test_the_right_variance_makes_the_bound_tight():
-    """With it even a chain of ten steps gives the likelihood; the fixed choices are off by their wrong variance."""
+    """With it, even a chain of ten steps gives the likelihood; the fixed variances leave a gap."""
     from lightning_diffusion.diffusion.analytic import Gaussian
 
     exact = Gaussian(
@@ -133,7 +133,7 @@ def test_the_right_variance_makes_the_bound_tight():
     gaps = {
         variance: float(
             variational_bound(
-                KnowsItsVariance(exact), x_0, normal_like(x_0, 1), None, variance, discretized=False
+                ExactVariance(exact), x_0, normal_like(x_0, 1), None, variance, discretized=False
             ).total.mean()
             - bits
         )
@@ -177,7 +177,7 @@ def test_the_loss_of_the_variance_is_the_bound_on_average_over_the_steps():
     _, simple = Objective(EveryStep(), Simple()).draw(denoiser, x_0, None, BatchRNG(0))
     draws = BatchRNG(0)
     draws.uniform(T)
-    eps = iter(draws.normal(x_0).flip(0))  # the bound begins at T
+    eps = iter(draws.normal(x_0).flip(0))  # the bound starts at T
     bound = variational_bound(denoiser, x_0[:1], lambda: next(eps)[None], variance="learned")
     expected = weight * (bound.steps + bound.decoder)
     torch.testing.assert_close((hybrid - simple).mean()[None], expected, rtol=1e-4, atol=1e-5)
@@ -188,7 +188,7 @@ def test_hybrid_loss_is_finite_at_every_time(name):
     schedule = SCHEDULES[name]
     t = torch.arange(1, int(schedule.T) + 1, dtype=F64)
     x_0 = torch.rand(len(t), 1, 2, 2) * 2 - 1
-    x_0[:, :, 0, 0], x_0[:, :, 1, 1] = -1, 1  # the open bins
+    x_0[:, :, 0, 0], x_0[:, :, 1, 1] = -1, 1  # the outermost bins
     raw = torch.zeros_like(x_0).requires_grad_()
     estimate = torch.rand(x_0.shape) * 2 - 1
     terms = bound_of_step(schedule, x_0, estimate, between(schedule, t, t - 1, (raw + 1) / 2), t)

@@ -17,8 +17,10 @@ from lightning_diffusion.diffusion.noise import IndexedNoise
 from lightning_diffusion.diffusion.parameterization import X0, Eps, V
 from lightning_diffusion.diffusion.samplers.ddim import DDIM
 from lightning_diffusion.diffusion.samplers.ddpm import DDPM
+from lightning_diffusion.diffusion.samplers.dpm_solver import Point, integrals, polynomial
 from lightning_diffusion.diffusion.time_grid import Karras, Leading, Linear, LogSNR, Quadratic, Trailing
-from tests.diffusion.options import SCHEDULES
+from tests.diffusion.options import SCHEDULES, option, options
+from tests.diffusion.truth import F64
 
 SHAPE = (1, 2, 2)
 
@@ -30,7 +32,7 @@ def gaussian(schedule):
 
 
 def draws(count, seed=0):
-    """Float64 noise of one batch, as a sampler calls for it."""
+    """Return a function that draws float64 noise for one batch."""
     generator = torch.Generator().manual_seed(seed)
     return lambda: torch.randn(count, *SHAPE, dtype=torch.float64, generator=generator)
 
@@ -69,12 +71,12 @@ def test_ddpm_recovers_the_mean_and_variance_of_the_data(variance):
     mean_error = (x.flatten(1).mean(0) - mean) / (var / N).sqrt()
     var_error = (x.flatten(1).var(0) / var - 1) / (2 / N) ** 0.5
     assert mean_error.abs().max() < 5  # standard errors
-    # with the exact denoiser β̃ loses, and β adds, a share of the posterior's spread that is O(1/T)
+    # with the exact denoiser β̃ omits, and β adds, a share of the posterior's spread that is O(1/T)
     assert var_error.abs().max() < 5 + 1
 
 
 class Cubic(torch.nn.Module):
-    """Some network: smooth, and different at every time."""
+    """A smooth network whose output differs at every time."""
 
     def forward(self, x, time, condition):
         return 0.3 * x - 0.1 * x**3 + 0.05 * torch.sin(time / 100)[:, None, None, None]
@@ -151,7 +153,7 @@ def test_ddim_equals_diffusers_step_by_step(make, parameterization, prediction_t
 @pytest.mark.parametrize("eta", [0.0, 0.5])
 @pytest.mark.parametrize("make", [schedules.linear, schedules.cosine])
 def test_ddim_under_clipping_takes_its_noise_from_the_clipped_estimate(make, eta):
-    """diffusers' use_clipped_model_output=True; without it ε̂ is the network's, which no longer fits x̂_0."""
+    """As with use_clipped_model_output=True in diffusers, whose default ε̂ is inconsistent with the clipped x̂_0."""
     network, differs = Cubic(), []
     denoiser = Clip(NetworkDenoiser(network, make(), Eps()))
     theirs = reference(diffusers.DDIMScheduler, make, "epsilon", clip=True, set_alpha_to_one=True)
@@ -169,7 +171,7 @@ def test_ddim_under_clipping_takes_its_noise_from_the_clipped_estimate(make, eta
 
 
 @pytest.mark.parametrize("sampler", [DDPM(Trailing(), 20), DDIM(Trailing(), 20), DDIM(Trailing(), 20, eta=0.7)])
-def test_a_sample_depends_on_seed_and_index_alone(sampler):
+def test_a_sample_depends_only_on_seed_and_index(sampler):
     denoiser = Clip(NetworkDenoiser(Cubic(), schedules.cosine(), V()))
     whole = sampler.sample(denoiser, range(64), SHAPE, seed=1, batch_size=64)
     torch.testing.assert_close(sampler.sample(denoiser, range(64), SHAPE, seed=1, batch_size=7), whole)
@@ -214,22 +216,25 @@ def test_grid_ends_at_zero_exactly():
         (lambda: Clip(gaussian(schedules.cosine()), bound=0.0), "guidance.bound=0"),
     ],
 )
-def test_refuses_what_cannot_be_walked(make, key):
+def test_refusals(make, key):
     with pytest.raises(ValueError, match=key):
         make()
 
 
-@pytest.mark.parametrize("grid", [Trailing(), Leading(), Linear(), Quadratic(), Karras(), LogSNR()])
+STARTS_BELOW_T = ("leading", "karras_brief")
+
+
+@pytest.mark.parametrize("grid_name", options("time_grid"))
 @pytest.mark.parametrize("name", ["linear", "vp", "edm"])
-def test_every_grid_falls_from_the_noisy_end_to_zero_exactly(grid, name):
-    schedule = SCHEDULES[name]
+def test_every_grid_falls_from_the_noisy_end_to_zero_exactly(grid_name, name):
+    schedule, grid = SCHEDULES[name], option("time_grid", grid_name)
     for n in (1, 2, 3, 10, 25):
         times = grid(schedule, n)
         assert len(times) == n + 1
         assert times[-1] == 0
         assert times[0] <= float(schedule.T)
         assert (times.diff() < 0).all()
-        if not isinstance(grid, Leading):
+        if grid_name not in STARTS_BELOW_T:
             assert times[0] == pytest.approx(float(schedule.T), rel=1e-9)
 
 
@@ -244,3 +249,24 @@ def test_grids_are_the_papers():
     assert Quadratic()(linear, 10).tolist() == [1000, 810, 640, 490, 360, 250, 160, 90, 40, 10, 0]
     lambdas = linear.logsnr(LogSNR()(linear, 10)[:-1])
     torch.testing.assert_close(lambdas.diff(), lambdas.diff().mean().expand(9))
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_polynomial_through_the_estimates_has_their_coefficients(degree):
+    """The estimates lie on a known polynomial in u, at uneven times, the newest at u = 0."""
+    coefficients = torch.randn(degree + 1, *SHAPE, dtype=F64, generator=torch.Generator().manual_seed(0))
+    lam, h = torch.tensor([0.3, -0.2, -1.1, -1.5], dtype=F64)[: degree + 1], torch.tensor(0.7, dtype=F64)
+    powers = ((lam - lam[0]) / h)[:, None] ** torch.arange(degree + 1)
+    values = torch.einsum("nk,k...->n...", powers, coefficients)
+    found = polynomial([Point(*pair) for pair in zip(lam, values, strict=True)], h)
+    torch.testing.assert_close(torch.stack(found), coefficients, rtol=1e-10, atol=1e-10)
+
+
+def test_integrals_of_the_multistep_formula():
+    """ψ_1 and ψ_2 against the trapezoidal rule, and the approximation of ψ_1 in (2M)."""
+    h, u = torch.tensor(0.7, dtype=F64), torch.linspace(0, 1, 20_001, dtype=F64)
+    exact = [torch.trapezoid(u**k * torch.exp(-h * (1 - u)) * h, u) for k in (1, 2)]
+    torch.testing.assert_close(torch.stack(integrals(h, 2)), torch.stack(exact), rtol=1e-7, atol=1e-8)
+    (approximate,) = integrals(h, 1)
+    assert float(approximate) == pytest.approx((1 - math.exp(-0.7)) / 2)
+    assert integrals(h, 0) == []

@@ -1,4 +1,4 @@
-"""Data whose answers are known: a correlated Gaussian and a mixture, as 1×1 images of D channels, in float64."""
+"""Data with known answers: a correlated Gaussian and a mixture, as vectors of D numbers, in float64."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ def gaussian(schedule: NoiseSchedule) -> Gaussian:
 
 
 def mixture(schedule: NoiseSchedule) -> GaussianMixture:
-    """Three components in the plane, well apart, of different weights and shapes."""
+    """Three well-separated components in the plane, of different weights and shapes."""
     weights = torch.tensor([0.5, 0.3, 0.2], dtype=F64)
     means = torch.tensor([[0.8, 0.0], [-0.6, 0.7], [-0.5, -0.8]], dtype=F64)
     covariances = torch.tensor(
@@ -34,13 +34,13 @@ def points(count: int, dim: int, seed: int = 0) -> Tensor:
 
 
 def normal_like(x: Tensor, seed: int = 0) -> Callable[[], Tensor]:
-    """Draws of standard normal noise like x."""
+    """Return a function that draws standard normal noise like x."""
     generator = torch.Generator().manual_seed(seed)
     return lambda: torch.randn(x.shape, dtype=x.dtype, generator=generator)
 
 
 def probability_flow(denoiser: Denoiser, x: Tensor, times: Tensor) -> list[Tensor]:
-    """The flow's solution through x at times[0], at all times: scipy's DOP853 on d(x/α)/d(σ/α) = ε̂, to 1e-12."""
+    """Return the flow through x at times[0], at all times: scipy's DOP853 on d(x/α)/d(σ/α) = ε̂, to 1e-12."""
     schedule = denoiser.schedule
     levels = (schedule.sigma(times) / schedule.alpha(times)).numpy()
 

@@ -39,14 +39,14 @@ SMALL = {
 
 
 def load_pretrained(path):
-    """The denoiser, and what its file tells."""
+    """The denoiser, and the options in its file."""
     model = load(path, "pretrained")
     node = model.file.node["denoiser"]
     return model.model.denoiser, {"data": model.file.data, "denoiser": node, **node}
 
 
 def pipeline(path, config, scheduler=None, **save):
-    """A randomly initialized pipeline's network, once its folder is written."""
+    """Writes a pipeline with random weights and returns its network."""
     torch.manual_seed(0)
     network = diffusers.UNet2DModel(**config).eval()
     variance = "learned_range" if config["out_channels"] > config["in_channels"] else "fixed_small"
@@ -63,6 +63,6 @@ def ours(schedule=None, parameterization=None, **options):
 
 
 def edit(path, changes=(), without=()):
-    """Changes values of a JSON file, or takes keys out of it."""
+    """Changes values in a JSON file, or removes keys."""
     content = json.loads(path.read_text()) | dict(changes)
     path.write_text(json.dumps({key: value for key, value in content.items() if key not in without}))

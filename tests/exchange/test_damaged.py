@@ -1,4 +1,4 @@
-"""Folders that are not what they should be: each either loads or is refused in one line that names file and key."""
+"""Damaged folders either load or are refused in one line with the file and the key."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def made(tmp_path):
 
 
 def refusal(folder):
-    """What it is refused with, None where it loads; anything but one line of a ValueError fails."""
+    """The message of the refusal, or None if the folder loads; only a ValueError of one line passes."""
     try:
         denoiser, _ = load_pretrained(str(folder))
     except ValueError as error:
@@ -65,7 +65,7 @@ def test_hundreds_of_mutated_settings_load_or_are_refused_in_one_line(made):
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_value_of_every_setting_is_checked(made, name):
-    """One change at a time: whatever loads is what the good file is, or reads as another model without a fault."""
+    """One change at a time: a file that loads gives the same model, or another valid one."""
     good = json.loads((made / name).read_text())
     for key in good:
         for value in (None, [], {}, "x", -1, 10**400, float("nan"), [10**9] * 3):
@@ -77,26 +77,26 @@ def test_every_value_of_every_setting_is_checked(made, name):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "reason"),
     [
         (b"", "not a JSON file"),
         (b"{", "not a JSON file"),
-        (b"[]", r"\[\] in place of a JSON object"),
-        (b"null", "None in place of a JSON object"),
+        (b"[]", r"\[\] instead of a JSON object"),
+        (b"null", "None instead of a JSON object"),
         (b"\xff\xfe", "not a text file"),
         (b"\0" * 100, "not a text file"),
-        (b'{"a": 1, "a": 2}', "'a' is there twice"),
+        (b'{"a": 1, "a": 2}', "'a' occurs twice"),
         (b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", "not a JSON file"),
         (b'{"in_channels": ' + b"[" * 500 + b"]" * 500 + b"}", "json: "),
         (b'{"in_channels": ' + b"9" * 5000 + b"}", "not a JSON file"),
         (b'{"a": "' + b"x" * 2**20 + b'"}', "bytes, more than"),
-        (b'{"a\\n\\ud800": 1}', ": no (setting|part)"),
+        (b'{"a\\n\\ud800": 1}', ": unknown (setting|part)"),
     ],
     ids=lambda value: None if isinstance(value, str) else "",
 )
-def test_what_is_no_settings_file_is_refused(made, name, content, says):
+def test_what_is_no_settings_file_is_refused(made, name, content, reason):
     (made / name).write_bytes(content)
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=reason):
         load_pretrained(str(made))
     assert name.split("/")[-1] in refusal(made)
 
@@ -125,7 +125,7 @@ def test_a_huge_file_is_not_read(made):
     ],
 )
 def test_a_network_larger_than_its_weights_is_never_allocated(made, changes, monkeypatch):
-    monkeypatch.setattr("lightning_diffusion.checkpoints.diffusers.folder.load_file", None)  # nor are they read
+    monkeypatch.setattr("lightning_diffusion.checkpoints.diffusers.folder.load_file", None)  # not even read
     edit(made / "unet/config.json", changes)
     assert "bytes cannot hold the" in refusal(made)
 
@@ -137,7 +137,7 @@ def test_a_number_without_bounds_is_refused(made, changes):
 
 
 def weights_with(folder, change):
-    """Writes the folder's weights anew, changed."""
+    """Changes the weights in the folder."""
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights = load_file(path)
     change(weights)
@@ -145,7 +145,7 @@ def weights_with(folder, change):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "reason"),
     [
         (lambda w: w.pop("conv_in.bias"), "'conv_in.bias' is missing"),
         (lambda w: w.update(extra=torch.zeros(1)), "'extra' is unexpected"),
@@ -157,16 +157,16 @@ def weights_with(folder, change):
         ),
         (lambda w: w.update({"conv_in.bias": w["conv_in.bias"].reshape(4, 4)}), r"has the shape \[4, 4\], not \[16\]"),
         (lambda w: w.update({"conv_in.bias": torch.tensor(1.0)}), r"has the shape \[\], not \[16\]"),
-        (lambda w: w.update({"conv_in.bias": w["conv_in.bias"].long()}), "a tensor of torch.int64"),
-        (lambda w: w.update({"conv_in.bias": w["conv_in.bias"] > 0}), "a tensor of torch.bool"),
+        (lambda w: w.update({"conv_in.bias": w["conv_in.bias"].long()}), "has the type torch.int64"),
+        (lambda w: w.update({"conv_in.bias": w["conv_in.bias"] > 0}), "has the type torch.bool"),
         (lambda w: w["conv_in.bias"].fill_(float("nan")), "conv_in.bias has values that are not finite"),
         (lambda w: w.update({"conv_in.bias": w["conv_in.bias"].double() + 1e300}), "not finite in float32"),
         (lambda w: w.update({"mid_block.attentions.0.query.bias": torch.zeros(32)}), "under an old and a new name"),
     ],
 )
-def test_weights_that_do_not_fit_are_named(made, change, says):
+def test_weights_that_do_not_fit_are_named(made, change, reason):
     weights_with(made, change)
-    with pytest.raises(ValueError, match=f"safetensors: its weights do not fit its config.json .*{says}"):
+    with pytest.raises(ValueError, match=f"safetensors: its weights do not fit its config.json .*{reason}"):
         load_pretrained(str(made))
     assert refusal(made)
 
@@ -195,7 +195,7 @@ def test_a_pickle_of_anything_but_named_tensors_is_refused(made, content):
     torch.save(whole, path.with_suffix(".bin"))
     if not isinstance(content, dict) or not content:
         with path.with_suffix(".bin").open("ab") as file:
-            file.write(b"\0" * 10**6)  # as large a file as the weights would need
+            file.write(b"\0" * 10**6)  # as large as the weights' file
     assert "diffusion_pytorch_model.bin: " in refusal(made)
 
 

@@ -1,4 +1,4 @@
-"""UNet2DModel and this project's U-Net, both ways, against the real library."""
+"""Conversion between UNet2DModel and this project's U-Net, compared with diffusers itself."""
 
 import inspect
 
@@ -132,8 +132,8 @@ def test_a_pipeline_samples_a_class_that_is_baked_in(tmp_path):
     torch.testing.assert_close(theirs, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
-def test_files_from_before_the_names_of_today(tmp_path):
-    """google/ddpm-cifar10-32 itself holds a pickle and attention weights named query, key, value, proj_attn."""
+def test_files_with_the_former_names_are_read(tmp_path):
+    """google/ddpm-cifar10-32 is a pickle whose attention weights are named query, key, value, proj_attn."""
     pipeline(tmp_path, CONDITIONAL, safe_serialization=False)
     path = tmp_path / "unet" / "diffusion_pytorch_model.bin"
     assert path.exists()
@@ -169,7 +169,7 @@ def test_a_setting_that_is_left_out_has_the_librarys_default(tmp_path, config):
 
 
 @pytest.mark.parametrize(
-    ("config", "key", "value", "says"),
+    ("config", "key", "value", "reason"),
     [
         (ADM, "act_fn", "gelu", "act_fn='gelu': this project can express only 'silu'"),
         (ADM, "center_input_sample", True, "center_input_sample=True"),
@@ -187,7 +187,7 @@ def test_a_setting_that_is_left_out_has_the_librarys_default(tmp_path, config):
         (SMALL, "sample_size", 7, "sample_size=7: expected a multiple of 2"),
         (SMALL, "sample_size", [8], r"sample_size=\[8\]: expected one side, or \[height, width\]"),
         (SMALL, "sample_size", [8, 7], r"sample_size=\[8, 7\]: expected a multiple of 2"),
-        (SMALL, "sample_size", 2, "sample_size=2: expected a multiple of 2, and more, for 2 levels"),
+        (SMALL, "sample_size", 2, "sample_size=2: expected a multiple of 2, and more than 2, for 2 levels"),
         (SMALL, "attention_head_dim", 5, r"attention_head_dim=5: expected a divisor of \[32, 32\] channels"),
         (SMALL, "norm_num_groups", 3, "norm_num_groups=3: expected a divisor of 16 channels"),
         (SMALL, "block_out_channels", [5, 10], "expected multiples of the first, which is even"),
@@ -196,13 +196,13 @@ def test_a_setting_that_is_left_out_has_the_librarys_default(tmp_path, config):
         (SMALL, "sample_size", None, "sample_size=None"),
         (SMALL, "out_channels", 3, "out_channels=3: expected 1 or 2"),
         (SMALL, "mid_block_type", None, "mid_block_type=None"),
-        (SMALL, "quantization_config", {}, "'quantization_config': no setting"),
+        (SMALL, "quantization_config", {}, "'quantization_config': unknown setting"),
     ],
 )
-def test_a_network_that_cannot_be_expressed_is_named(tmp_path, config, key, value, says):
+def test_a_network_that_cannot_be_expressed_is_named(tmp_path, config, key, value, reason):
     pipeline(tmp_path, config)
     edit(tmp_path / "unet" / "config.json", {key: value})
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=reason):
         load_pretrained(str(tmp_path))
 
 
@@ -215,10 +215,10 @@ def test_another_network_is_refused_whatever_the_index_says(tmp_path):
 
 
 def test_a_pipeline_with_other_parts_is_refused(tmp_path):
-    """A U-Net of latents draws nothing without their decoder."""
+    """A U-Net of latents needs their decoder to draw."""
     pipeline(tmp_path, SMALL)
     edit(tmp_path / "model_index.json", {"vqvae": ["diffusers", "VQModel"]})
-    with pytest.raises(ValueError, match="model_index.json: 'vqvae': no part of a pipeline"):
+    with pytest.raises(ValueError, match="model_index.json: 'vqvae': unknown part of a pipeline"):
         load_pretrained(str(tmp_path))
 
 
@@ -232,14 +232,14 @@ def test_a_square_and_a_plain_folder_are_read(tmp_path):
 
 def test_what_diffusers_cannot_express_is_refused(tmp_path):
     plain = ours()
-    for denoiser, size, says in (
+    for denoiser, size, reason in (
         (NetworkDenoiser(plain.backbone, schedules.cosine(T=100), V()), 8, "only schedules with T = 1000"),
         (NetworkDenoiser(plain.backbone, schedules.cosine(), EDM()), 8, "no prediction like EDM"),
         (NetworkDenoiser(torch.nn.Identity(), schedules.cosine(), Eps()), 8, "no network like Identity"),
         (NetworkDenoiser(UNet(7, 1, 16, (1, 2), 1, ()), schedules.cosine(), Eps()), 7, "data.image_size=7"),
-        (ours(num_heads=2, attention_resolutions=(8,)), 8, "its heads differ in width"),
+        (ours(num_heads=2, attention_resolutions=(8,)), 8, "the heads differ in width"),
         (ours(patch_size=2), 8, "does not fold pixels"),
     ):
-        with pytest.raises(ValueError, match=says):
+        with pytest.raises(ValueError, match=reason):
             folder.write(tmp_path / "out", DiffusionModel(denoiser, 1, size))
     assert not (tmp_path / "out").exists()

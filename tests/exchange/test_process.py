@@ -1,4 +1,4 @@
-"""Schedulers of diffusers and this project's schedules and parameterizations, both ways, against the real library."""
+"""Conversion between diffusers' schedulers and this project's processes, compared with diffusers itself."""
 
 import ast
 import inspect
@@ -22,7 +22,7 @@ SHAPE = (2, 1, 8, 8)
 
 
 def signature(name):
-    """A scheduler's settings with their defaults; those of a class whose libraries are missing by its source."""
+    """The settings of a scheduler and their defaults, from the source if the class needs a missing library."""
     if name == "DPMSolverSDEScheduler":
         tree = ast.parse((Path(diffusers.__file__).parent / "schedulers" / "scheduling_dpmsolver_sde.py").read_text())
         node = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
@@ -34,7 +34,7 @@ def signature(name):
 
 
 def node(config):
-    """What a scheduler's configuration is read as."""
+    """The node that a scheduler's configuration is read as."""
     read = process.read_process(Settings(Path("scheduler_config.json"), config))
     return read.schedule.node, read.parameterization.node, read.learns_variance, read.sign
 
@@ -72,7 +72,7 @@ def test_a_class_that_shares_ddpms_betas_is_the_same_chain(tmp_path, name, optio
     scheduler = getattr(diffusers, name)(**options)
     scheduler.save_pretrained(tmp_path)
     path = tmp_path / "scheduler_config.json"
-    edit(path, without=set(signature(name)) - set(options))  # the class's own defaults for all the rest
+    edit(path, without=set(signature(name)) - set(options))  # the class's defaults for all other settings
     read = process.read_process(Settings.read(path))
     schedule = read.schedule.build(path)
     alpha_bar = schedule.alpha(torch.arange(1, 1001, dtype=torch.float64)) ** 2
@@ -147,7 +147,7 @@ def test_flow_matching_draws_what_diffusers_draws(tmp_path, shift):
     times = scheduler.sigmas.double()
     if shift == 1:
         torch.testing.assert_close(Linear()(denoiser.schedule, 10), times)
-    *_, drawn = Euler(10, Linear()).walk(denoiser, lambda: x_T, times=times)
+    *_, drawn = Euler(Linear(), 10).walk(denoiser, lambda: x_T, times=times)
     torch.testing.assert_close(drawn, x, rtol=1e-5, atol=2e-5)
 
 
@@ -191,7 +191,7 @@ def test_edm_estimates_what_diffusers_estimates(tmp_path, make, prediction):
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "says"),
+    ("name", "changes", "reason"),
     [
         ("DDPMScheduler", {"_class_name": None}, "_class_name=None: expected a scheduler of"),
         ("DDPMScheduler", {"variance_type": "learned"}, "variance_type='learned': expected learned_range"),
@@ -202,7 +202,7 @@ def test_edm_estimates_what_diffusers_estimates(tmp_path, make, prediction):
         ("DDPMScheduler", {"beta_start": 0.03}, "beta_end=0.02: expected no less"),
         ("DDPMScheduler", {"predict_epsilon": False}, "predict_epsilon=False"),
         ("DDPMScheduler", {"prediction_type": "flow_prediction"}, "prediction_type='flow_prediction'"),
-        ("DDPMScheduler", {"snr_shift_scale": 3.0}, "'snr_shift_scale': no setting"),
+        ("DDPMScheduler", {"snr_shift_scale": 3.0}, "'snr_shift_scale': unknown setting"),
         ("EulerDiscreteScheduler", {"timestep_type": "continuous"}, "timestep_type='continuous'"),
         ("UniPCMultistepScheduler", {"use_flow_sigmas": True}, "prediction_type='epsilon'"),
         ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, "invert_sigmas=True"),
@@ -212,8 +212,8 @@ def test_edm_estimates_what_diffusers_estimates(tmp_path, make, prediction):
         ("EDMEulerScheduler", {"sigma_data": "${oc.env:HOME}"}, r"sigma_data='\$\{oc.env:HOME\}'"),
     ],
 )
-def test_a_scheduler_that_cannot_be_expressed_is_named(name, changes, says):
-    with pytest.raises(ValueError, match=f"scheduler_config.json: {says}"):
+def test_a_scheduler_that_cannot_be_expressed_is_named(name, changes, reason):
+    with pytest.raises(ValueError, match=f"scheduler_config.json: {reason}"):
         node({"_class_name": name} | changes)
 
 
@@ -226,15 +226,15 @@ def test_variance_and_channels_agree_or_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "reason"),
     [
         ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr=True: its last step has no signal"),
         ({"trained_betas": [0.01] * 999 + [1.0]}, "parameterization=eps and schedule"),
     ],
 )
-def test_a_singular_prediction_is_refused_with_its_file(tmp_path, options, says):
+def test_a_singular_prediction_is_refused_with_its_file(tmp_path, options, reason):
     pipeline(tmp_path, SMALL, diffusers.DDPMScheduler(**options))
-    with pytest.raises(ValueError, match=f"scheduler_config.json: {says}"):
+    with pytest.raises(ValueError, match=f"scheduler_config.json: {reason}"):
         load_pretrained(str(tmp_path))
 
 
@@ -249,7 +249,7 @@ def test_the_index_may_name_the_class_but_not_another(tmp_path):
 
 
 def drawn_by_diffusers(path, name):
-    """(two images in [0, 1], the noise that they began with) of the pipeline that the folder itself names."""
+    """(two images in [0, 1], their initial noise) from the pipeline that the folder names."""
     loaded = diffusers.DiffusionPipeline.from_pretrained(path)
     assert type(loaded).__name__ == name
     loaded.set_progress_bar_config(disable=True)
@@ -263,7 +263,7 @@ def test_an_exported_flow_model_is_drawn_by_diffusers(tmp_path):
     denoiser = ours(continuous.RectifiedFlow(), Flow())
     name = folder.write(tmp_path, DiffusionModel(denoiser, 1, 8))
     images, x_T = drawn_by_diffusers(tmp_path, name)
-    *_, drawn = Euler(5, Linear()).walk(denoiser, lambda: x_T)
+    *_, drawn = Euler(Linear(), 5).walk(denoiser, lambda: x_T)
     torch.testing.assert_close((drawn / 2 + 0.5).clamp(0, 1), images, rtol=1e-4, atol=1e-4)
     back, _ = load_pretrained(str(tmp_path))
     assert torch.equal(back(x_T, torch.tensor(0.3)), denoiser(x_T, torch.tensor(0.3)))
@@ -275,7 +275,7 @@ def test_an_exported_edm_model_is_drawn_by_diffusers(tmp_path):
     name = folder.write(tmp_path, DiffusionModel(denoiser, 1, 8))
     images, noise = drawn_by_diffusers(tmp_path, name)
     start = noise * (40.0**2 + 1) ** 0.5
-    *_, drawn = Euler(5, Karras()).walk(denoiser, lambda: noise, start=start)
+    *_, drawn = Euler(Karras(), 5).walk(denoiser, lambda: noise, start=start)
     torch.testing.assert_close((drawn / 2 + 0.5).clamp(0, 1), images, rtol=1e-4, atol=1e-4)
     back, _ = load_pretrained(str(tmp_path))
     assert torch.equal(back(start, torch.tensor(40.0)), denoiser(start, torch.tensor(40.0)))
@@ -289,13 +289,13 @@ def test_a_networks_time_is_scaled_by_more_than_nothing():
 
 
 def test_a_schedule_that_no_pipeline_draws_is_not_exported(tmp_path):
-    for schedule, parameterization, says in (
+    for schedule, parameterization, reason in (
         (continuous.EDM(), EDM(), "train with schedule.time_scale=1"),
         (continuous.RectifiedFlow(), V(), "or schedule=flow with parameterization=flow"),
         (continuous.VE(), EDM(), "only schedules with T = 1000"),
     ):
         denoiser = ours()
         denoiser.schedule, denoiser.parameterization = schedule, parameterization
-        with pytest.raises(ValueError, match=says):
+        with pytest.raises(ValueError, match=reason):
             folder.write(tmp_path / "out", DiffusionModel(denoiser, 1, 8))
     assert not (tmp_path / "out").exists()

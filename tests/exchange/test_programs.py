@@ -1,4 +1,4 @@
-"""The programs with models that diffusers or this project has written."""
+"""The programs with models in files of diffusers or of this project."""
 
 import json
 
@@ -21,7 +21,7 @@ from tests.test_mistakes import check_one_line
 
 @pytest.fixture(scope="module")
 def checkpoint(finished, tmp_path_factory):
-    """The finished run's checkpoint, on a clock of 1000 steps as diffusers knows it."""
+    """The finished run's checkpoint, on diffusers' clock of 1000 steps."""
     content = torch.load(finished[0] / "checkpoints" / "last.ckpt", weights_only=True)
     content["hyper_parameters"]["model"]["denoiser"]["schedule"]["T"] = 1000
     path = tmp_path_factory.mktemp("exchange") / "a.ckpt"
@@ -72,7 +72,7 @@ def test_a_model_without_a_chain_is_sampled_trained_and_exported(tmp_path, sched
         status, _, err = in_process(sample, f"pretrained={source}", *few, cwd=tmp_path)
         assert status == 0, err
         images.append(np.load(tmp_path / f"of_{source}" / "samples.npz")["images"].astype(int))
-    assert abs(images[0] - images[1]).max() <= 1  # the step of 1e-9 is all that lies between them
+    assert abs(images[0] - images[1]).max() <= 1  # they differ only by the step of 1e-9
     index = json.loads((tmp_path / "ours" / "model_index.json").read_text())
     assert index["scheduler"] == ["diffusers", type(scheduler).__name__]
 
@@ -82,9 +82,9 @@ LIKELIHOOD = (["metrics=likelihood", "num_images=1", "metrics.tolerance=1e-2"], 
 
 
 @pytest.mark.parametrize(
-    ("measure", "says"), [SCORES, pytest.param(*LIKELIHOOD, marks=pytest.mark.slow)], ids=["scores", "likelihood"]
+    ("measure", "heading"), [SCORES, pytest.param(*LIKELIHOOD, marks=pytest.mark.slow)], ids=["scores", "likelihood"]
 )
-def test_an_imported_model_is_trained_further_and_evaluated(exported, tmp_path, measure, says):
+def test_an_imported_model_is_fine_tuned_and_evaluated(exported, tmp_path, measure, heading):
     source = f"pretrained={exported['diffusers']}"
     tiny = [option for option in TINY if not option.startswith("backbone")]
     options = ["trainer.max_steps=1", "optimizer.lr=1e-9", "hydra.run.dir=run", "schedule=linear"]
@@ -99,11 +99,11 @@ def test_an_imported_model_is_trained_further_and_evaluated(exported, tmp_path, 
     assert status == 0, err
     status, out, err = in_process(evaluate, source, "data=digits", *measure, "output_dir=out", cwd=tmp_path)
     assert status == 0, err
-    assert says in out
+    assert heading in out
 
 
 @pytest.mark.parametrize(
-    ("program", "options", "says"),
+    ("program", "options", "reason"),
     [
         (sample, "", "ckpt_path: missing; give ckpt_path=… or pretrained=…"),
         (sample, "pretrained=nowhere", "pretrained=nowhere: no such file"),
@@ -112,7 +112,7 @@ def test_an_imported_model_is_trained_further_and_evaluated(exported, tmp_path, 
         (sample, "pretrained=CONSISTENCY", "scheduler_config.json: _class_name='LCMScheduler': expected a scheduler"),
         (train, "pretrained=CONSISTENCY", "scheduler_config.json: _class_name='LCMScheduler': expected a scheduler"),
         (train, "pretrained=FOLDER data.num_classes=null", "data.num_classes=None: this model was made for 10"),
-        (evaluate, "pretrained=FOLDER", "data: missing; a pretrained model does not say"),
+        (evaluate, "pretrained=FOLDER", "data: missing; a pretrained model does not record"),
         (evaluate, "pretrained=FOLDER data=mnist", "data.image_size=28: this model was made for 8"),
         (export, "ckpt_path=FINISHED output_dir=new", "format=diffusers: diffusers' clock has steps 0 … 999"),
         (export, "ckpt_path=CHECKPOINT output_dir=FOLDER", "not empty; give a new folder"),
@@ -121,7 +121,7 @@ def test_an_imported_model_is_trained_further_and_evaluated(exported, tmp_path, 
         (export, "ckpt_path=CHECKPOINT label=1 format=safetensors", "label=1: only format=diffusers can fix a class"),
     ],
 )
-def test_mistakes(finished, checkpoint, exported, tmp_path, program, options, says):
+def test_mistakes(finished, checkpoint, exported, tmp_path, program, options, reason):
     empty = checkpoint.parent / "empty"
     empty.mkdir(exist_ok=True)
     consistency = checkpoint.parent / "consistency"
@@ -135,7 +135,7 @@ def test_mistakes(finished, checkpoint, exported, tmp_path, program, options, sa
     ):
         options = options.replace(word, str(path))
     status, _, err = in_process(program, *options.split(), cwd=tmp_path)
-    check_one_line(status, err, says, tmp_path)
+    check_one_line(status, err, reason, tmp_path)
 
 
 def test_a_file_that_calls_foreign_code_is_refused(exported, tmp_path):

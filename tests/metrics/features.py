@@ -1,4 +1,4 @@
-"""Small extractors and sets of images for the tests of metrics."""
+"""Small extractors and image sets for the tests of metrics."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Scores as a whole: that they order images as an eye would, and have an answer to odd sets."""
+"""All scores together: they order images as a viewer would, and handle unusual sets."""
 
 import math
 
@@ -81,7 +81,7 @@ def test_copies_are_found_and_shown(on_digits):
 
 
 def test_neighbours_are_numbers_of_images_where_a_share_is_kept_too(tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning_diffusion.metrics.reference.MOST", 10)
+    monkeypatch.setattr("lightning_diffusion.metrics.reference.MAX_VECTORS", 10)
     real = Images(91, seed=1)
     comparison = Comparison(made := extractor(tmp_path), real)
     near = comparison.neighbours(made.extract(InMemory(real.images[::10])), k=1)

@@ -60,7 +60,7 @@ class TestFrechet:
         assert frechet_distance(b, a) == pytest.approx(frechet_distance(a, b), rel=1e-9)
 
     def test_of_singular_covariances_is_real_and_right(self):
-        """In a plane of three dimensions among ten, it is what it is in the plane."""
+        """Gaussians in a subspace of three out of ten dimensions have the distance that they have in the subspace."""
         a, b = gaussian(3, 1), gaussian(3, 2)
         basis, _ = torch.linalg.qr(normal(10, 3, 5).double())
         embedded = [Moments(9, basis @ m.mean, basis @ m.covariance @ basis.T) for m in (a, b)]
@@ -76,7 +76,7 @@ class TestFrechet:
 
     @pytest.mark.parametrize("sizes", [(20, 30), (20, 200), (200, 20)], ids=str)
     def test_of_fewer_vectors_than_dimensions_is_that_of_their_covariances(self, sizes):
-        """By the vectors' own factor, and by the roots of the covariances: the two ways agree."""
+        """The factors of the vectors and the roots of the covariances give the same distance."""
         a, b = (moments(normal(N, 64, N) * (i + 1) + i) for i, N in enumerate(sizes))
         assert [m.factor is not None for m in (a, b)] == [N < 64 for N in sizes]
         whole = frechet_distance(a._replace(factor=None), b._replace(factor=None))
@@ -95,7 +95,7 @@ class TestFrechet:
 
 
 class TestExtrapolation:
-    """FD∞ of samples of a Gaussian whose distance from another one is known."""
+    """FD∞ for samples of two Gaussians with a known distance."""
 
     d = 12
     mean, root = torch.full((d,), 0.15), torch.linspace(0.7, 1.2, d)
@@ -112,7 +112,7 @@ class TestExtrapolation:
         plain, values, errors = (torch.tensor(part) for part in zip(*((fd, *e) for fd, e in found), strict=True))
         mean_error = float(values.std()) / math.sqrt(len(values))
         assert abs(float(values.mean()) - self.expected) < 3 * mean_error
-        assert float(plain.mean()) - self.expected > 5 * mean_error  # so that the test can tell
+        assert float(plain.mean()) - self.expected > 5 * mean_error  # the plain distance is biased
         assert 0.6 < float(errors.mean()) / float(values.std()) < 2.0
         assert float(((values - self.expected).abs() < 2 * errors).double().mean()) > 0.85
 
@@ -130,7 +130,7 @@ class TestExtrapolation:
     def test_too_few_are_refused(self):
         few = least(self.d) - 1
         with pytest.raises(
-            ValueError, match=f"{few} samples in 12 dimensions: an extrapolation takes at least {few + 1}"
+            ValueError, match=f"{few} samples in 12 dimensions: an extrapolation needs at least {few + 1}"
         ):
             extrapolated(normal(few, self.d, 1), self.real)
         extrapolated(normal(few + 1, self.d, 1), self.real)
@@ -172,7 +172,7 @@ class TestInceptionScore:
         assert inception_score(logits, 4) == (pytest.approx(np.mean(parts)), pytest.approx(np.std(parts)))
 
     def test_needs_an_image_for_each_part(self):
-        with pytest.raises(ValueError, match="more are needed"):
+        with pytest.raises(ValueError, match="too few for 10 parts"):
             inception_score(torch.zeros(9, 5))
 
     @pytest.mark.parametrize("N", [10, 11, 19, 105, 1003])
@@ -220,7 +220,7 @@ class TestOverlap:
     def test_copies_of_one_point_lie_in_balls_without_extent(self):
         real = normal(20, 6, 0) * 30
         one = real[:1].expand(10, -1)
-        assert overlap(one, one.clone()) == (1, 1, 2, 1)  # each fake in all ten balls, over k = 5
+        assert overlap(one, one.clone()) == (1, 1, 2, 1)  # each fake is in all ten balls; k = 5
         assert overlap(one, real).recall == pytest.approx(1 / 20)
         assert overlap(one + 1e-3, one) == (0, 0, 0, 0)
 
@@ -236,7 +236,7 @@ class TestOverlap:
 
 
 class Pictures(Dataset):
-    """torch-fidelity's view of images."""
+    """Images in the form that torch-fidelity takes."""
 
     def __init__(self, images):
         self.images = images
@@ -249,7 +249,7 @@ class Pictures(Dataset):
 
 
 class Fidelity(FeatureExtractorBase):
-    """The same small network, as torch-fidelity takes it."""
+    """The same small network in the form that torch-fidelity takes."""
 
     def __init__(self, name, features_list, **kwargs):
         super().__init__(name, features_list)
@@ -276,7 +276,7 @@ class Fidelity(FeatureExtractorBase):
         return torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
 
 
-def test_torch_fidelity_says_the_same_of_the_same_images():
+def test_equals_torch_fidelity():
     fake, real = Images(60, seed=1).images, Images(60, seed=2).images // 2 + 60
     torch_fidelity.register_feature_extractor("small", Fidelity)
     theirs = torch_fidelity.calculate_metrics(
@@ -297,7 +297,7 @@ def test_torch_fidelity_says_the_same_of_the_same_images():
 
 
 class FromBytes(torch.nn.Module):
-    """The network as torchmetrics calls it: on uint8 images."""
+    """The network in the form that torchmetrics calls: on uint8 images."""
 
     num_features = 24
 
@@ -309,7 +309,7 @@ class FromBytes(torch.nn.Module):
         return self.net(to_model(x))[:, : self.classes] * self.scale
 
 
-def test_torchmetrics_says_the_same_where_it_defines_the_same():
+def test_equals_torchmetrics_where_the_definitions_agree():
     fake, real = Images(60, seed=1).images, Images(60, seed=2).images // 2 + 60
     fid = FrechetInceptionDistance(feature=FromBytes(), normalize=False, input_img_size=(3, 16, 16))
     kid = KernelInceptionDistance(feature=FromBytes(), subsets=1, subset_size=60)

@@ -1,4 +1,4 @@
-"""What turns images into features: that it is the network it says, and that nothing is taken for something else."""
+"""Feature extractors: each is the network that it claims to be, and no cached result is mistaken for another."""
 
 import pickle
 import urllib.error
@@ -25,7 +25,7 @@ from tests.metrics.test_distances import Pictures
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A file of random numbers in the true shape of the published weights."""
+    """A file of random numbers in the shapes of the published weights."""
     path = tmp_path_factory.mktemp("weights") / "inception.pth"
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
         torch.manual_seed(0)
@@ -37,14 +37,14 @@ def weights(tmp_path_factory):
 
 class TestInception:
     def scored(self, weights, folder):
-        """The whole path, from uint8 images of an odd size to the scores' names; only the numbers are not the real."""
+        """The whole path from uint8 images of an odd size to the scores' names, with random weights."""
         fake, real = Images(10, (3, 31, 27), seed=1), Images(10, (3, 31, 27), seed=2)
         comparison = Comparison(made := Inception(str(folder), str(weights)), real)
         return fake, real, comparison, (features := made.extract(fake)), comparison(features)
 
     @pytest.mark.slow
     def test_fid_is_torch_fidelitys_own(self, weights, tmp_path, monkeypatch):
-        """Which takes the eigenvalues of a matrix of 2048 rows."""
+        """torch-fidelity takes the eigenvalues of a 2048 × 2048 matrix."""
         monkeypatch.setattr(inception, "CHECKSUM", "")
         fake, real, _, _, found = self.scored(weights, tmp_path)
         theirs = torch_fidelity.calculate_metrics(
@@ -164,9 +164,9 @@ class TestClassifier:
             other = Classifier(str(tmp_path), steps=steps)
             other.prepare(data, held_out)
             found.add(other.identity)
-        assert len(found) == 4  # of five, two were the same
+        assert len(found) == 4  # two of the five were the same
 
-    def test_a_damaged_file_is_made_anew(self, tmp_path):
+    def test_a_damaged_file_is_replaced(self, tmp_path):
         made = Classifier(str(tmp_path), steps=20)
         made.prepare(*digits())
         (file,) = tmp_path.glob("classifier-*.safetensors")
@@ -207,7 +207,7 @@ class TestClassifier:
 
 class TestEfficientNet:
     def test_reads_a_picture_of_imagenet_kind(self, tmp_path):
-        """Its weights are real: scikit-learn's photographs are what they show."""
+        """Its weights are the real ones: it recognizes scikit-learn's photographs."""
         from sklearn.datasets import load_sample_image
 
         made = EfficientNetLite0(str(tmp_path))
@@ -216,7 +216,7 @@ class TestEfficientNet:
         found = made(flower)
         assert found.vectors.shape == (1, 1280)
         assert int(found.logits.argmax()) == 985  # daisy, ImageNet's nearest to a dahlia
-        exact = Images(2, (3, 224, 224)).images  # of its own size, normalized as it was trained
+        exact = Images(2, (3, 224, 224)).images  # the network's own size and normalization
         assert torch.allclose(made(exact).logits, made.network.efficientnet((exact.float() - 127) / 128), atol=1e-4)
         assert made.label("fd") == "fd_efficientnet_lite0"
 
@@ -230,7 +230,7 @@ class TestEfficientNet:
         assert torch.allclose(made(flat).vectors, made(large).vectors, atol=1e-4)
 
     def test_what_the_other_extractors_refuse_it_takes_and_they_say_so(self, tmp_path, monkeypatch):
-        """Unlabelled pictures, offline: no message leads back to where another came from."""
+        """Unlabelled pictures, offline: no two messages recommend each other's extractor."""
         monkeypatch.setenv("TORCH_HOME", str(tmp_path))
         monkeypatch.setattr(torch.hub, "download_url_to_file", _no_network)
         pictures = InMemory(Images(12, (3, 16, 16)).images)
@@ -262,7 +262,7 @@ class TestModule:
 
 class TestReference:
     def test_is_computed_once_and_never_taken_for_that_of_other_images(self, tmp_path):
-        """Other pixels, another extractor: another reference, whatever they are called."""
+        """Other pixels or another extractor give another reference, even under the same name."""
         made, calls = extractor(tmp_path), []
         extract = made.extract
         made.extract = lambda images, **options: calls.append(len(images)) or extract(images, **options)
@@ -275,7 +275,7 @@ class TestReference:
         assert not torch.equal(first.moments.mean, others[0].moments.mean)
 
     def test_keeps_an_even_share_of_the_vectors_and_the_moments_of_all(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("lightning_diffusion.metrics.reference.MOST", 10)
+        monkeypatch.setattr("lightning_diffusion.metrics.reference.MAX_VECTORS", 10)
         made, images = extractor(tmp_path), Images(91, seed=1)
         found, everything = reference(made, images), made.extract(images).vectors
         assert found.indices.tolist() == list(range(0, 91, 10))

@@ -1,4 +1,4 @@
-"""Samples by number: the same whoever makes them, at a cost that is counted."""
+"""Samples by number: the same on any rank, with counted evaluations."""
 
 import functools
 
@@ -16,14 +16,14 @@ from lightning_diffusion.models.diffusion.model import DiffusionModel
 
 
 class ByClass(Denoiser):
-    """Sees nothing but the class: images of class c are grey at level c/10; without a class, black."""
+    """Depends only on the class: images of class c are grey at level c/10; without a class, black."""
 
     no_class = 10
 
     def __init__(self):
         super().__init__()
         self.schedule = beta.cosine()
-        self.on = torch.nn.Parameter(torch.zeros(()))  # where it is
+        self.on = torch.nn.Parameter(torch.zeros(()))  # has the device
 
     def forward(self, x_t, t, condition=None):
         level = torch.where(condition.label == self.no_class, -1.0, condition.label / 10)
@@ -49,7 +49,7 @@ def test_a_sample_is_of_the_class_of_its_number():
     ("sampler", "guidance", "nfe"),
     [
         (DDIM(Trailing(), 3), Clip, 3),
-        (Heun(4, LogSNR()), Clip, 6),  # two of its steps are Euler's
+        (Heun(LogSNR(), 4), Clip, 6),  # two of its steps are Euler's
         (DDIM(Trailing(), 3), functools.partial(ClassifierFree, scale=2.0), 6),
     ],
 )

@@ -1,4 +1,4 @@
-"""Sums by part of the clock, against images whose part is known."""
+"""Sums for each part of the clock, for images whose part is known."""
 
 import pytest
 import torch

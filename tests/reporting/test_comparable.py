@@ -42,7 +42,7 @@ def test_choosing_the_loss_gets_a_line(schedules):
     runs = find(schedules)
     assert _metric(LOSS, runs) == LOSS
     _, line = compare(runs, LOSS).notes
-    assert line.startswith("metric=val/loss: schedule and schedule.T change what it measures; metric=val/bits_per_dim")
+    assert line.startswith("metric=val/loss: schedule and schedule.T change what it measures; choose metric=val/bits_")
 
 
 def test_runs_that_train_alike_are_compared_by_their_own_metric(tmp_path):

@@ -77,7 +77,7 @@ def test_of_a_table_the_rows_before_the_damage_are_used(tmp_path):
     (tmp_path / "0" / "metrics.csv").write_text("step,train/loss\n1,0.5\n2,0.25\n3,x\n4,0.1\n")
     run = Run(tmp_path / "0")
     assert run.curves == {"train/loss": ([1, 2], [0.5, 0.25])}
-    assert run.damage == {"metrics.csv": "line 4: train/loss is no number"}
+    assert run.damage == {"metrics.csv": "line 4: train/loss is not a number"}
 
 
 def test_a_number_that_was_cut_is_not_taken_for_a_smaller_one(tmp_path):

@@ -190,10 +190,10 @@ class TestDiverging:
         assert trainer.global_step == (5 if ahead else 4)
         # batches of 16: the fifth begins with image 64
         says = {
-            "loss": "step 5: the loss of image 66 of the order at t = ",
-            "sample": "step 5: the loss of image 66 of the order at t = ",
-            "gradient": "step 5: a gradient is not finite, though every loss of images 64",
-            "weight": "step 5: the loss of image 64 of the order at t = ",
+            "loss": "step 5: the loss of image 66 in the training order at t = ",
+            "sample": "step 5: the loss of image 66 in the training order at t = ",
+            "gradient": "step 5: the gradient is not finite, although every loss is (images from 64 in",
+            "weight": "step 5: the loss of image 64 in the training order at t = ",
         }
         assert str(error.value).startswith(says[place])
         if every_n_steps <= 4:
@@ -208,13 +208,13 @@ class TestDiverging:
         module, validated = self.diverging(monkeypatch, "gradient", math.nan), []
         monkeypatch.setattr(module, "validation_step", lambda batch: validated.append(batch))
         options = {} if last else {"val_check_interval": 5}
-        with pytest.raises(Diverged, match="step 5: a gradient is not finite"):
+        with pytest.raises(Diverged, match="step 5: the gradient is not finite"):
             runs.trainer(5 if last else 20, **options).fit(module, runs.digits())
         assert validated == []
 
     def test_in_any_batch_of_a_step(self, monkeypatch, ahead):
         module = self.diverging(monkeypatch, "loss", math.nan)  # the first of the third step's two batches
-        with pytest.raises(Diverged, match="step 3: the loss of image 66 of the order"):
+        with pytest.raises(Diverged, match="step 3: the loss of image 66 in the training order"):
             runs.trainer(20, accumulate_grad_batches=2).fit(module, runs.digits())
 
     def test_or_leaves_the_step_out(self, monkeypatch, ahead, capsys):
@@ -222,7 +222,7 @@ class TestDiverging:
         module._guard.policy = "skip"
         runs.trainer(9).fit(module, runs.digits())
         assert module.trainer.global_step == 9
-        assert "step 8: a gradient is not finite" in capsys.readouterr().err
+        assert "step 8: the gradient is not finite" in capsys.readouterr().err
         assert all(value.isfinite().all() for value in module.state_dict().values())
 
     @pytest.mark.parametrize("steps", [4, 30, 200])
@@ -237,7 +237,7 @@ class TestDiverging:
             return times, losses * (math.nan if module.global_step >= first else 1)
 
         module.objective.draw = drawn
-        with pytest.raises(Diverged, match=r"(\d+) of the last (\d+) steps had a loss or gradient") as error:
+        with pytest.raises(Diverged, match=r"skipped (\d+) of the last (\d+) steps, whose loss or gradient") as error:
             runs.trainer(steps).fit(module, runs.digits())
         assert module.trainer.global_step <= 50
         skipped, last = (int(word) for word in str(error.value).split() if word.isdigit())

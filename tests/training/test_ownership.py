@@ -43,7 +43,7 @@ def tree(folder):
 def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
     with ownership():
         with another(tmp_path) as process:
-            with pytest.raises(NotWritten, match=f"process {process.pid} on {socket.gethostname()} is writing there; "):
+            with pytest.raises(NotWritten, match=f"process {process.pid} on {socket.gethostname()} is writing to it; "):
                 own(tmp_path)
             process.kill()
             process.wait()
@@ -79,7 +79,7 @@ def test_a_file_system_without_locks_is_reported(tmp_path, monkeypatch, capsys):
         own(tmp_path)
         check_owned()
     assert capsys.readouterr().err.splitlines() == [
-        f"{tmp_path}: not guarded against a second process (No locks available)"
+        f"{tmp_path}: not protected against a second process (No locks available)"
     ]
 
 
@@ -110,7 +110,7 @@ def test_a_folder_that_is_gone_is_noticed_at_the_next_row_and_save_and_not_made_
             lambda: save(folder / "checkpoints" / "b.ckpt", 2),
             lambda: make_run_folder(folder / "samples"),
         ):
-            with pytest.raises(NotWritten, match=r"run: removed or moved while the run was writing there"):
+            with pytest.raises(NotWritten, match=r"run: removed or moved while the run was writing to it"):
                 write()
     assert folder.exists() == (change == "replaced")
     assert change != "replaced" or list(folder.iterdir()) == []
@@ -150,7 +150,7 @@ def test_a_run_whose_folder_is_moved_away_ends_in_a_line(tmp_path):
     status, _, err = in_process(train, *TINY, *options, cwd=tmp_path)
     assert status == 2
     assert err.splitlines() == [
-        "error: run_dir=run: removed or moved while the run was writing there; nothing is written any more"
+        "error: run_dir=run: removed or moved while the run was writing to it; the run has stopped writing"
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
 

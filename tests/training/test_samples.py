@@ -29,7 +29,7 @@ def test_work_stays_within_its_share_of_the_time(monkeypatch):
     for number in range(100):
         clock.now += 10
         if budget.allows_another():
-            with budget.spent():
+            with budget.counted():
                 clock.now += 10
             done.append(number)
     assert done[0] == 0  # the first one tells how long it takes

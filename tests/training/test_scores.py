@@ -170,7 +170,7 @@ def test_refuses_values_out_of_range(tmp_path, option):
 
 
 def test_too_few_training_images_are_named_before_anything_starts(tmp_path):
-    with pytest.raises(ValueError, match="callbacks.scores: 9 training images, at least 10 are needed"):
+    with pytest.raises(ValueError, match="callbacks.scores: scores need at least 10 training images, found 9"):
         callback(tmp_path).check(Images(9))
 
 

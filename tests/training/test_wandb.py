@@ -186,7 +186,7 @@ def test_a_checkpoint_that_the_server_does_not_take_is_told_and_the_run_ends_wel
         told = b"".join(content for path, content in server.uploads if path.endswith("/file_stream"))
     assert b'"exitcode":0' in told
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("W&B has not taken last.ckpt (")
+    assert line.startswith("W&B did not accept last.ckpt (")
 
 
 @pytest.mark.slow
@@ -203,7 +203,7 @@ def test_a_service_that_hangs_turns_it_off(tmp_path, monkeypatch, capfd):
     assert time.monotonic() - began < 20
     os.kill(hung, signal.SIGKILL)
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("W&B is off (no answer within 10 s); `wandb sync ")
+    assert line.startswith("W&B is off (no answer within 10 s); upload the data so far with `wandb sync ")
     again = WandbLogger(str(tmp_path / "again"))  # as in a sweep
     again.log_metrics({"loss": 1.0}, 0)
     again.finish(0)

@@ -25,13 +25,13 @@ TIME_OUT = 4  # seconds, of a collective
 def main(folder, seconds):
     rank = int(os.environ["RANK"])
     scores = callback(folder / "cache", every_n_steps=2, num_samples=50, batch_size=25)
-    part = scores._part
+    part = scores._features_of
 
     def slow(*args):
         time.sleep(rank * seconds)
         return part(*args)
 
-    scores._part = slow
+    scores._features_of = slow
     strategy = DDPStrategy(process_group_backend="gloo", timeout=datetime.timedelta(seconds=TIME_OUT))
     trainer = runs.trainer(2, [scores], devices=2, strategy=strategy, val_check_interval=2)
     with profile(activities=[ProfilerActivity.CPU]) as profiled:

@@ -1,7 +1,5 @@
 """Samples scored against real images, and the files and tables that report the scores."""
 
-import csv
-import io
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +19,7 @@ from lightning_diffusion.metrics.extractors.base import Features, as_colour, con
 from lightning_diffusion.metrics.scores import Score
 from lightning_diffusion.runs.pictures import grid, write_png
 from lightning_diffusion.runs.plots import over_evaluations, save
-from lightning_diffusion.system.files import write_text
+from lightning_diffusion.system.files import csv_text, write_text
 
 ROWS, COLUMNS = 10, 6  # of neighbours.png
 
@@ -134,16 +132,12 @@ def report_curve(
     curve = table("sampler", *numbers, right=numbers)
     for row in rows:
         curve.add_row(*(_number(row[key]) for key in ("sampler", "num_steps", "nfe", "seconds", *shown)))
-    file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
     figure = over_evaluations(rows, names[0], N, floor[names[0]].value if floor else None)
     floors = {name: score._asdict() for name, score in floor.items()}
     how |= {"num_samples": N, **comparison.how()}
     record = {"walks": rows, "floor": floors, "how": how}
     with config_errors("output_dir"):
-        write_text(output_dir / "curve.csv", file.getvalue())
+        write_text(output_dir / "curve.csv", csv_text([rows[0], *(row.values() for row in rows)]))
         save(figure, output_dir / "curve.png")
         write_text(output_dir / "metrics.json", json.dumps(record, indent=2) + "\n")
     show(curve, comparison.bias(measured[0].features), f"{output_dir}/curve.png, curve.csv, metrics.json")

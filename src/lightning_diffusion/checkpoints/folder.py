@@ -1,4 +1,4 @@
-"""The checkpoints of a run's folder: which is the newest, which are intact, and how one is read."""
+"""The checkpoints in a run's folder: finding the newest intact one, and reading it."""
 
 import sys
 from pathlib import Path
@@ -15,19 +15,20 @@ LAST, BEST = "last.ckpt", "best.ckpt"  # links
 
 
 class Damaged(ValueError):
-    """A checkpoint that is not what was written."""
+    """A checkpoint differs from what was written."""
 
 
 def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
-    """The content of an intact file, weights and plain containers only: nothing in it is executed.
+    """The content of an intact file: weights and plain containers only. Nothing in it is executed.
 
     Args:
-        path: of the file. A run's last.ckpt stands for the newest intact checkpoint beside it.
-        key: of the configuration, for messages.
+        path: of the file. A run's last.ckpt means the newest intact checkpoint in its folder.
+        key: configuration key of the path, for messages.
 
     Raises:
-        FileNotFoundError, Damaged, ValueError: no such file, no proof that it is intact, or not a checkpoint of this
-            project.
+        FileNotFoundError: no such file.
+        Damaged: the file is not proven to be intact.
+        ValueError: not a checkpoint of this project.
     """
     source = f"{key}={path}"
     checkpoint = load(locate(path, key), source)
@@ -41,7 +42,7 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
 
 
 def load(path: Path, source: str, map_location: Any = "cpu") -> Any:
-    """torch.load of the very bytes that were verified, from one open file."""
+    """Loads exactly the bytes that were verified, from one open file."""
     with _opened(path, source) as file:
         _check(file, path, source)
         file.seek(0)
@@ -56,21 +57,22 @@ def load(path: Path, source: str, map_location: Any = "cpu") -> Any:
 
 
 def locate(path: str | Path, key: str = "ckpt_path") -> Path:
-    """The file itself; for a run's link last.ckpt the newest intact one beside it, whatever the link leads to.
+    """The file itself, or, for a run's link last.ckpt, the newest intact checkpoint in its folder.
 
     Raises:
-        FileNotFoundError, Damaged: no such file, or none that is intact.
+        FileNotFoundError: no such file.
+        Damaged: no checkpoint of the folder is intact.
     """
     source, path = f"{key}={path}", Path(path)
     if path.name == LAST and path.is_symlink():
         return newest_intact(path.parent, source)
     if not path.is_file():
-        raise FileNotFoundError(f"{source}: no such file; give a run's checkpoints/last.ckpt")
+        raise FileNotFoundError(f"{source}: no such file; choose a run's checkpoints/last.ckpt")
     return path
 
 
 def intact(path: str | Path, key: str = "ckpt_path") -> Path:
-    """As `locate`, and the file is intact. Raises Damaged where it is not."""
+    """The file that `locate` finds, verified. Raises Damaged if it is not intact."""
     found = locate(path, key)
     with _opened(found, f"{key}={path}") as file:
         _check(file, found, f"{key}={path}")
@@ -78,10 +80,10 @@ def intact(path: str | Path, key: str = "ckpt_path") -> Path:
 
 
 def newest_intact(folder: Path, source: str) -> Path:
-    """The newest of a run's checkpoints that is as it was written; reports every one that is not.
+    """The newest intact checkpoint of a run; damaged ones are reported on stderr.
 
     Raises:
-        Damaged: there is none.
+        Damaged: no checkpoint is intact.
     """
     found = sorted(folder.glob(SAVED))
     sealed = saved(folder)
@@ -91,16 +93,16 @@ def newest_intact(folder: Path, source: str) -> Path:
             for other in damaged:
                 print(f"{source}: {other.name} is damaged", file=sys.stderr)
             if damaged:
-                print(f"{source}: going on from {path.name}", file=sys.stderr)
+                print(f"{source}: continuing from {path.name}", file=sys.stderr)
             return path
         damaged.append(path)
     raise Damaged(
-        f"{source}: {'none of its checkpoints is intact' if found else 'it has no checkpoint yet'}; start anew"
+        f"{source}: {'none of its checkpoints is intact' if found else 'it has no checkpoint yet'}; start a new run"
     )
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest of a run's checkpoints that is as it was written."""
+    """The newest intact checkpoint of a run, or None."""
     return next(filter(_is_intact, saved(folder)), None)
 
 
@@ -120,14 +122,14 @@ def _opened(path: Path, source: str) -> IO[bytes]:
 
 
 def _check(file: IO[bytes], path: Path, source: str) -> None:
-    """Raises Damaged without proof that the file is what was written."""
+    """Raises Damaged unless the seal proves that the file is intact."""
     if is_intact(file):
         return
     if read_seal(file) is not None:
-        raise Damaged(f"{source}: damaged, it is not what its SHA-256 says; take another checkpoint of the run")
+        raise Damaged(f"{source}: damaged, its SHA-256 does not match; choose another checkpoint of the run")
     raise Damaged(
-        f"{source}: damaged, or not a readable checkpoint of this project: it has no seal; take another one, or, if "
-        f"you trust the file, seal it: python -m lightning_diffusion.checkpoints.seal {path}"
+        f"{source}: damaged, or not a readable checkpoint of this project: it has no seal; choose another one, or, "
+        f"if you trust the file, seal it: python -m lightning_diffusion.checkpoints.seal {path}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The version of what a checkpoint and an exported file hold, and how an earlier one is read."""
+"""The format version of checkpoints and exported files, and the upgrade of earlier versions."""
 
 from typing import Any
 
@@ -6,19 +6,19 @@ from lightning_diffusion.configuration.trusted_targets import TARGET
 
 VERSION = 2
 KEY = "format_version"
-FORMER = {  # version 1 named classes by these
+FORMER = {  # classes and functions, by their names in version 1
     "src.backbones.": "lightning_diffusion.networks.",
     "src.data.": "lightning_diffusion.data.",
     "src.diffusion.": "lightning_diffusion.diffusion.",
     "src.model_file.weaker": "lightning_diffusion.checkpoints.weak_model.load_weak_model",
 }
-STATE = {"denoiser.": "model.denoiser.", "ema.model.": "ema.model.denoiser."}  # of its state dicts
-IMAGES = {"channels": "in_channels", "image_size": "image_size", "num_classes": "num_classes"}  # a model's, a network's
-MODEL = "lightning_diffusion.models.diffusion.model.DiffusionModel"  # the only kind that there was
+STATE = {"denoiser.": "model.denoiser.", "ema.model.": "ema.model.denoiser."}
+IMAGES = {"channels": "in_channels", "image_size": "image_size", "num_classes": "num_classes"}  # model -> network
+MODEL = "lightning_diffusion.models.diffusion.model.DiffusionModel"  # the only kind in version 1
 
 
 def check_version(version: Any, source: str) -> None:
-    """Raises ValueError for a file of a later version, or of none."""
+    """Raises ValueError for a later version, or for a value that is not a version."""
     if type(version) is not int or not 1 <= version <= VERSION:
         raise ValueError(
             f"{source}: its {KEY} is {ascii(version)[:40]}, and this installation reads 1 to {VERSION}; "
@@ -27,22 +27,22 @@ def check_version(version: Any, source: str) -> None:
 
 
 def upgrade(node: Any, version: int) -> Any:
-    """A file's configuration with today's names of classes. What else it holds stays as it is, unchecked."""
+    """Replaces the class names in a file's configuration by the current ones. All else stays as it is, unchecked."""
     if version == 1:
-        waiting, seen = [node], set[int]()
-        while waiting:
-            node_at = waiting.pop()
+        pending, seen = [node], set[int]()
+        while pending:
+            node_at = pending.pop()
             if id(node_at) in seen or not isinstance(node_at, (dict, list)):
                 continue
             seen.add(id(node_at))
             if isinstance(node_at, dict) and isinstance(node_at.get(TARGET), str):
-                node_at[TARGET] = _today(node_at[TARGET])
-            waiting.extend(node_at.values() if isinstance(node_at, dict) else node_at)
+                node_at[TARGET] = _current_name(node_at[TARGET])
+            pending.extend(node_at.values() if isinstance(node_at, dict) else node_at)
     return node
 
 
 def upgrade_checkpoint(content: dict[str, Any]) -> None:
-    """A checkpoint's content as this version has it, in place. What is not as it should be stays as it is."""
+    """Upgrades a checkpoint's content in place. Parts that are not as expected stay as they are."""
     if content.get(KEY, 1) != 1:
         return
     known, state = content.get("hyper_parameters"), content.get("state_dict")
@@ -58,7 +58,7 @@ def upgrade_checkpoint(content: dict[str, Any]) -> None:
 
 
 def of_denoiser(node: Any, weights: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The diffusion model with this denoiser: its node, and its state dict."""
+    """(node, state dict) of the diffusion model that has this denoiser."""
     backbone = node.get("backbone") if isinstance(node, dict) else None
     images = {ours: backbone.get(theirs) for ours, theirs in IMAGES.items()} if isinstance(backbone, dict) else {}
     model = {TARGET: MODEL, "denoiser": node, **images}
@@ -70,6 +70,6 @@ def _renamed(name: Any) -> Any:
     return name if former is None else STATE[former] + name.removeprefix(former)
 
 
-def _today(name: str) -> str:
+def _current_name(name: str) -> str:
     former = next((prefix for prefix in FORMER if name.startswith(prefix)), None)
     return name if former is None else FORMER[former] + name.removeprefix(former)

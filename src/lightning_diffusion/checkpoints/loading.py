@@ -1,4 +1,4 @@
-"""A trained model out of a file, and the data that it was trained on."""
+"""Loads a trained model from a file, and the data that it was trained on."""
 
 import json
 import re
@@ -28,11 +28,11 @@ from lightning_diffusion.data.module import AUTO, ImageDataModule, Split
 from lightning_diffusion.models.contracts import Model
 from lightning_diffusion.system.files import write_bytes
 
-LOCAL = ("cache_dir",)  # where something is written, which no file decides
+LOCAL = ("cache_dir",)  # folders that are written to; a file cannot choose them
 
 
 class TrainedModel(NamedTuple):
-    """A model with its averaged weights, in evaluation mode, and the file that it came from."""
+    """A model with its averaged weights, in evaluation mode, and the content of its file."""
 
     model: Model
     file: ModelFile
@@ -44,16 +44,16 @@ class TrainedModel(NamedTuple):
 
     @property
     def num_classes(self) -> int | None:
-        """None of a model without classes."""
+        """The number of classes, or None for a model without."""
         return self.model.num_classes
 
 
 def load(path: str | Path, key: str = "ckpt_path", trust: Any = ()) -> TrainedModel:
-    """The model in a file, which draws as its run did.
+    """The model in a file, with the sampler and guidance of its run.
 
     Args:
-        key: of the configuration, for messages.
-        trust: packages whose classes the file may name, besides this project's own.
+        key: configuration key of the path, for messages.
+        trust: packages whose classes the file can name in addition to this project's.
 
     Raises:
         FileNotFoundError: no such file.
@@ -68,13 +68,13 @@ def load(path: str | Path, key: str = "ckpt_path", trust: Any = ()) -> TrainedMo
 
 
 def _own_part(file: ModelFile, key: str, trust: Any) -> Any:
-    """The sampler or guidance that the file holds."""
+    """The sampler or guidance of the file."""
     check_drawing(key, file.drawing[key], trust)
     return make(file.drawing[key], Targets(DRAWING, trust, strict=True), key)
 
 
 def assembled(file: ModelFile, trust: Any = ()) -> TrainedModel:
-    """The model that a file holds; it draws by its family's defaults. Raises ValueError as `load` does."""
+    """The model in a file, with its family's default sampler and guidance. Raises ValueError as `load` does."""
     with named(file.source), no_larger_than(file.weights):
         model: Model = make(file.node, Targets(family_groups(), trust, strict=True), "model")
     load_weights(model, file.weights, file.source)
@@ -82,10 +82,11 @@ def assembled(file: ModelFile, trust: Any = ()) -> TrainedModel:
 
 
 def adopt(config: DictConfig, groups: Collection[str]) -> dict[str, Tensor]:
-    """Puts the parts of config.pretrained's model into a training configuration -> its weights.
+    """Copies the parts of config.pretrained's model into a training configuration and returns its weights.
 
     Args:
-        groups: of the configuration: what the model takes of them, but for how it draws, is the pretrained one's.
+        groups: of the configuration. The parts that the model takes from them become the pretrained model's, except
+            those that only affect how it draws.
 
     Raises:
         ValueError: a model of another kind, or data of another shape or with other classes.
@@ -114,15 +115,15 @@ def _adopt(config: DictConfig, ours: DictConfig, theirs: dict[str, Any], groups:
 def load_data(
     model: TrainedModel | None, other: Node[ImageDataModule] | None, trust: Any = ()
 ) -> dict[Split, ImageDataset]:
-    """The splits of the data that a model was trained on, or of other data of the same shape and classes.
+    """The splits of the data that a model was trained on, or of other data with the same shape and classes.
 
     Args:
-        other: other data, or the same in another place, from the command line.
-        trust: packages whose classes the model's file may name as its data.
+        other: data from the command line; they replace those of the file.
+        trust: packages whose classes the model's file can name as its data.
 
     Raises:
         ValueError, FileNotFoundError: data that are missing, damaged or of another shape. Data that the model's file
-            names are only read, never fetched.
+            names are read, but never downloaded.
     """
     if other is not None:
         counted = {}
@@ -135,14 +136,14 @@ def load_data(
     else:
         node = {} if model is None else {key: value for key, value in model.file.data.items() if key not in LOCAL}
         if model is None or TARGET not in node:
-            raise ValueError("data: missing; a pretrained model does not say what it was trained on, give data=NAME")
+            raise ValueError("data: missing; a pretrained model does not record its training data, choose data=NAME")
         datamodule = make(node, Targets(DATA, trust, strict=True), "data")
     datamodule.setup()
     return datamodule.splits
 
 
 def check_data(data: Any, made_for: dict[str, Any]) -> None:
-    """Raises ValueError where data differ in shape or classes from those that a model was made for."""
+    """Raises ValueError if data differ in shape or classes from those of the model."""
     for key in IMAGES:
         if simplest(data[key]) != simplest(made_for[key]):
             wanted = "null" if made_for[key] is None else typed(made_for[key])
@@ -152,17 +153,17 @@ def check_data(data: Any, made_for: dict[str, Any]) -> None:
 
 
 def load_weights(model: Model, weights: dict[str, Tensor], source: str) -> None:
-    """Raises ValueError where they do not fit."""
+    """Loads weights into a model. Raises ValueError if they do not fit."""
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise ValueError(
-            f"{source}: its weights do not fit the network of its own configuration; take another file"
+            f"{source}: its weights do not fit the network of its own configuration; choose another file"
         ) from error
 
 
 def write_safetensors(path: Path, model: TrainedModel) -> None:
-    """The weights, and in the file's header, as JSON, the model's node and those of how its run draws."""
+    """Writes the weights, with the nodes of the model and of its sampler and guidance as JSON in the header."""
     weights = {name: value.detach().cpu().contiguous() for name, value in model.model.state_dict().items()}
     nodes = {"model": json.dumps(model.file.node), "drawing": json.dumps(model.file.drawing)}
     header = {**nodes, KEY: str(VERSION)}

@@ -1,6 +1,6 @@
-"""What a file says of a model: a checkpoint, an export of src.export, or a folder that diffusers wrote.
+"""The description of a model in a checkpoint, an export of src.export, or a folder that diffusers wrote.
 
-It is data. It is read and held against the signatures of this project's own options; nothing is made of it here.
+It is data. It is read and checked against the signatures of this project's options; nothing is built from it here.
 """
 
 import contextlib
@@ -32,15 +32,21 @@ from lightning_diffusion.configuration.trusted_targets import (
 from lightning_diffusion.data.module import ImageDataModule
 from lightning_diffusion.models.contracts import Model
 
-OPENS_FILES = f"{__package__}.weak_model."  # what may stand in a command line only
-MOST = 100_000  # steps, or any other whole number that a file may ask a sampler for
-LARGEST = 4096  # pixels, the side of an image that a file may ask for
+OPENS_FILES = f"{__package__}.weak_model."  # allowed on the command line only
+MOST = 100_000  # the largest whole number, such as steps, that a file can set for a sampler
+LARGEST = 4096  # pixels; the longest side of an image that a file can set
 
 
 class ModelFile(NamedTuple):
-    """What a file holds: the model's configuration without how it draws, its averaged weights, the configuration of the
-    data that it was trained on, as far as it is known, how its run draws (nodes of DRAWING, as far as they are known,
-    which are checked where they are used), and where it was read from, key=path."""
+    """The content of a model's file.
+
+    Args:
+        node: configuration of the model, without its sampler and guidance.
+        weights: averaged weights.
+        data: configuration of the training data, as far as it is known.
+        drawing: nodes of DRAWING that the file has, such as the sampler; they are checked when they are used.
+        source: where it was read from, key=path.
+    """
 
     node: dict[str, Any]
     weights: dict[str, Tensor]
@@ -50,17 +56,17 @@ class ModelFile(NamedTuple):
 
 
 def read_either(ckpt_path: Text | None, pretrained: Text | None, trust: Any = ()) -> ModelFile:
-    """The content of ckpt_path or of pretrained, whichever is given; nothing is made of it yet."""
+    """The content of ckpt_path or pretrained, of which exactly one is given; nothing is built yet."""
     given = [(path, key) for path, key in ((ckpt_path, "ckpt_path"), (pretrained, "pretrained")) if path is not None]
     if len(given) != 1:
-        told = "give one of the two" if given else "missing; give ckpt_path=… or pretrained=…"
-        raise ValueError(f"ckpt_path: {told}")
+        problem = "give only one of the two" if given else "missing; give ckpt_path=… or pretrained=…"
+        raise ValueError(f"ckpt_path: {problem}")
     path, key = given[0]
     return read(str(path), key, trust)
 
 
 def read(path: str | Path, key: str, trust: Any = ()) -> ModelFile:
-    """A file's content, checked; nothing is made of it yet. Raises as `load` does."""
+    """The checked content of a file; nothing is built yet. Raises as `load` does."""
     source = f"{key}={path}"
     if Path(path).is_dir():
         return _checked(*of_denoiser(*folder.read(Path(path))), None, {}, source, trust)
@@ -71,7 +77,7 @@ def read(path: str | Path, key: str, trust: Any = ()) -> ModelFile:
 
 
 def of_checkpoint(content: dict[str, Any], source: str, trust: Any = ()) -> ModelFile:
-    """What a checkpoint's content says of its model, checked. Raises ValueError as `load` does."""
+    """The model in a checkpoint's content, checked. Raises ValueError as `load` does."""
     known = content["hyper_parameters"]
     with named(source):
         require_plain(known)
@@ -89,20 +95,24 @@ def _checked(node: Any, weights: dict[str, Tensor], data: Any, drawing: Any, sou
         check_node(node, Model, "model", Targets(family_groups(), trust, strict=True))
         data = {key: node.get(key) for key in IMAGES} if data is None else data
         if not isinstance(data, dict):
-            raise ConfigError(f"data={data!r}: expected what the images are like")
+            raise ConfigError(f"data={data!r}: expected the options of a data set")
         check_node(data, ImageDataModule if TARGET in data else dict, "data", Targets(DATA, trust, strict=True))
         _check_images(data, node)
         if not isinstance(drawing, dict) or not set(drawing) <= set(DRAWING):
-            raise ConfigError(f"holds other keys than {', '.join(DRAWING)} of how samples are drawn")
+            raise ConfigError(f"has keys other than {', '.join(DRAWING)} for how samples are drawn")
     return ModelFile(node, weights, data, drawing, source)
 
 
 def check_drawing(key: str, node: Any, trust: Any = (), wanted: Any = Any) -> None:
-    """Raises ConfigError for a file's node under a key of DRAWING that is not what is wanted there, a type as in a
-    signature, or could do more than draw."""
+    """Raises ConfigError for a file's node of a sampler or guidance that does not fit, or could do more than draw.
+
+    Args:
+        key: of DRAWING.
+        wanted: the type that the node must have, as in a signature.
+    """
     if any(str(target).startswith(OPENS_FILES) for target in targets_in(node)):
         raise ConfigError(
-            "guidance needs another checkpoint, which only the command line may name; give guidance=autoguidance "
+            "guidance needs another checkpoint, which only the command line can name; give guidance=autoguidance "
             "guidance.weak.ckpt_path=…, or choose guidance=clip"
         )
     try:
@@ -124,17 +134,19 @@ def _check_numbers(node: Any, path: str) -> None:
 
 @contextlib.contextmanager
 def named(source: str) -> Iterator[None]:
-    """What is wrong with a file's configuration is a ValueError that names the file."""
+    """Turns a ConfigError inside the context into a ValueError that names the file."""
     try:
         yield
     except ConfigError as error:
         text = str(error)
-        told = text if text.startswith(("is ", "has ", "holds ", "asks ")) else f"cannot be used: {text}"
-        raise ValueError(f"{source}: its configuration {told}") from error
+        problem = (
+            text if text.startswith(("is ", "has ", "holds ", "contains ", "describes ")) else f"cannot be used: {text}"
+        )
+        raise ValueError(f"{source}: its configuration {problem}") from error
 
 
 def _check_images(data: dict[str, Any], model: dict[str, Any]) -> None:
-    """The shape and classes that every user of a model asks for, which the model and its parts must agree with."""
+    """Checks the shape and classes of the images, which the model and its parts must agree with."""
     for key in IMAGES:
         value = data.get(key, "missing")
         if key == "image_size":
@@ -160,7 +172,7 @@ def _check_size(image_size: Any) -> None:
 
 
 def parts_of(name: str, node: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(last part of the key, node) of a node and of all in it."""
+    """(last part of the key, node) of a node and of every node in it."""
     yield name, node
     for key, child in node.items():
         if isinstance(child, dict):
@@ -168,7 +180,7 @@ def parts_of(name: str, node: dict[str, Any]) -> Iterator[tuple[str, dict[str, A
 
 
 def _read_safetensors(path: Path, source: str) -> tuple[Any, dict[str, Tensor], Any]:
-    """The model's node, the weights, and the nodes of how its run draws."""
+    """The node of the model, the weights, and the nodes of its sampler and guidance."""
     if not path.is_file():
         raise FileNotFoundError(f"{source}: no such file")
     try:

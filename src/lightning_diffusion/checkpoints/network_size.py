@@ -1,4 +1,4 @@
-"""How large a network may be that a configuration of a few words asks for."""
+"""Limits on the size of the network that a short configuration can request."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,28 +10,30 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.system.memory import memory
 
-MOST_TENSORS = 20_000  # parameters of one network, each of any size; published ones have at most a few thousand
-TOO_LARGE = "asks for a network that is larger than its weights"
+MOST_TENSORS = 20_000  # parameter tensors of one network; published networks have at most a few thousand
+TOO_LARGE = "describes a network that is larger than its weights"
 
 
 def no_larger_than(weights: dict[str, Tensor], complaint: str = TOO_LARGE) -> AbstractContextManager[None]:
-    """Within, a network that has more parameters than there are weights is not made to its end.
+    """Stops the construction of a network inside the context once it has more parameters than there are weights.
 
-    A configuration of a few words may ask for a network that fills the memory.
+    Otherwise a configuration of a few words could fill the memory.
     """
     return _at_most(len(weights), sum(weight.numel() for weight in weights.values()), complaint)
 
 
 def no_larger_than_memory() -> AbstractContextManager[None]:
-    """Within, a network is not made to its end that could not be trained here: weights, averages and gradients in
-    float32 would fill the memory, or it has more than MOST_TENSORS parameters."""
-    complaint = "backbone: asks for a network that is larger than this machine's memory; choose a smaller one"
+    """Stops the construction of a network inside the context if it could not be trained here.
+
+    Its weights, averages and gradients in float32 would fill the memory, or it has more than MOST_TENSORS tensors.
+    """
+    complaint = "backbone: this network does not fit into this machine's memory; choose a smaller one"
     return _at_most(MOST_TENSORS, memory() // (3 * 4), complaint)
 
 
 @contextlib.contextmanager
 def _at_most(tensors: int, numbers: int, complaint: str) -> Iterator[None]:
-    """Within, raises ConfigError at the first parameter that exceeds a limit."""
+    """Raises ConfigError inside the context at the first parameter that exceeds a limit."""
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal tensors, numbers

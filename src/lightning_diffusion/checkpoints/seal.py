@@ -1,13 +1,13 @@
-"""The seal of a checkpoint, in the file itself: which save it was, of which step, and the SHA-256 of its bytes.
+"""The seal of a checkpoint, inside the file: the number of the save, its step, and the SHA-256 of its bytes.
 
-torch.save writes a zip archive. The seal is the archive's comment, its last bytes, which torch.load skips. It is read
-without unpickling anything, and no copy, rename or clock can part it from the file.
+torch.save writes a zip archive. The seal is the comment at the end of the archive, which torch.load skips. Reading it
+unpickles nothing, and copies, renames and clocks cannot separate it from the file.
 
     lightning-diffusion 1 counter=0000000012 step=0000004000 sha256=<64 digits> crc32=<8 digits>\\n
 
-The SHA-256 covers every byte before it; the CRC-32 covers the seal, so that a damaged one is recognised on its own.
+The SHA-256 covers every byte before it; the CRC-32 covers the seal, so that a damaged seal is recognised.
 
-python -m lightning_diffusion.checkpoints.seal FILE.ckpt …      seals files that torch.save wrote
+python -m lightning_diffusion.checkpoints.seal FILE.ckpt …      seals files written by torch.save
 """
 
 import hashlib
@@ -30,12 +30,12 @@ PATTERN = re.compile(
 )
 LENGTH = len(HEAD.format(0, 0)) + 64 + len(" crc32=") + 8 + 1
 END = b"PK\x05\x06"  # begins the last 22 bytes of a zip archive, whose last two are the length of a comment
-SAVED = "step_*.ckpt"  # a run's own; its links have other names
+SAVED = "step_*.ckpt"  # the files of a run; its links have other names
 CHUNK = 2**20
 
 
 class Seal(NamedTuple):
-    """Orders checkpoints: the later save is the greater one."""
+    """Orders checkpoints: a later save is greater."""
 
     counter: int
     step: int
@@ -43,7 +43,7 @@ class Seal(NamedTuple):
 
 
 def write_sealed(path: Path, content: Callable[[IO[bytes]], None], counter: int, step: int) -> None:
-    """Writes a checkpoint as lightning_diffusion.system.files.write does, with its seal.
+    """Writes a checkpoint with its seal, as `system.files.write` does.
 
     Args:
         content: writes a zip archive, as torch.save does.
@@ -60,7 +60,7 @@ def write_sealed(path: Path, content: Callable[[IO[bytes]], None], counter: int,
 
 
 def read_seal(file: IO[bytes]) -> Seal | None:
-    """The seal at the end of an open file; None where there is none, or a damaged one."""
+    """The seal at the end of an open file, or None if it is missing or damaged."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - LENGTH))
     match = PATTERN.fullmatch(file.read(LENGTH))
@@ -70,7 +70,7 @@ def read_seal(file: IO[bytes]) -> Seal | None:
 
 
 def seal_of(path: Path) -> Seal | None:
-    """The seal of a file; None where there is no such file, or none that can be read."""
+    """The seal of a file, or None if the file or its seal cannot be read."""
     try:
         with open_regular(path) as file:
             return read_seal(file)
@@ -79,7 +79,7 @@ def seal_of(path: Path) -> Seal | None:
 
 
 def is_intact(file: IO[bytes]) -> bool:
-    """Whether every byte of an open file is as its seal says."""
+    """Whether the bytes of an open file match its seal."""
     seal = read_seal(file)
     if seal is None:
         return False
@@ -88,27 +88,28 @@ def is_intact(file: IO[bytes]) -> bool:
 
 
 def saved(folder: Path) -> dict[Path, Seal]:
-    """A run's checkpoints, the newest first: their seals decide, never clocks or names. Without a seal, left out."""
+    """A run's sealed checkpoints, the newest first by their seals, never by clocks or names."""
     seals = {path: seal for path in folder.glob(SAVED) if not path.is_symlink() and (seal := seal_of(path))}
     return dict(sorted(seals.items(), key=lambda item: item[1], reverse=True))
 
 
 def next_counter(folder: Path) -> int:
-    """The number of the next save in a folder, from 1."""
+    """The number of the next save in a folder, counted from 1."""
     return 1 + max((seal.counter for seal in saved(folder).values()), default=0)
 
 
 def seal(path: Path) -> None:
-    """Seals a checkpoint that other means have written, as the newest of its folder. The caller vouches for it.
+    """Seals a checkpoint that was written without a seal, as the newest of its folder. The caller vouches for it.
 
     Raises:
-        ValueError, NotWritten: not a checkpoint, one that was damaged since it was sealed, or no place to write.
+        ValueError: not a checkpoint, or one that was damaged after it was sealed.
+        NotWritten: the sealed file cannot be written.
     """
     with open_regular(path) as source:
         if read_seal(source) is not None:
             if is_intact(source):
                 return
-            raise ValueError(f"{path}: damaged, it is not what its SHA-256 says")
+            raise ValueError(f"{path}: damaged, its SHA-256 does not match")
         source.seek(0)
         try:
             step = int(torch.load(source, map_location="cpu", weights_only=True)["global_step"])
@@ -119,7 +120,7 @@ def seal(path: Path) -> None:
 
 
 def _append_seal(file: IO[bytes], counter: int, step: int) -> None:
-    """Ends a zip archive, open "w+b", with its seal; one that it has already is replaced."""
+    """Appends the seal to a zip archive opened as "w+b", or replaces the seal that it has."""
     size = file.seek(0, os.SEEK_END)
     for comment in (0, LENGTH):
         file.seek(max(0, size - comment - 22))
@@ -138,7 +139,7 @@ def _append_seal(file: IO[bytes], counter: int, step: int) -> None:
 
 
 def _sha256(file: IO[bytes], length: int) -> str:
-    """Of the first bytes of an open file."""
+    """The SHA-256 of the first `length` bytes of an open file."""
     digest = hashlib.sha256()
     file.seek(0)
     while length and (chunk := file.read(min(length, CHUNK))):

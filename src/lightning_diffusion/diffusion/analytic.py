@@ -14,7 +14,7 @@ from lightning_diffusion.diffusion.schedule import NoiseSchedule
 class Exact(Denoiser):
     """The posterior mean E[x_0 | x_t] and the log-density log p(x_t) of known data, for any schedule.
 
-    Images are handled as vectors of D = C·H·W numbers; t is one time for the whole batch, or one for each item.
+    Images are treated as vectors of D = C·H·W numbers. t is one time for the batch, (), or one per item, (B,).
     """
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
@@ -31,7 +31,7 @@ class Exact(Denoiser):
         return (alpha * self(x_t, t) - x_t) / sigma**2
 
     def _scales(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """α, σ as columns (1 or B, 1)."""
+        """Return α and σ as columns, (1 or B, 1)."""
         return tuple(scale.to(x_t.dtype).reshape(-1, 1) for scale in (self.schedule.alpha(t), self.schedule.sigma(t)))  # type: ignore[return-value]
 
     @abstractmethod
@@ -105,7 +105,7 @@ class Gaussian(GaussianMixture):
         super().__init__(schedule, mean.new_ones(1), mean[None], covariance[None])
 
     def transport(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Where the probability flow takes x_t at time s: along each axis of C, standardized values stay as they are.
+        """Return x_s on the probability flow through x_t: along each axis of C, standardized values stay constant.
 
         x_s = α_s m + S_s^{1/2} S_t^{−1/2} (x_t − α_t m).  Ref: the linear ODE of score-SDE Eq. 13, solved
         """
@@ -117,8 +117,8 @@ class Gaussian(GaussianMixture):
 
 
 class FiniteSet(Exact):
-    """x_0 uniform on N given points: E[x_0 | x_t] = Σ_i softmax_i(−‖x_t − α x_i‖²/2σ²) x_i, what a network that
-    memorized its training set would say.
+    """x_0 uniform on N given points: E[x_0 | x_t] = Σ_i softmax_i(−‖x_t − α x_i‖²/2σ²) x_i, the estimate of a
+    network that has memorized its training set.
 
     Args:
         points: (N, D).

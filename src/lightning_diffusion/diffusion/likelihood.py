@@ -1,4 +1,4 @@
-"""How probable a model finds images: the variational bound of the chain, and the exact likelihood of the flow."""
+"""The likelihood of images under a model: the variational bound of the chain, and the exact likelihood of the flow."""
 
 import math
 from collections.abc import Callable
@@ -10,12 +10,13 @@ from torch import Tensor
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.diffusion.denoiser import Conditioned, Denoiser
 from lightning_diffusion.diffusion.noise import Noise
-from lightning_diffusion.diffusion.probability_flow import angle, radius, solve, time_of, velocity
+from lightning_diffusion.diffusion.probability_flow import angle, flow_with_density, radius
 from lightning_diffusion.diffusion.process import expand, marginal, posterior
 from lightning_diffusion.diffusion.reverse import Variance, reverse
+from lightning_diffusion.diffusion.runge_kutta import solve
 from lightning_diffusion.diffusion.schedule import NoiseSchedule
 
-HALF_BIN = 1 / 255  # half the distance of two of the 256 levels in [−1, 1]
+HALF_BIN = 1 / 255  # half the distance between neighbors of the 256 levels in [−1, 1]
 
 
 class Bound(NamedTuple):
@@ -40,7 +41,7 @@ def variational_bound(
     discretized: bool = True,
     on_step: Callable[[], None] = lambda: None,
 ) -> Bound:
-    """The bound of a discrete chain, with one draw of noise for each of its T steps.
+    """Estimate the bound of a discrete chain, with one draw of noise for each of its T steps.
 
         prior    KL(q(x_T | x_0) ‖ N(0, I))
         steps    Σ_{t=2}^T KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t))
@@ -49,8 +50,8 @@ def variational_bound(
     Args:
         x_0: (B, …) in [−1, 1].
         noise: draws of standard normal noise like x_0.
-        variance: of p, as in the DDPM sampler; the decoder's is β_1 where it is not learned.
-        discretized: integrates the decoder over each of 256 bins (images); otherwise it is a density (continuous data).
+        variance: of p, as in the DDPM sampler; the decoder's is β_1 unless learned.
+        discretized: integrate the decoder over each of 256 bins (images) or take its density (continuous data).
         on_step: called after each of the T steps.
 
     Raises:
@@ -76,7 +77,7 @@ def variational_bound(
 
 
 def bound_of_step(schedule: NoiseSchedule, x_0: Tensor, x0_hat: Tensor, var: Tensor, t: Tensor) -> Tensor:
-    """L_{t−1} of the variational bound, its decoder discretized where t = 1, in bits per dimension, (B,).
+    """Return L_{t−1} of the variational bound, at t = 1 the discretized decoder, in bits per dimension, (B,).
 
     Args:
         x_0, x0_hat: data and estimate, (B, C, H, W).
@@ -92,8 +93,10 @@ def bound_of_step(schedule: NoiseSchedule, x_0: Tensor, x0_hat: Tensor, var: Ten
 
 
 def divergence(schedule: NoiseSchedule, x_0: Tensor, x0_hat: Tensor, var: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """KL(q(x_s | x_t, x_0) ‖ q(x_s | x_t, x̂_0) with variance `var`) of each dimension, in nats, like x_0; without a
-    meaning at s = 0, where q is a point."""
+    """Return KL(q(x_s | x_t, x_0) ‖ q(x_s | x_t, x̂_0) with variance `var`) of each dimension, in nats, like x_0.
+
+    It has no meaning at s = 0, where q is a point mass.
+    """
     q = posterior(schedule, t, s)
     var_q = expand(torch.where(s > 0, q.var, 1.0), x_0)
     gap = expand(q.on_x_0, x_0) * (x_0 - x0_hat)
@@ -109,18 +112,16 @@ def flow_log_likelihood(
     tolerance: float = 1e-5,
     t_start: float | None = None,
 ) -> Tensor:
-    """log p(x_0) in nats, (B,), by the change of variables along the probability flow from t_start to T:
-
-        d log p/dθ = −∇·(dy/dθ) = (∇·x̂_0 − D cos θ)/sin θ ,   ∇·x̂_0 ≈ zᵀ (∂x̂_0/∂y) z ,  z = ±1
+    """Return log p(x_0) in nats, (B,), by the change of variables along the probability flow from t_start to T.
 
     Args:
-        noise: draws of standard normal noise like x_0, whose signs are the z.
-        num_probes: draws of z over which the divergence is averaged; they stay the same along the way. None takes the
-            exact divergence, at as many backward passes as x has dimensions.
+        noise: draws of standard normal noise like x_0, whose signs z probe the flow's divergence.
+        num_probes: number of z over which the divergence is averaged, the same z along the whole flow. None computes
+            the exact divergence, with one backward pass per dimension of x.
         tolerance: of the adaptive solver.
-        t_start: where the data is taken to be; the schedule's first time if None.
+        t_start: the time assigned to the data; the schedule's first time if None.
 
-    Ref: score-SDE Eq. 39, App. D.2; FFJORD §3.1 for the estimator
+    Ref: score-SDE Eq. 39, App. D.2
     """
     schedule, denoiser = denoiser.schedule, Conditioned(denoiser, condition)
     t = torch.tensor(schedule.t_min if t_start is None else t_start, dtype=torch.float64)
@@ -129,31 +130,17 @@ def flow_log_likelihood(
         probes = torch.eye(D).to(x_0)[None].expand(B, D, D)
     else:
         probes = torch.stack([noise().sign().flatten(1) for _ in range(num_probes)], dim=1) / num_probes**0.5
-
-    def slope(state: Tensor, theta: Tensor, items: Tensor) -> Tensor:
-        now, inner = time_of(schedule, theta), denoiser.of(items)
-        r = radius(schedule, now)
-        with torch.enable_grad():
-            y = state[:, :D].detach().requires_grad_()
-            x_t = (expand(r, y) * y).unflatten(1, shape)
-            x_0 = inner(x_t, now).flatten(1)
-            trace = torch.zeros_like(y[:, 0])
-            for z in probes[items].unbind(1):
-                (product,) = torch.autograd.grad(x_0, y, z, retain_graph=True)
-                trace = trace + (product * z).sum(1)
-        change = (trace - D * theta.cos().to(y)) / theta.sin().to(y)
-        return torch.cat([velocity(y, x_0, theta), change[:, None]], dim=1).detach()
-
     start, end = (float(angle(schedule, time)) for time in (t, schedule.end))
     r_start, r_end = radius(schedule, t).to(x_0), radius(schedule, schedule.end).to(x_0)
     state = torch.cat([(x_0 / r_start).flatten(1), x_0.new_zeros(B, 1)], dim=1)
-    y_T, change = solve(slope, state, start, end, tolerance).split([D, 1], dim=1)
+    state = solve(flow_with_density(denoiser, shape, probes), state, start, end, tolerance)
+    y_T, change = state.split([D, 1], dim=1)
     prior = log_normal(r_end * y_T, torch.zeros_like(y_T), torch.full_like(y_T, schedule.prior_std)).sum(1)
     return prior + D * (r_end / r_start).log() - change[:, 0]
 
 
 def bits_per_dim(log_likelihood: Tensor, dims: int) -> Tensor:
-    """−log p in nats -> bits per dimension, for pixels on 256 levels: a density on [−1, 1] counts 127.5 to the unit."""
+    """Convert log p in nats to bits per dimension, for pixels with 256 levels: a unit of [−1, 1] spans 127.5."""
     return -log_likelihood / (dims * math.log(2)) + math.log2(127.5)
 
 
@@ -162,9 +149,9 @@ def log_normal(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def log_bin(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """log ∫ N over the bin of each pixel; the outermost bins reach to ±∞. Ref: DDPM Eq. 13"""
+    """Return log ∫ N over the bin of each pixel; the outermost bins extend to ±∞. Ref: DDPM Eq. 13"""
     lower, upper = (x - HALF_BIN - mean) / std, (x + HALF_BIN - mean) / std
-    # where the whole bin lies on the right, its mirror image: there the normal's distribution function keeps its digits
+    # a bin right of the mean is mirrored to the left, where the normal distribution function keeps its precision
     swap = lower > 0
     to_minus_inf = torch.where(swap, x > 1 - HALF_BIN, x < -1 + HALF_BIN)
     to_plus_inf = torch.where(swap, x < -1 + HALF_BIN, x > 1 - HALF_BIN)

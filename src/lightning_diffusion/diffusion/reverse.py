@@ -1,4 +1,4 @@
-"""The learned reverse process p(x_s | x_t): the posterior, with the estimate in the data's place."""
+"""The learned reverse process p(x_s | x_t): the posterior with the estimate x̂_0 substituted for the data."""
 
 from typing import Literal, NamedTuple
 
@@ -14,7 +14,7 @@ Variance = Literal["posterior", "transition", "learned"]
 
 
 class Reverse(NamedTuple):
-    """p(x_s | x_t) = N(mean, var I), and the x̂_0 that it rests on. var broadcasts against x."""
+    """p(x_s | x_t) = N(mean, var I), and its estimate x̂_0. var broadcasts against x."""
 
     x_0: Tensor
     mean: Tensor
@@ -29,17 +29,17 @@ def reverse(
     variance: Variance = "posterior",
     condition: Condition | None = None,
 ) -> Reverse:
-    """p(x_s | x_t) = q(x_s | x_t, x̂_0) up to its variance: β̃ = σ²_{t|s} σ_s²/σ_t² ("posterior"), β = σ²_{t|s}
-    ("transition"), or what the network says between the two ("learned").
+    """Return p(x_s | x_t) = q(x_s | x_t, x̂_0) with one of three variances: β̃ = σ²_{t|s} σ_s²/σ_t² ("posterior"),
+    β = σ²_{t|s} ("transition"), or the network's value between the two ("learned").
 
-    At s = 0, where β̃ = 0, "posterior" takes β as well: the decoder p(x_0 | x_1) is no point.
+    At s = 0, where β̃ = 0, "posterior" takes β too: the decoder p(x_0 | x_1) needs a density.
 
     Args:
         x_t: (B, C, H, W).
         t, s: t > s ≥ 0, () or (B,).
 
     Raises:
-        ValueError: "learned" of a model that has learned none.
+        ValueError: "learned" for a model that was not trained with learned variance.
 
     Ref: DDPM §3.2; Improved DDPM Eq. 15
     """
@@ -54,7 +54,7 @@ def reverse(
 
 
 def between(schedule: NoiseSchedule, t: Tensor, s: Tensor, share: Tensor) -> Tensor:
-    """exp(v log β + (1 − v) log β̃) for the share v, with β̃_2 for β̃ at s = 0. Ref: Improved DDPM Eq. 15 and its code"""
+    """Return exp(v log β + (1 − v) log β̃), v the share, with β̃_2 for β̃ at s = 0. Ref: Improved DDPM Eq. 15, its code"""
     upper = transition(schedule, t, s).var
     lower = torch.where(s > 0, posterior(schedule, t, s).var, first_posterior_variance(schedule))
     return torch.exp(share * expand(upper.log(), share) + (1 - share) * expand(lower.log(), share))

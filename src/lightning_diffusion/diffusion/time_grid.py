@@ -13,29 +13,29 @@ class TimeGrid(ABC):
     """Chooses the times at which a sampler calls the denoiser."""
 
     def __call__(self, schedule: NoiseSchedule, num_steps: int | None) -> Tensor:
-        """N + 1 falling times, the first at most T and the last exactly 0, float64.
+        """Return N + 1 decreasing times, the first at most T and the last exactly 0, float64.
 
         Args:
-            num_steps: N ≥ 1; None walks every step of a discrete chain, T, T − 1, …, 0, on any grid.
+            num_steps: N ≥ 1; None takes every step of a discrete chain, T, T − 1, …, 0, on any grid.
 
         Raises:
-            ValueError: more steps than a discrete schedule has times, or None where there is no chain.
+            ValueError: more steps than a discrete schedule has times, or None for a continuous schedule.
         """
         if num_steps is None:
             return schedule.chain("sampler.num_steps=null", "give sampler.num_steps a number")
         if num_steps < 1:
-            raise ValueError(f"sampler.num_steps={num_steps}: a sampler takes at least one step")
+            raise ValueError(f"sampler.num_steps={num_steps}: choose at least 1")
         times = self.times(schedule, num_steps)
         if not bool((times.diff() < 0).all()):
             raise ValueError(
-                f"sampler.num_steps={num_steps} and schedule.T={schedule.T:g}: the schedule has too few times for so "
-                f"many steps; choose sampler.num_steps <= {schedule.T:g}"
+                f"sampler.num_steps={num_steps} and schedule.T={schedule.T:g}: the schedule has too few times for "
+                f"this many steps; choose sampler.num_steps <= {schedule.T:g}"
             )
         return times
 
     @abstractmethod
     def times(self, schedule: NoiseSchedule, num_steps: int) -> Tensor:
-        """N + 1 falling times, float64, the last 0."""
+        """Return N + 1 decreasing times, float64, the last 0."""
 
 
 class Trailing(TimeGrid):
@@ -46,7 +46,7 @@ class Trailing(TimeGrid):
 
 
 class Leading(TimeGrid):
-    """Even steps that end at the first time and begin below T: ⌊T/N⌋ i + 1, then 0. Ref: DDIM's code, "uniform" """
+    """Even steps that start below T and end at the first time: ⌊T/N⌋ i + 1, then 0. Ref: DDIM's code, "uniform" """
 
     def times(self, schedule: NoiseSchedule, num_steps: int) -> Tensor:
         below = torch.arange(num_steps - 1, -1, -1, dtype=torch.float64) * schedule.spacing(num_steps)
@@ -55,7 +55,7 @@ class Leading(TimeGrid):
 
 
 class Linear(TimeGrid):
-    """Evenly from T to the first time, both included, then 0: numpy's linspace over the training times."""
+    """Even steps from T to the first time, both included, then 0: numpy's linspace over the training times."""
 
     def times(self, schedule: NoiseSchedule, num_steps: int) -> Tensor:
         return _then_zero(
@@ -74,8 +74,8 @@ class Karras(TimeGrid):
     """σ̃_i = (σ_max^{1/ρ} + i/(N − 1) (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ in σ̃ = σ/α, then 0.
 
     Args:
-        rho: ρ > 0; 7 is EDM's.
-        sigma_min, sigma_max: None takes the schedule's first and last noise level.
+        rho: ρ > 0; EDM uses 7.
+        sigma_min, sigma_max: the ends; None takes the schedule's first and last noise level.
 
     Raises:
         ValueError: a schedule that ends without signal, where σ̃ is infinite, and no sigma_max.
@@ -97,20 +97,20 @@ class Karras(TimeGrid):
                 "give time_grid.sigma_max, or choose time_grid=trailing"
             )
         ends = torch.tensor([min(high, last), low], dtype=torch.float64) ** (1 / self.rho)
-        levels = torch.lerp(ends[0], ends[1], 1 - _shares_of(num_steps)) ** self.rho
+        levels = torch.lerp(ends[0], ends[1], 1 - _shares_with_ends(num_steps)) ** self.rho
         return _then_zero(schedule.t_of_logsnr(-2 * levels.log()).clamp(max=float(schedule.T)))
 
 
 class LogSNR(TimeGrid):
-    """Evenly in λ from the last to the first noise level, then 0. Ref: DPM-Solver §3.3
+    """Even steps in λ from the last to the first noise level, then 0. Ref: DPM-Solver §3.3
 
-    A schedule that ends without signal starts at T itself and goes on evenly from the λ that lies a thousandth before.
+    If the schedule ends without signal, where λ is infinite, the steps are even from 0.999 T, and the first time is T.
     """
 
     def times(self, schedule: NoiseSchedule, num_steps: int) -> Tensor:
         T, t_min = (torch.tensor(float(t), dtype=torch.float64) for t in (schedule.T, schedule.t_min))
         start = T if schedule.terminal_snr() > 0 else T * 0.999
-        lambdas = torch.lerp(schedule.logsnr(start), schedule.logsnr(t_min), 1 - _shares_of(num_steps))
+        lambdas = torch.lerp(schedule.logsnr(start), schedule.logsnr(t_min), 1 - _shares_with_ends(num_steps))
         times = schedule.t_of_logsnr(lambdas)
         times[0] = T
         return _then_zero(times)
@@ -121,8 +121,8 @@ def _shares(num_steps: int) -> Tensor:
     return torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
 
 
-def _shares_of(num_points: int) -> Tensor:
-    """1 − i/(N − 1), i = 0 … N − 1; 1 alone for one point."""
+def _shares_with_ends(num_points: int) -> Tensor:
+    """1 − i/(N − 1), i = 0 … N − 1; only 1 for N = 1."""
     return torch.linspace(1, 0, num_points, dtype=torch.float64)
 
 

@@ -1,7 +1,6 @@
-"""What takes long to make, kept between runs under a hash of all that it depends on."""
+"""A cache of slow results, kept between runs under a hash of everything that they depend on."""
 
 import hashlib
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -11,45 +10,43 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lightning_diffusion.system.files import write
+from lightning_diffusion.system.files import NotWritten, make_folder, writable, write
 
-Kept = tuple[dict[str, Tensor], dict[str, str]]  # tensors, and words about them
+Kept = tuple[dict[str, Tensor], dict[str, str]]  # tensors, and texts about them
 
 
 def check_writable(folder: str) -> None:
-    """Raises ValueError where nothing can be kept."""
+    """Raises ValueError for a folder that files cannot be written into."""
     try:
-        path = Path(folder).expanduser()
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise ValueError(f"metrics.cache_dir={folder}: cannot be written ({error.strerror}); name another") from error
+        writable(Path(folder).expanduser(), "metrics.cache_dir")
+    except NotWritten as error:
+        raise ValueError(str(error)) from error
 
 
 def cached(folder: str, kind: str, key: str, make: Callable[[], Kept]) -> Kept:
-    """What `make` gives, made once for each key by whichever process comes first; others wait for its file.
+    """The result of `make`, which the first process computes once for each key while others wait for its file.
 
     Args:
         folder: of the files; ~ is the home folder.
         kind: begins the file's name.
-        key: everything that the result depends on. The file carries it, and one that carries another, or that
-            cannot be read, is made anew.
+        key: everything that the result depends on. The file contains it; a file with another key, or an unreadable one,
+            is replaced.
     """
     path = Path(folder).expanduser() / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
     check_writable(folder)
+    make_folder(path.parent)
     with FileLock(f"{path}.lock"):
         kept = _read(path, key)
         if kept is None:
-            tensors, words = make()
-            kept = {name: tensor.contiguous() for name, tensor in tensors.items()}, words
+            tensors, texts = make()
+            kept = {name: tensor.contiguous() for name, tensor in tensors.items()}, texts
             write(path, lambda file: _fill(file, *kept, key))
         return kept
 
 
-def _fill(file: IO[bytes], tensors: dict[str, Tensor], words: dict[str, str], key: str) -> None:
+def _fill(file: IO[bytes], tensors: dict[str, Tensor], texts: dict[str, str], key: str) -> None:
     try:
-        save_file(tensors, file.name, metadata=words | {"key": key})
+        save_file(tensors, file.name, metadata=texts | {"key": key})
     except SafetensorError as error:
         raise OSError(str(error)) from error
 
@@ -57,9 +54,9 @@ def _fill(file: IO[bytes], tensors: dict[str, Tensor], words: dict[str, str], ke
 def _read(path: Path, key: str) -> Kept | None:
     try:
         with safe_open(path, "pt") as file:
-            words = file.metadata() or {}
-            if words.pop("key", None) != key:
+            texts = file.metadata() or {}
+            if texts.pop("key", None) != key:
                 return None
-            return {name: file.get_tensor(name) for name in file.keys()}, words  # noqa: SIM118 - not a mapping
+            return {name: file.get_tensor(name) for name in file.keys()}, texts  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError):
         return None

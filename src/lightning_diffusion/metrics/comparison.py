@@ -1,4 +1,4 @@
-"""Samples against real images, in the space of one extractor."""
+"""Compares samples with real images in the features of one extractor."""
 
 import json
 from typing import Any, NamedTuple
@@ -14,14 +14,16 @@ from lightning_diffusion.metrics.reference import Reference, reference
 from lightning_diffusion.metrics.scores import AT_INFINITY, MIN_SAMPLES, Score, bias, names, scores
 from lightning_diffusion.system.progress import Phase
 
-NEAR = 0.01  # quantile of the held-out images' distances below which a sample counts as a near-copy
+NEAR = 0.01  # a sample nearer than this quantile of the held-out images' distances is a near-copy
 
 
 class Neighbours(NamedTuple):
-    """distances and numbers (in the real images) of each sample's nearest ones, (N, k), the nearest first.
+    """The real images that are nearest to each sample.
 
-    near_copies: the share of samples nearer to a real image than 99% of held-out images are; 0.01 for samples that are
-    as new as those. None without held-out images.
+    Args:
+        distances, indices: of the nearest real images, (N, k), the nearest first.
+        near_copies: share of samples that are nearer to a real image than 99% of the held-out images; 0.01 for samples
+            as new as those. None without held-out images.
     """
 
     distances: Tensor
@@ -30,14 +32,14 @@ class Neighbours(NamedTuple):
 
 
 class Comparison:
-    """Scores samples against the images that they should look like, and held-out images by the same measure.
+    """Scores samples, and held-out images for comparison, against real images.
 
     Args:
         extractor: of features.
         real: the images that samples should look like.
-        held_out: others of their kind, for the floor: what a perfect model would reach. None where there are none.
+        held_out: other images of their kind, for the floor: the scores of a perfect model. None if there are none.
         device: of the extractor.
-        extrapolate: whether to give the Fréchet distance of infinitely many samples too, as fd_…_inf.
+        extrapolate: whether to report also the Fréchet distance of infinitely many samples, as fd_…_inf.
 
     Raises:
         ValueError: fewer than ten real images, or what the extractor's `check` raises.
@@ -56,13 +58,13 @@ class Comparison:
         self.reference: Reference = reference(extractor, real, device)
 
     def __call__(self, samples: Features) -> dict[str, Score]:
-        """The family of scores, under the names that they are reported by."""
+        """The scores of samples, by the names under which they are reported."""
         with Phase("scores: comparing the features"):
             found = scores(samples, self.reference, self.extrapolate and self._suffices(len(samples.vectors)))
         return {self._label(name): score for name, score in found.items()}
 
     def check(self, count: int) -> None:
-        """Raises ValueError where `count` samples are too few to extrapolate from."""
+        """Raises ValueError if `count` samples are too few to extrapolate from."""
         if self.extrapolate and not self._suffices(count):
             d = self.reference.vectors.shape[1]
             raise ValueError(
@@ -72,11 +74,11 @@ class Comparison:
 
     @property
     def names(self) -> list[str]:
-        """Of the scores, the Fréchet distance first."""
+        """The names of the scores, the Fréchet distance first."""
         return names(self.extractor)
 
     def floor(self, count: int) -> dict[str, Score]:
-        """The scores of `count` held-out images, or of all where there are fewer; empty where there are too few."""
+        """The scores of `count` held-out images, or of all if there are fewer; empty if there are too few."""
         if self.held_out is None or min(count, len(self.held_out)) < MIN_SAMPLES:
             return {}
         images, N = self.held_out, min(count, len(self.held_out))
@@ -91,7 +93,7 @@ class Comparison:
         return {name: Score(*values) for name, values in json.loads(words["scores"]).items()}
 
     def beside_floor(self, found: dict[str, Score], count: int) -> dict[str, dict[str, Any]]:
-        """Scores of `count` samples as plain containers, each with that of real images."""
+        """Scores of `count` samples as plain containers, each with the score of held-out images."""
         floor = self.floor(count)
         return {
             name: score._asdict() | ({"floor": floor[name]._asdict()} if name in floor else {})
@@ -99,7 +101,7 @@ class Comparison:
         }
 
     def neighbours(self, samples: Features, k: int = 5) -> Neighbours:
-        """The real images next to each sample."""
+        """The real images that are nearest to each sample."""
         with Phase("scores: the samples' nearest real images"):
             distances, found = nearest(samples.vectors, self.reference.vectors, k)
         near_copies = None
@@ -114,7 +116,7 @@ class Comparison:
         return f"{self.extractor.label('fd')}_inf" if name == AT_INFINITY else self.extractor.label(name)
 
     def _near(self, held_out: ImageSet) -> float:
-        """The distance from the real images that all but 1% of the held-out ones keep."""
+        """The distance to the nearest real image that 99% of the held-out images exceed."""
 
         def make() -> tuple[dict[str, Tensor], dict[str, str]]:
             vectors = self.extractor.extract(held_out, device=self.device, what="held-out images").vectors
@@ -125,7 +127,7 @@ class Comparison:
         return float(cached(self.extractor.cache_dir, f"near-{self.extractor.name}", key, make)[1]["near"])
 
     def how(self) -> dict[str, Any]:
-        """What a score must be read with: extractor, its hash and resizing, the reference's hash and size."""
+        """The conditions of a score: the extractor, its hash and resizing, and the reference's hash and size."""
         return {
             "extractor": self.extractor.name,
             "extractor_hash": self.extractor.identity[:16],
@@ -136,4 +138,5 @@ class Comparison:
         }
 
     def bias(self, samples: Features) -> str | None:
+        """A warning if the samples are too few for the Fréchet distance, or None."""
         return bias(samples, self.reference)

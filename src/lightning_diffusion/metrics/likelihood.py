@@ -1,4 +1,4 @@
-"""How probable a model finds images, in bits per dimension."""
+"""The likelihood of images under a model, in bits per dimension."""
 
 from typing import Any
 
@@ -11,24 +11,24 @@ from lightning_diffusion.models.contracts import OnStep, no_report
 
 
 class Likelihood:
-    """What a model's own likelihood says of images; its options are those of the model's family.
+    """Measures images by a model's own likelihood.
 
     Args:
-        options: None leaves one out.
+        options: of the likelihood of the model's family; None leaves an option at its default.
     """
 
     def __init__(self, **options: Any) -> None:
         self.options = {name: value for name, value in options.items() if value is not None}
 
     def check(self, model: object) -> Measurable:
-        """The model, if it has a likelihood with these options; raises ValueError otherwise."""
+        """The model, if it has a likelihood with these options. Raises ValueError otherwise."""
         if not isinstance(model, Measurable):
             raise ValueError("metrics=likelihood: this model has no likelihood; choose other metrics")
         model.check_likelihood(**self.options)
         return model
 
     def steps(self, model: Measurable) -> int:
-        """Calls of `on_step` for a batch."""
+        """The number of calls of `on_step` for a batch."""
         return model.likelihood_steps(**self.options)
 
     @torch.no_grad()

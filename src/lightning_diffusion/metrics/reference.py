@@ -1,4 +1,4 @@
-"""What samples are compared with: the features of real images, kept between runs."""
+"""The features of real images that samples are compared with, kept between runs."""
 
 import hashlib
 from typing import NamedTuple
@@ -11,11 +11,17 @@ from lightning_diffusion.metrics.distances.frechet import Moments, moments
 from lightning_diffusion.metrics.extractors.base import Extractor, ImageSet
 from lightning_diffusion.system.progress import Phase
 
-MOST = 50_000  # feature vectors that are kept
+MAX_VECTORS = 50_000  # feature vectors that are kept
 
 
 class Reference(NamedTuple):
-    """moments: of all images. vectors: (n, d), of images number `indices` (n,). hash: of images and extractor."""
+    """The features of a set of real images.
+
+    Args:
+        moments: of all images.
+        vectors: features (n, d) of the images with numbers `indices` (n,).
+        hash: of the images and the extractor.
+    """
 
     moments: Moments
     vectors: Tensor
@@ -28,7 +34,7 @@ def reference(
     images: ImageSet,
     device: torch.device | str = "cpu",
 ) -> Reference:
-    """The reference of a set of images, computed once for each (images, extractor): both are hashed, not named."""
+    """The reference of a set of images, computed once for each pair of images and extractor, by their hashes."""
     with Phase("scores: hashing the training images"):
         identity = f"{images.fingerprint()} {extractor.identity}"
 
@@ -45,5 +51,5 @@ def reference(
 
 
 def _evenly(count: int) -> Tensor:
-    """At most MOST numbers below count, evenly spread."""
-    return torch.linspace(0, count - 1, min(count, MOST), dtype=torch.float64).round().long()
+    """At most MAX_VECTORS image numbers below count, evenly spread."""
+    return torch.linspace(0, count - 1, min(count, MAX_VECTORS), dtype=torch.float64).round().long()

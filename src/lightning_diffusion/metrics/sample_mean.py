@@ -1,4 +1,4 @@
-"""A mean over items that come in batches, and how far it may be off."""
+"""A mean over items in batches, with its standard error."""
 
 import math
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 class SampleMean:
-    """The mean of what was added, and the standard error of that mean, from sums that ranks can add up."""
+    """The mean of all added values and its standard error, from sums that can be reduced over ranks."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         precise = torch.float32 if torch.device(device).type == "mps" else torch.float64  # MPS has no float64
         self.sums = torch.zeros(3, device=device, dtype=precise)  # count, Σ x, Σ x²
 
     def add(self, values: Tensor) -> None:
-        """values (B,)."""
+        """Adds values (B,)."""
         x = values.to(self.sums)
         self.sums += torch.stack([torch.ones_like(x), x, x.square()], dim=1).sum(0)
 
@@ -25,7 +25,7 @@ class SampleMean:
 
     @property
     def standard_error(self) -> float:
-        """√(s²/n), s² with n − 1; NaN of fewer than two items."""
+        """√(s²/n), where s² has the divisor n − 1; NaN for fewer than two items."""
         count, total, squares = self.sums.tolist()
         if count < 2:
             return math.nan

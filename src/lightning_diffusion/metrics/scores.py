@@ -1,4 +1,4 @@
-"""The family of scores of samples against a reference."""
+"""The scores of samples against a reference."""
 
 from typing import NamedTuple
 
@@ -13,16 +13,19 @@ from lightning_diffusion.metrics.distances.manifold import overlap
 from lightning_diffusion.metrics.extractors.base import Extractor, Features
 from lightning_diffusion.metrics.reference import Reference
 
-MOST_PAIRED = 10_000  # images of each set, where every one meets every other
-MIN_SAMPLES = 10  # samples: the parts of the Inception Score
+MOST_PAIRED = 10_000  # images of each set in scores that compare all pairs
+MIN_SAMPLES = 10  # one for each part of the Inception Score
 AT_INFINITY = "fd_inf"
 NAMES = ("fd", "kd", "is", "precision", "recall", "density", "coverage")
 
 
 class Score(NamedTuple):
-    """A number, its spread where one is defined, and over how many samples and real images it was taken.
+    """A score, and the numbers of samples and real images that it was computed from.
 
-    spread: the deviation of the Inception Score's parts; the standard error of an extrapolated distance.
+    Args:
+        value: of the score.
+        spread: standard deviation of the Inception Score's parts, or standard error of an extrapolated distance.
+        num_samples, num_real: numbers of images.
     """
 
     value: float
@@ -32,8 +35,8 @@ class Score(NamedTuple):
 
 
 def scores(samples: Features, real: Reference, extrapolate: bool = False) -> dict[str, Score]:
-    """By name: fd (Fréchet distance), on request fd_inf (of infinitely many samples), kd (kernel distance), is
-    (Inception Score, where the extractor classifies), precision, recall, density, coverage.
+    """The scores by name: fd (Fréchet distance), fd_inf (extrapolated to infinitely many samples, on request), kd
+    (kernel distance), is (Inception Score, if the extractor classifies), precision, recall, density, coverage.
 
     Raises:
         ValueError: fewer than ten samples or reference images, or too few to extrapolate.
@@ -54,16 +57,16 @@ def scores(samples: Features, real: Reference, extrapolate: bool = False) -> dic
 
 
 def names(extractor: Extractor) -> list[str]:
-    """What the scores in an extractor's features are reported by, the Fréchet distance first."""
+    """The names under which an extractor's scores are reported, the Fréchet distance first."""
     return [extractor.label(name) for name in NAMES if name != "is" or extractor.classifies]
 
 
 def bias(samples: Features, real: Reference) -> str | None:
-    """What to say where there are too few images for the Fréchet distance to mean what it says."""
+    """A warning if there are too few images for an unbiased Fréchet distance, or None."""
     fewest, d = min(len(samples.vectors), real.moments.number), samples.vectors.shape[1]
     if fewest > d:
         return None
-    return f"{fewest} images in {d} dimensions: the Fréchet distance is biased upwards, compare at equal N alone"
+    return f"{fewest} images in {d} dimensions: the Fréchet distance is biased upwards; compare it at equal N only"
 
 
 def _some(vectors: Tensor) -> Tensor:

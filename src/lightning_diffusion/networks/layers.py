@@ -1,8 +1,7 @@
-"""Pieces that backbones share."""
+"""Layers and checks that the networks share."""
 
 import math
-from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.codecs.image_size import ImageSize, height_width, simplest, typed
-from lightning_diffusion.networks.norm import GroupNorm, NormSiLU, norm_silu_conv
 
-SHORT = 64  # positions up to which plain products do in bfloat16 on a CPU; the fused kernel takes 14 ms for 49 there
+SHORT = 64  # positions up to which plain products are faster in bfloat16 on a CPU; the fused kernel takes 14 ms for 49
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -30,17 +28,17 @@ def sinusoidal_embedding(time: Tensor, dim: int, frequency_shift: int = 1) -> Te
 
 
 def zero(module: Module) -> Module:
-    """Sets every parameter to 0: the branch that the module ends starts as the identity."""
+    """Sets every parameter of a module to 0. A residual branch that ends with it starts as the identity."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
 
 
 def patch_rows_columns(image_size: ImageSize, patch_size: int) -> tuple[int, int]:
-    """(H/p, W/p), the rows and columns of patches of p × p pixels.
+    """(H/p, W/p): the rows and columns of patches of p × p pixels.
 
     Raises:
-        ValueError: patches that do not fill the image, naming the nearest sizes that they fill.
+        ValueError: patches that do not fill the image; the message gives the nearest sizes that they fill.
     """
     sides, p = height_width(image_size), max(patch_size, 1)
     if patch_size < 1 or any(side % p for side in sides):
@@ -55,51 +53,22 @@ def patch_rows_columns(image_size: ImageSize, patch_size: int) -> tuple[int, int
     return sides[0] // p, sides[1] // p
 
 
-def maybe_checkpoint(wanted: bool, module: nn.Module, *inputs: Tensor) -> Tensor:
-    """module(*inputs); if wanted, computed anew in the backward pass, which keeps nothing but the inputs."""
-    if wanted and torch.is_grad_enabled():
+def maybe_checkpoint(enabled: bool, module: nn.Module, *inputs: Tensor) -> Tensor:
+    """module(*inputs). With `enabled` only the inputs are kept, and the backward pass recomputes the activations."""
+    if enabled and torch.is_grad_enabled():
         return checkpoint(module, *inputs, use_reentrant=False)
     return module(*inputs)
 
 
-@dataclass(frozen=True)
-class BlockConfig:
-    """How the pieces of a U-Net are built.
-
-    Args:
-        embedding_dim: of the time and class embedding.
-        norm_groups, norm_eps: of every GroupNorm.
-        dropout: in the residual blocks.
-        num_heads, head_dim: of attention; head_dim, where given, makes channels/head_dim heads.
-        scale_shift: the embedding scales and shifts the second norm's output, instead of being added before it.
-    """
-
-    embedding_dim: int
-    norm_groups: int = 32
-    norm_eps: float = 1e-6
-    dropout: float = 0.0
-    num_heads: int = 1
-    head_dim: int | None = None
-    scale_shift: bool = False
-
-    def norm(self, channels: int) -> GroupNorm:
-        return GroupNorm(self.norm_groups, channels, eps=self.norm_eps)
-
-    def norm_silu(self, channels: int) -> NormSiLU:
-        return NormSiLU(self.norm_groups, channels, eps=self.norm_eps)
-
-    def heads(self, channels: int) -> int:
-        return self.num_heads if self.head_dim is None else channels // self.head_dim
-
-
 class ConditionEmbedding(nn.Module):
-    """Time, and class where there are classes, as one vector.
+    """One vector for the time and, with classes, the class.
 
-    The embedding table has one row more than classes; that row, also taken without a condition, is "no class".
+    The embedding table has one row more than there are classes. This last row means "no class"; a missing condition
+    selects it.
 
     Args:
-        dim: sinusoidal width, even, ≥ 4.
-        out_dim: width of the result.
+        dim: width of the sinusoidal embedding, even, ≥ 4.
+        out_dim: width of the output.
         num_classes: None for an unconditional network.
         frequency_shift: see `sinusoidal_embedding`.
     """
@@ -114,7 +83,7 @@ class ConditionEmbedding(nn.Module):
         """time (B,), condition by label in 0 … num_classes or None -> (B, out_dim).
 
         Raises:
-            ValueError: a part of the condition that has no embedding here.
+            ValueError: a part of the condition that the network does not embed.
         """
         refuse_parts(condition, *([] if self.classes is None else ["label"]))
         features = sinusoidal_embedding(time, self.dim, self.frequency_shift)
@@ -128,7 +97,7 @@ class ConditionEmbedding(nn.Module):
 
 
 def refuse_parts(condition: Condition | None, *embedded: str) -> None:
-    """Raises ValueError for a part of the condition that is none of those which a network embeds."""
+    """Raises ValueError for a part of the condition that is not among those that the network embeds."""
     for name in () if condition is None else condition.parts:
         if name not in embedded:
             raise ValueError(f"condition.{name}: this network has no embedding for it; leave it out")
@@ -139,118 +108,3 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-2] <= SHORT:
         return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v)
-
-
-class SelfAttention(nn.Module):
-    """x + proj(softmax(QKᵀ/√d) V) over all positions. Ref: DDPM App. B"""
-
-    def __init__(self, channels: int, style: BlockConfig) -> None:
-        super().__init__()
-        self.num_heads = style.heads(channels)
-        if self.num_heads < 1 or channels % self.num_heads:
-            keys = f"num_heads={style.num_heads}" if style.head_dim is None else f"head_dim={style.head_dim}"
-            raise ValueError(
-                f"backbone.{keys} does not divide the {channels} channels where it attends; choose a divisor"
-            )
-        self.norm = style.norm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = zero(nn.Conv2d(channels, channels, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        B, C, H, W = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(B, 3, self.num_heads, C // self.num_heads, H * W)
-        q, k, v = qkv.transpose(-1, -2).unbind(1)  # each (B, heads, H·W, C/heads)
-        y = attend(q, k, v)
-        return self.out(y.transpose(-1, -2).reshape(B, C, H, W)).add_(x)
-
-
-class ResidualBlock(nn.Module):
-    """GroupNorm, SiLU, 3×3 conv, + embedding, GroupNorm, SiLU, dropout, 3×3 conv, + skip. Ref: DDPM App. B
-
-    Args:
-        resample: None, or a change of resolution between the first SiLU and the first convolution, on the skip too.
-            Ref: BigGAN Fig. 15
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, style: BlockConfig, resample: "Halve | Resize | None" = None
-    ) -> None:
-        super().__init__()
-        self.scale_shift, self.resample = style.scale_shift, resample
-        self.norm_1 = style.norm_silu(in_channels)
-        self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.embedding = nn.Linear(style.embedding_dim, out_channels * (2 if style.scale_shift else 1))
-        self.norm_2 = style.norm(out_channels) if style.scale_shift else style.norm_silu(out_channels)
-        self.dropout = nn.Dropout(style.dropout)
-        self.conv_2 = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
-
-    def forward(self, x: Tensor, embedding: Tensor, size: torch.Size | None = None) -> Tensor:
-        """x (B, C, H, W), embedding (B, embedding_dim); size (H', W') where a `Resize` is to bring it."""
-        if self.resample is None:
-            h = norm_silu_conv(self.norm_1, self.conv_1, x)
-        else:
-            h, x = self.conv_1(self.resample(self.norm_1(x), size)), self.resample(x, size)
-        steering = self.embedding(F.silu(embedding))[:, :, None, None]
-        if self.scale_shift:
-            scale, shift = steering.chunk(2, dim=1)
-            h = self.conv_2(self.dropout(F.silu(torch.addcmul(shift, self.norm_2(h), 1 + scale))))
-        elif self.dropout.p:
-            h = self.conv_2(self.dropout(self.norm_2(h.add_(steering))))
-        else:
-            h = norm_silu_conv(cast(NormSiLU, self.norm_2), self.conv_2, h.add_(steering))
-        return h.add_(self.skip(x))
-
-
-class Halve(nn.Module):
-    """The mean of 2×2 pixels, n -> ⌈n/2⌉."""
-
-    def forward(self, x: Tensor, size: torch.Size | None = None) -> Tensor:
-        return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
-
-
-class Resize(nn.Module):
-    """Nearest neighbour to a size."""
-
-    def forward(self, x: Tensor, size: torch.Size | None) -> Tensor:
-        return F.interpolate(x, size=size, mode="nearest")
-
-
-class Downsample(nn.Module):
-    """3×3 conv with stride 2, n -> ⌈n/2⌉.
-
-    Args:
-        symmetric: pads both ends by 1; otherwise as TensorFlow's SAME, which DDPM's published weights need.
-    """
-
-    def __init__(self, channels: int, symmetric: bool = False) -> None:
-        super().__init__()
-        self.symmetric = symmetric
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        H, W = x.shape[-2:]
-        if self.symmetric:
-            return self.conv(F.pad(x, (1, 1, 1, 1)))
-        return self.conv(F.pad(x, (W % 2, 1, H % 2, 1)))  # an even side is padded by (0, 1), an odd one by (1, 1)
-
-
-class Upsample(nn.Module):
-    """Nearest neighbour to the size of the skip connection that follows, then 3×3 conv: any size comes back exactly.
-
-    To twice the size, on a CPU, it is one transposed convolution of 4/9 the FLOPs.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor, size: torch.Size) -> Tensor:
-        if x.device.type == "cpu" and tuple(size) == (2 * x.shape[-2], 2 * x.shape[-1]):
-            return F.conv_transpose2d(x, _doubling(self.conv.weight), self.conv.bias, stride=2, padding=1)
-        return self.conv(F.interpolate(x, size=size, mode="nearest"))
-
-
-def _doubling(weight: Tensor) -> Tensor:
-    """Of a 3×3 convolution after doubling: each input pixel reaches 2×2 pixels first, and 4×4 in all, by sums of w."""
-    return 4 * F.avg_pool2d(F.pad(weight.flip(-2, -1), (1, 1, 1, 1)), 2, stride=1).transpose(0, 1)

@@ -1,4 +1,4 @@
-"""What a network costs, measured by running it once."""
+"""The cost of a network, measured by running it."""
 
 import copy
 from dataclasses import dataclass, field
@@ -9,13 +9,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_diffusion.codecs.condition import Condition, by_label
-from lightning_diffusion.networks.layers import SelfAttention
 from lightning_diffusion.networks.transformer import TokenAttention
+from lightning_diffusion.networks.unet_blocks import SelfAttention
 
 
 @dataclass
 class Level:
-    """The layers whose output has one resolution."""
+    """Counts of the layers whose outputs have one resolution."""
 
     channels: set[int] = field(default_factory=set)
     layers: int = 0  # convolutions and linear maps
@@ -25,13 +25,13 @@ class Level:
 
 @dataclass
 class Summary:
-    """A network's size.
+    """The size and cost of a network.
 
     Args:
-        parameters: their number.
-        flops: of one image's forward pass, a multiplication and an addition as two.
-        activation_bytes: kept for the backward pass of one image, parameters apart.
-        levels: by (height, width), or (tokens,).
+        parameters: number of parameters.
+        flops: operations of one image's forward pass; a multiplication and an addition count as two.
+        activation_bytes: memory kept for one image's backward pass, without the parameters.
+        levels: by (height, width) or (tokens,).
     """
 
     parameters: int
@@ -41,7 +41,7 @@ class Summary:
 
 
 def summarize(network: nn.Module, shape: tuple[int, int, int], num_classes: int | None) -> Summary:
-    """Runs the network forward on one image of `shape` (C, H, W), in training mode and float32, on the CPU."""
+    """Measures the network for one image of `shape` (C, H, W), in training mode and float32, on the CPU."""
     levels: dict[tuple[int, ...], Level] = {}
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -59,8 +59,8 @@ def summarize(network: nn.Module, shape: tuple[int, int, int], num_classes: int 
         return [torch.zeros(size, *shape, device=device), torch.full((size,), 500.0, device=device), condition]
 
     network.train()
-    one, two = (_kept(network, *batch(size)) for size in (1, 2))
-    plain = copy.deepcopy(network).to("meta")  # where every layer is called by itself, as it is defined
+    one, two = (_kept_bytes(network, *batch(size)) for size in (1, 2))
+    plain = copy.deepcopy(network).to("meta")  # where each layer runs on its own, without the fused CPU functions
     spatial = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, SelfAttention, TokenAttention)
     for module in plain.modules():
         if isinstance(module, spatial):
@@ -71,13 +71,13 @@ def summarize(network: nn.Module, shape: tuple[int, int, int], num_classes: int 
     return Summary(
         sum(parameter.numel() for parameter in network.parameters()),
         counter.get_total_flops(),
-        two - one,
+        two - one,  # parameters and other constants cancel
         levels,
     )
 
 
-def _kept(network: nn.Module, *inputs: Tensor | Condition | None) -> int:
-    """Bytes that a forward pass keeps for the backward pass; those that do not grow with the batch are no image's."""
+def _kept_bytes(network: nn.Module, *inputs: Tensor | Condition | None) -> int:
+    """Bytes that a forward pass keeps for the backward pass."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -85,6 +85,6 @@ def _kept(network: nn.Module, *inputs: Tensor | Condition | None) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = network(*inputs)  # alive until here, so that no storage's address is used twice
+        output = network(*inputs)  # kept alive until all is counted, so that no address is reused
     del output
     return sum(kept.values())

@@ -1,29 +1,78 @@
-"""Pieces of networks that see an image as a sequence of patches."""
+"""Transformers that see an image as a sequence of patches."""
+
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
 
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.codecs.image_size import ImageSize
-from lightning_diffusion.networks.layers import attend, patch_rows_columns
+from lightning_diffusion.networks.layers import ConditionEmbedding, attend, maybe_checkpoint, patch_rows_columns, zero
 
 
-def check_tokens(image_size: ImageSize, patch_size: int, dim: int, num_heads: int, depth: int) -> None:
-    """Raises ValueError where these do not fit together."""
-    patch_rows_columns(image_size, patch_size)
-    if num_heads < 1 or dim % (4 * num_heads) or depth < 1:
-        raise ValueError(
-            f"backbone.dim={dim}, num_heads={num_heads}, depth={depth}: choose depth >= 1, num_heads >= 1 and "
-            "a dim that 4 · num_heads divides"
-        )
+class PatchTransformer(nn.Module, ABC):
+    """A transformer on the patches of an image, given time and class.
+
+    Args:
+        image_size: side of the image in pixels, or [H, W].
+        in_channels: channels of the image.
+        patch_size: side of a patch; it divides both sides of the image.
+        dim: channels of a token, a multiple of 4 · num_heads.
+        depth: number of blocks.
+        num_heads: heads of each attention.
+        num_classes: None for an unconditional network.
+        outputs: see `UNet`.
+        checkpointing: recomputes each block in the backward pass instead of keeping its activations.
+
+    Raises:
+        ValueError: sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        image_size: ImageSize,
+        in_channels: int,
+        patch_size: int,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        num_classes: int | None,
+        outputs: int,
+        checkpointing: bool,
+    ) -> None:
+        super().__init__()
+        patch_rows_columns(image_size, patch_size)
+        if num_heads < 1 or dim % (4 * num_heads) or depth < 1:
+            raise ValueError(
+                f"backbone.dim={dim}, num_heads={num_heads}, depth={depth}: choose depth >= 1, num_heads >= 1 and "
+                "a dim that 4 · num_heads divides"
+            )
+        self.num_classes, self.outputs, self.checkpointing = num_classes, outputs, checkpointing
+        self.embedding = ConditionEmbedding(dim, dim, num_classes)
+        self.patches = Patches(image_size, in_channels, patch_size, dim, outputs * in_channels)
+
+    def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
+        """x (B, C, H, W), time (B,) on DDPM's clock 0 … 1000, condition by label or None -> (B, outputs·C, H, W)."""
+        embedding = self.embedding(time, condition)
+        return self.patches.to_image(self.transform(self.patches.to_tokens(x), embedding))
+
+    @abstractmethod
+    def transform(self, tokens: Tensor, embedding: Tensor) -> Tensor:
+        """The patches' tokens (B, N, dim) and the embedding (B, dim) of time and class -> tokens (B, N, dim)."""
+
+    def run_block(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+        return maybe_checkpoint(self.checkpointing, block, *inputs)
 
 
 class Patches(nn.Module):
-    """Image -> tokens and back: non-overlapping p × p patches in reading order, each through a linear map.
+    """Image -> tokens and back: a linear map of each p × p patch, in reading order.
 
     Args:
-        image_size, channels, patch_size: of the image; patch_size divides its sides.
-        dim: of a token.
-        out_channels: of the image that `to_image` makes; its weights start at 0.
+        image_size: side of the image in pixels, or [H, W].
+        channels: channels of the image.
+        patch_size: p, which divides both sides.
+        dim: channels of a token.
+        out_channels: channels of the image that `to_image` returns; its weights start at 0.
     """
 
     def __init__(self, image_size: ImageSize, channels: int, patch_size: int, dim: int, out_channels: int) -> None:
@@ -31,11 +80,9 @@ class Patches(nn.Module):
         self.rows, self.columns = patch_rows_columns(image_size, patch_size)
         self.patch_size, self.out_channels = patch_size, out_channels
         self.embed = nn.Conv2d(channels, dim, patch_size, stride=patch_size)
-        self.unembed = nn.Linear(dim, patch_size**2 * out_channels)
+        self.unembed = zero(nn.Linear(dim, patch_size**2 * out_channels))
         nn.init.xavier_uniform_(self.embed.weight.flatten(1))
-        for parameter in (self.embed.bias, self.unembed.weight, self.unembed.bias):
-            assert parameter is not None
-            nn.init.zeros_(parameter)
+        nn.init.zeros_(self.embed.bias)  # type: ignore[arg-type]
 
     def to_tokens(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, N, dim)."""
@@ -60,7 +107,7 @@ def position_embedding(rows: int, columns: int, dim: int) -> Tensor:
 
 
 class TokenAttention(nn.Module):
-    """proj(softmax(QKᵀ/√d) V) over the tokens. (B, N, dim) -> (B, N, dim)."""
+    """proj(softmax(QKᵀ/√d) V) over the tokens: (B, N, dim) -> (B, N, dim)."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -73,5 +120,5 @@ class TokenAttention(nn.Module):
 
 
 def mlp(dim: int, ratio: int = 4) -> nn.Sequential:
-    """Linear, GELU, linear."""
+    """A linear map to ratio · dim, GELU, and a linear map back."""
     return nn.Sequential(nn.Linear(dim, ratio * dim), nn.GELU(approximate="tanh"), nn.Linear(ratio * dim, dim))

@@ -1,6 +1,7 @@
 """The U-Net of DDPM, and by its options those of Improved DDPM and ADM."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -8,32 +9,37 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_diffusion.codecs.condition import Condition
-from lightning_diffusion.codecs.image_size import ImageSize, typed
-from lightning_diffusion.networks.layers import (
+from lightning_diffusion.codecs.image_size import ImageSize
+from lightning_diffusion.networks.layers import ConditionEmbedding, maybe_checkpoint, zero
+from lightning_diffusion.networks.norm import norm_silu_conv
+from lightning_diffusion.networks.unet_blocks import (
     BlockConfig,
-    ConditionEmbedding,
     Downsample,
     Halve,
     ResidualBlock,
     Resize,
     SelfAttention,
     Upsample,
-    maybe_checkpoint,
-    patch_rows_columns,
-    zero,
 )
-from lightning_diffusion.networks.norm import norm_silu_conv
+from lightning_diffusion.networks.unet_plan import (
+    Level,
+    check_sizes,
+    group_count,
+    level_sides,
+    levels_that_attend,
+    plan_levels,
+)
 
 Resampling = Literal["conv", "symmetric_conv", "residual"]
 
 
 class Stage(nn.Module):
-    """A residual block, and self-attention after it where asked."""
+    """A residual block, optionally followed by self-attention."""
 
-    def __init__(self, in_channels: int, out_channels: int, style: BlockConfig, attention: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, config: BlockConfig, attention: bool) -> None:
         super().__init__()
-        self.block = ResidualBlock(in_channels, out_channels, style)
-        self.attention = SelfAttention(out_channels, style) if attention else nn.Identity()
+        self.block = ResidualBlock(in_channels, out_channels, config)
+        self.attention = SelfAttention(out_channels, config) if attention else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         return self.attention(self.block(x, embedding))
@@ -43,31 +49,31 @@ class UNet(nn.Module):
     """U-Net with residual blocks, self-attention and a time (and class) embedding.
 
     Args:
-        image_size: side of the image in pixels, or [H, W]; any size, odd ones too: a level halves n to ⌈n/2⌉.
+        image_size: side of the image in pixels, or [H, W]. Odd sides are allowed: a level halves n to ⌈n/2⌉.
         in_channels: channels of the image.
         channels: width of the first level, even, ≥ 4.
-        channel_mults: width of each level as a multiple of `channels`; one level more halves the resolution once more.
+        channel_mults: width of each level as a multiple of `channels`; levels after the first halve the resolution.
         num_blocks: residual blocks on each level.
-        attention_resolutions: sides, in pixels, of the levels that attend (beside the middle); of a level that is not
-            square, the longer side.
+        attention_resolutions: sides, in pixels, of the levels with attention, which the middle always has. The side of
+            a level that is not square is its longer one.
         num_heads: attention heads.
-        head_dim: channels of a head, in place of their number.
+        head_dim: channels of a head; replaces num_heads.
         dropout: in the residual blocks, in [0, 1).
         num_classes: None for an unconditional network.
-        outputs: images that the network puts out, stacked along the channels; 2 adds the reverse step's variance.
-        scale_shift: the embedding scales and shifts (ADM) instead of being added (DDPM).
-        resampling: "conv" (strided convolution; nearest neighbour and convolution), "symmetric_conv" (padded on both
-            ends alike), or "residual" (BigGAN's residual blocks, ADM).
-        norm_groups: None takes 32, or fewer so that each has at least four channels at the first level: a group of one
-            channel would subtract what the embedding has just added, and be blind to time and class.
+        outputs: 1, or 2 for a prediction and the variance of the reverse step, stacked along the channels.
+        scale_shift: whether the embedding scales and shifts (ADM) instead of being added (DDPM).
+        resampling: "conv" (strided convolution down; nearest neighbours and convolution up), "symmetric_conv" (the same
+            with equal padding at both ends), or "residual" (BigGAN's residual blocks, ADM).
+        norm_groups: None chooses 32, or fewer so that each group has at least four channels at the first level. A group
+            of one channel would subtract the embedding that was just added, and lose time and class.
         norm_eps: of the normalization.
         frequency_shift: of the time embedding, 1 (DDPM) or 0.
-        patch_size: p folds p×p pixels into channels before the first convolution, and unfolds them after the last: the
-            levels start p times smaller, where the same FLOPs buy more width.
-        checkpointing: computes each stage anew in the backward pass instead of keeping its activations.
+        patch_size: p folds p×p pixels into channels before the first convolution and unfolds them after the last. The
+            levels are p times smaller, so the same FLOPs allow more channels.
+        checkpointing: recomputes each stage in the backward pass instead of keeping its activations.
 
     Raises:
-        ValueError: a size out of range, or an attention resolution that no level has.
+        ValueError: a number out of range, or an attention resolution that no level has.
 
     Ref: DDPM App. B; Improved DDPM §3; Diffusion Models Beat GANs §3; simple diffusion for the patches
     """
@@ -94,47 +100,22 @@ class UNet(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        check_sizes(channels, channel_mults, num_blocks, outputs)
+        attention = levels_that_attend(attention_resolutions, level_sides(image_size, patch_size, channel_mults))
+        down, up = plan_levels(channels, channel_mults, num_blocks, attention)
+        groups = group_count(norm_groups, channels)
+        config = BlockConfig(4 * channels, groups, norm_eps, dropout, num_heads, head_dim, scale_shift)
+
         self.num_classes, self.outputs, self.checkpointing = num_classes, outputs, checkpointing
         self.scale_shift, self.resampling, self.patch_size = scale_shift, resampling, patch_size
-        _check_sizes(channels, channel_mults, num_blocks, outputs)
-        sides = _sides(image_size, patch_size, channel_mults)
-        _check_attention(attention_resolutions, sides)
-        groups = norm_groups or max(g for g in range(1, min(32, channels // 4) + 1) if channels % g == 0)
-        _check_style(channels, num_heads, head_dim, dropout, groups)
-        style = BlockConfig(4 * channels, groups, norm_eps, dropout, num_heads, head_dim, scale_shift)
-        widths = [channels * mult for mult in channel_mults]
-
-        self.embedding = ConditionEmbedding(channels, style.embedding_dim, num_classes, frequency_shift)
+        self.embedding = ConditionEmbedding(channels, config.embedding_dim, num_classes, frequency_shift)
         self.stem = nn.Conv2d(patch_size**2 * in_channels, channels, 3, padding=1)
-        skips, width = [channels], channels
-
-        self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
-        for level, (side, out) in enumerate(zip(sides, widths, strict=True)):
-            stages = nn.ModuleList()
-            for _ in range(num_blocks):
-                stages.append(Stage(width, out, style, side in attention_resolutions))
-                width = out
-                skips.append(width)
-            self.down.append(stages)
-            if level < len(widths) - 1:
-                self.downsample.append(_downsampling(resampling, width, style))
-                skips.append(width)
-
-        self.middle = nn.ModuleList(Stage(width, width, style, attention) for attention in (True, False))
-
-        self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
-        for level, (side, out) in enumerate(zip(reversed(sides), reversed(widths), strict=True)):
-            stages = nn.ModuleList()
-            for _ in range(num_blocks + 1):
-                stages.append(Stage(width + skips.pop(), out, style, side in attention_resolutions))
-                width = out
-            self.up.append(stages)
-            if level < len(widths) - 1:
-                residual = resampling == "residual"
-                self.upsample.append(ResidualBlock(width, width, style, Resize()) if residual else Upsample(width))
-
-        self.norm = style.norm_silu(width)
-        self.head = zero(nn.Conv2d(width, patch_size**2 * outputs * in_channels, 3, padding=1))
+        self.down, self.downsample = _build_levels(down, config, partial(_downsampling, resampling))
+        width = down[-1].out_channels
+        self.middle = nn.ModuleList(Stage(width, width, config, attention) for attention in (True, False))
+        self.up, self.upsample = _build_levels(up, config, partial(_upsampling, resampling))
+        self.norm = config.norm_silu(up[-1].out_channels)
+        self.head = zero(nn.Conv2d(up[-1].out_channels, patch_size**2 * outputs * in_channels, 3, padding=1))
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
         """x (B, C, H, W), time (B,) on DDPM's clock 0 … 1000, condition by label or None -> (B, outputs·C, H, W)."""
@@ -158,58 +139,29 @@ class UNet(nn.Module):
         return F.pixel_shuffle(norm_silu_conv(self.norm, self.head, x), self.patch_size)
 
 
-def _downsampling(resampling: Resampling, channels: int, style: BlockConfig) -> nn.Module:
+def _build_levels(
+    levels: Sequence[Level], config: BlockConfig, make_resampling: Callable[[int, BlockConfig], nn.Module]
+) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """The stages of each level, and the changes of resolution between the levels, made in the order of use."""
+    stages, resamplings = nn.ModuleList(), nn.ModuleList()
+    for level in levels:
+        stages.append(nn.ModuleList(Stage(n, level.out_channels, config, level.attention) for n in level.in_channels))
+        if level.resampled:
+            resamplings.append(make_resampling(level.out_channels, config))
+    return stages, resamplings
+
+
+def _downsampling(resampling: Resampling, channels: int, config: BlockConfig) -> nn.Module:
     if resampling == "residual":
-        return ResidualBlock(channels, channels, style, Halve())
+        return ResidualBlock(channels, channels, config, Halve())
     return Downsample(channels, symmetric=resampling == "symmetric_conv")
+
+
+def _upsampling(resampling: Resampling, channels: int, config: BlockConfig) -> nn.Module:
+    return ResidualBlock(channels, channels, config, Resize()) if resampling == "residual" else Upsample(channels)
 
 
 def _resampled(module: nn.Module, x: Tensor, embedding: Tensor, size: torch.Size | None = None) -> Tensor:
     if isinstance(module, ResidualBlock):
         return module(x, embedding, size)
     return module(x) if size is None else module(x, size)
-
-
-def _sides(image_size: ImageSize, patch_size: int, channel_mults: Sequence[int]) -> list[int]:
-    """The longer side of each level, in patches."""
-    longer, shorter = ([side] for side in sorted(patch_rows_columns(image_size, patch_size), reverse=True))
-    for sides in (longer, shorter):
-        for _ in channel_mults[1:]:
-            sides.append((sides[-1] + 1) // 2)
-    if shorter[-1] < 2:
-        raise ValueError(
-            f"backbone.channel_mults={list(channel_mults)} and data.image_size={typed(image_size)}: the levels shrink "
-            f"to {shorter} pixels; give fewer multiples"
-        )
-    return longer
-
-
-def _check_sizes(channels: int, channel_mults: Sequence[int], num_blocks: int, outputs: int) -> None:
-    if channels < 4 or channels % 2:
-        raise ValueError(f"backbone.channels={channels}: choose an even number >= 4")
-    if not channel_mults or min(channel_mults) < 1:
-        raise ValueError(f"backbone.channel_mults={list(channel_mults)}: give one multiple >= 1 for each level")
-    if num_blocks < 1:
-        raise ValueError(f"backbone.num_blocks={num_blocks}: must be >= 1")
-    if outputs not in (1, 2):
-        raise ValueError(f"backbone.outputs={outputs}: choose 1, or 2 for a prediction and the variance")
-
-
-def _check_attention(attention_resolutions: Sequence[int], sides: list[int]) -> None:
-    unreached = [r for r in attention_resolutions if r not in sides]
-    if unreached:
-        raise ValueError(
-            f"backbone.attention_resolutions={list(attention_resolutions)}: no level is {unreached[0]} pixels wide "
-            f"on its longer side; choose among {sides}"
-        )
-
-
-def _check_style(channels: int, num_heads: int, head_dim: int | None, dropout: float, groups: int) -> None:
-    if num_heads < 1 or (head_dim is not None and head_dim < 1):
-        raise ValueError(f"backbone.num_heads={num_heads}, head_dim={head_dim}: must be >= 1")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"backbone.dropout={dropout}: choose 0 <= dropout < 1")
-    if groups < 1 or channels % groups:
-        raise ValueError(
-            f"backbone.norm_groups={groups} and backbone.channels={channels}: choose groups that divide them"
-        )

@@ -1,4 +1,4 @@
-"""The U-Net as the lecture draws it, with a time."""
+"""The U-Net as the lecture draws it, with time and class."""
 
 import torch
 from torch import Tensor, nn
@@ -9,23 +9,23 @@ from lightning_diffusion.networks.layers import ConditionEmbedding, refuse_parts
 
 
 class LectureUNet(nn.Module):
-    """Contracting path, bottom, expanding path; the original U-Net with "same" padding, told of time and class.
+    """The original U-Net with "same" padding, time and class: a contracting path, a bottom and an expanding path.
 
-    Without a time it is a plain image-to-image network. Sides that 2 does not divide are pooled down and brought back
-    by the up-convolution, so any image of at least 2^depth pixels does.
+    Without time it is a plain image-to-image network. Pooling rounds odd sides down, and the up-convolution restores
+    them, so any image with sides of at least 2^depth pixels fits.
 
     Args:
         in_channels: channels of the image.
-        channels: width of the first level, ≥ 4 and even; doubled at every step down.
-        depth: steps down, ≥ 1.
-        out_channels: of the output; None takes outputs · in_channels.
+        channels: width of the first level, even, ≥ 4; every step down doubles it.
+        depth: number of steps down, ≥ 1.
+        out_channels: channels of the output; None means outputs · in_channels.
         outputs: see `UNet`.
         num_classes: None for an unconditional network.
         time: False for a network without time and class.
-        image_size: side of the image in pixels, or [H, W], to check depth against.
+        image_size: side of the image in pixels, or [H, W]; used only to check depth.
 
     Raises:
-        ValueError: a value out of range, or an image too small for so many steps down.
+        ValueError: a number out of range, or an image that is too small for this depth.
 
     Ref: U-Net, Fig. 1
     """
@@ -48,8 +48,8 @@ class LectureUNet(nn.Module):
             )
         if image_size is not None and (shorter := min(height_width(image_size))) < 2**depth:
             raise ValueError(
-                f"backbone.depth={depth} and data.image_size={typed(image_size)}: the image is halved away; "
-                f"choose backbone.depth <= {shorter.bit_length() - 1}"
+                f"backbone.depth={depth} and data.image_size={typed(image_size)}: the image is too small "
+                f"for so many halvings; choose backbone.depth <= {shorter.bit_length() - 1}"
             )
         self.num_classes, self.outputs = num_classes, outputs
         widths = [channels * 2**k for k in range(depth + 1)]
@@ -89,7 +89,7 @@ class LectureUNet(nn.Module):
 
 
 class DoubleConvolution(nn.Module):
-    """3×3 conv, ReLU, 3×3 conv, ReLU; the time (and class) is added to each channel after the first convolution."""
+    """3×3 conv, ReLU, 3×3 conv, ReLU. The first convolution's output gets the embedding of time and class added."""
 
     def __init__(self, in_channels: int, out_channels: int, embedding_dim: int | None) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class DoubleConvolution(nn.Module):
         self.conv_2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.embedding = None if embedding_dim is None else nn.Linear(embedding_dim, out_channels)
         for conv in (self.conv_1, self.conv_2):
-            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # there is no normalization to rely on
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # no normalization corrects the scale
 
     def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
         x = self.conv_1(x)
@@ -107,7 +107,7 @@ class DoubleConvolution(nn.Module):
 
 
 class ExpandingStep(nn.Module):
-    """2×2 up-convolution that halves the channels, concatenation with the contracting path, 3×3 convs and ReLUs."""
+    """2×2 up-convolution that halves the channels, concatenation with the contracting path, double convolution."""
 
     def __init__(self, in_channels: int, out_channels: int, embedding_dim: int | None) -> None:
         super().__init__()
@@ -115,5 +115,5 @@ class ExpandingStep(nn.Module):
         self.double_convolution = DoubleConvolution(2 * out_channels, out_channels, embedding_dim)
 
     def forward(self, x: Tensor, copied: Tensor, embedding: Tensor | None) -> Tensor:
-        x = self.up_convolution(x, output_size=list(copied.shape[-2:]))  # an odd side comes back whole
+        x = self.up_convolution(x, output_size=list(copied.shape[-2:]))  # restores odd sides
         return self.double_convolution(torch.cat([copied, x], dim=1), embedding)

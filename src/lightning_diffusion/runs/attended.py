@@ -1,4 +1,4 @@
-"""A run that another Python program starts and attends: its output is shown as it comes, and its folder is found."""
+"""A run that another Python program starts and waits for, with its output shown as it appears."""
 
 import os
 import signal
@@ -13,20 +13,20 @@ from lightning_diffusion.runs.job import cause, started
 from lightning_diffusion.runs.run import Run
 from lightning_diffusion.system.files import write_text
 
-ANNOUNCED = "LIGHTNING_DIFFUSION_ANNOUNCE"  # in the environment of the run: the file that it writes its folder into
-KEPT = 200  # last lines of the output, in which the cause of a failure is looked for
+ANNOUNCED = "LIGHTNING_DIFFUSION_ANNOUNCE"  # environment variable: the file into which the run writes its folder's path
+KEPT = 200  # last lines of the output, which are searched for the cause of a failure
 MULTIRUN = ("-m", "--multirun")
-USAGE = 2  # the status of a program that was given wrong words
+USAGE = 2  # exit status of a program after wrong arguments
 
 
 def attend(words: Sequence[str]) -> Run:
     """Runs `python -m src.train WORDS` to its end and prints its output line by line.
 
-    An interruption is passed on: the run saves a checkpoint, and KeyboardInterrupt is raised once it has ended.
+    An interrupt is forwarded: the run saves a checkpoint, and KeyboardInterrupt is raised once it has ended.
 
     Raises:
         ConfigError: the program's one-line error.
-        RuntimeError: it ended otherwise before it was done, with its last line.
+        RuntimeError: the last line of a program that failed in another way.
     """
     if any(word in MULTIRUN for word in words):
         raise ConfigError("-m: a sweep has many runs; start it on the command line, python -m src.train -m …")
@@ -40,20 +40,20 @@ def attend(words: Sequence[str]) -> Run:
         kind = ConfigError if process.returncode == USAGE else RuntimeError
         raise kind(cause(process.returncode, lines))
     if announced is None:
-        raise ConfigError(f"no run came of {' '.join(words)}")
+        raise ConfigError(f"{' '.join(words)}: started no run")
     return Run(Path(announced))
 
 
 def announce(folder: Path) -> None:
-    """Tells whoever attends this run where its folder is."""
+    """Writes the path of the run's folder for the program that attends it, if any."""
     if (file := os.environ.get(ANNOUNCED)) is not None:
         write_text(Path(file), str(folder.absolute()))
 
 
 def _shown(process: "subprocess.Popen[str]") -> list[str]:
-    """Prints the output to its end, whatever interrupts this. Returns the last lines.
+    """Prints the output to its end, even after an interrupt. Returns the last lines.
 
-    A second interruption ends the process at once, as a second Ctrl-C does.
+    A second interrupt ends the process at once, as a second Ctrl-C does.
     """
     assert process.stdout is not None
     lines: deque[str] = deque(maxlen=KEPT)

@@ -1,32 +1,44 @@
-"""What each figure of a run can compare."""
+"""The metrics of a run: which value is the best, and which runs each metric can compare."""
 
 from collections.abc import Iterable
+from typing import Literal
 
 LOSS, BITS, BITS_ERROR = HELD_OUT = ("val/loss", "val/bits_per_dim", "val/bits_per_dim_se")
 LOSS_KEYS = ("schedule", "parameterization", "distance", "objective.distance")  # change what val/loss measures
+LOWER_IS_BETTER = ("train/loss", "val/", "fd_", "fid", "kd_", "kid")
+HIGHER_IS_BETTER = ("inception_score", "is_", "precision", "recall", "density", "coverage")
 
 
 def is_figure(metric: str) -> bool:
-    """Whether it is a figure of a validation as a whole, not of a part of it such as val/loss_q1."""
+    """Whether a metric is of a whole validation, not of a part of it such as val/loss_q1."""
     return metric.startswith("val/") and not metric.startswith("val/loss_")
 
 
+def best_of(metric: str) -> Literal["min", "max"] | None:
+    """Whether the lowest or the highest value of a metric is the best; None if it is neither a loss nor a score."""
+    return "min" if metric.startswith(LOWER_IS_BETTER) else "max" if metric.startswith(HIGHER_IS_BETTER) else None
+
+
+def higher_is_better(metric: str) -> bool:
+    return best_of(metric) == "max" or metric == "images_per_second"
+
+
 def sentence(metric: str) -> str:
-    """In one sentence, which runs this figure compares."""
+    """One sentence on which runs this metric compares."""
     if metric == LOSS:
-        return "val/loss compares runs of one schedule and one prediction: each averages over its own noise levels."
+        return "val/loss compares runs with the same schedule and prediction: each averages over its own noise levels."
     if metric == BITS:
         return (
-            "val/bits_per_dim compares models of the same held-out images, whatever their schedule, prediction, "
+            "val/bits_per_dim compares models on the same held-out images, whatever their schedule, prediction, "
             "weighting or T: lower is better."
         )
     if metric.startswith("val/loss_q"):
-        return f"{metric} compares runs of one schedule and one prediction: it is a quarter of each one's own clock."
+        return f"{metric} compares runs with the same schedule and prediction: it covers a quarter of the run's t/T."
     if metric.startswith("train/"):
-        return f"{metric} compares runs that train alike: it depends on schedule, prediction, times and weighting."
+        return f"{metric} compares runs with the same schedule, prediction, time sampler and weighting."
     if metric in ("images_per_second", "seconds", "steps"):
-        return f"{metric} compares runs on the same machine, when nothing else runs on it."
-    return f"{metric} compares samples of equal number, measured against the same images in the same features."
+        return f"{metric} compares runs on the same machine, with nothing else running on it."
+    return f"{metric} compares equally many samples, scored against the same images in the same features."
 
 
 def misled_by(metric: str, keys: Iterable[str]) -> list[str]:
@@ -37,8 +49,8 @@ def misled_by(metric: str, keys: Iterable[str]) -> list[str]:
 
 
 def warning(metric: str, keys: Iterable[str]) -> str | None:
-    """What to say where runs that differ in these keys are compared by this metric."""
+    """A warning if these keys, in which the runs differ, make the metric incomparable."""
     if not (misled := misled_by(metric, keys)):
         return None
     changes = f"{misled[0]} changes" if len(misled) == 1 else f"{', '.join(misled[:-1])} and {misled[-1]} change"
-    return f"metric={metric}: {changes} what it measures; metric={BITS} compares such runs"
+    return f"metric={metric}: {changes} what it measures; choose metric={BITS} to compare such runs"

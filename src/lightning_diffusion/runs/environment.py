@@ -1,4 +1,4 @@
-"""What a run was started with: its exact words, the code, the libraries and the machine."""
+"""The record of each start of a run: its command, code, libraries and machine."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ import torch
 
 from lightning_diffusion.runs.run import ENVIRONMENT, relative
 from lightning_diffusion.system.checkout import CHECKOUT
-from lightning_diffusion.system.files import NotWritten, read_text, write_text
+from lightning_diffusion.system.files import read_text, write_text, writing
 from lightning_diffusion.system.quoting import for_shell
 
 PACKAGE = "src/lightning_diffusion"
@@ -23,13 +23,13 @@ LIBRARIES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", 
 
 
 def record(run_dir: Path) -> None:
-    """Adds this start of the run to its environment.json, a list of them. Raises NotWritten."""
+    """Adds this start to the list in the run's environment.json. Raises NotWritten."""
     path = run_dir / ENVIRONMENT
     write_text(path, json.dumps([*_starts(path), environment()], indent=2) + "\n")
 
 
 def _starts(path: Path) -> list[Any]:
-    """The starts before this one; a file that holds no list of them is kept beside it, and reported."""
+    """The earlier starts. A damaged file is renamed and reported."""
     if not os.path.lexists(path):
         return []
     with contextlib.suppress(ValueError):  # Unreadable is one
@@ -37,16 +37,14 @@ def _starts(path: Path) -> list[Any]:
         if isinstance(starts, list):
             return starts
     aside = path.with_name(f"{path.name}.damaged")
-    print(f"{relative(path)}: damaged; kept as {aside.name}, and begun anew", file=sys.stderr)
-    try:
+    print(f"{relative(path)}: damaged; renamed to {aside.name} and started a new file", file=sys.stderr)
+    with writing(path):
         os.replace(path, aside)
-    except OSError as error:
-        raise NotWritten(f"{path}: could not be written ({error.strerror})") from error
     return []
 
 
 def environment() -> dict[str, Any]:
-    """command, started, folder; git; python, libraries that are installed; host, system, processor, cores, devices."""
+    """A start: command, started, folder, git, python, installed libraries, host, system, processor, cores, devices."""
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "command": command(),
@@ -64,30 +62,30 @@ def environment() -> dict[str, Any]:
 
 
 def command() -> str:
-    """What was typed, for a shell."""
+    """The command line of this process, quoted for a shell."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = ["python", "-m", spec.name] if spec is not None else [Path(sys.argv[0]).name]
     return " ".join(map(for_shell, [*program, *sys.argv[1:]]))
 
 
 def git() -> dict[str, Any] | None:
-    """The code's commit, and whether it was changed since; None where it lies in no checkout of its own."""
+    """The code's commit, and whether the code was changed since; None outside a checkout of this project."""
     if CHECKOUT is None:
         return None
     try:
-        commit, changes = _ask("rev-parse", "HEAD"), _ask("status", "--porcelain", PACKAGE)
+        commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", PACKAGE)
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit, "changed": bool(changes)}
 
 
-def _ask(*words: str) -> str:
-    asked = subprocess.run(["git", "-C", str(CHECKOUT), *words], capture_output=True, text=True, timeout=10, check=True)
-    return asked.stdout.strip()
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(CHECKOUT), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
 
 def _version(library: str) -> str | None:
-    """None where it is not installed: a run without W&B does without wandb."""
+    """The version of a library; None if it is not installed, as wandb may be for runs without W&B."""
     try:
         return metadata.version(library)
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""One job of a sweep: a run in a process of its own, started, waited for and, where it fails, told in a line."""
+"""A job of a sweep: a run in its own process, with a one-line report if it fails."""
 
 import ctypes
 import os
@@ -18,12 +18,12 @@ from lightning_diffusion.system.console import printable
 from lightning_diffusion.system.files import Unreadable, write_text
 from lightning_diffusion.system.quoting import quoted
 
-AS_ON_A_TERMINAL = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")  # a Jupyter kernel's: bars in what is a log
-TAIL = 2**16  # bytes of a log that are searched for the cause
+AS_ON_A_TERMINAL = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")  # set by Jupyter: would write bars into a log
+TAIL = 2**16  # last bytes of a log, which are searched for the cause of a failure
 
 
 class Job(NamedTuple):
-    """A job's run, what the command line says of it, and flags of the command line that each job takes too."""
+    """A job: its run, its words of the command line, and the flags that all jobs share."""
 
     result: Run
     words: list[str]
@@ -34,7 +34,7 @@ class Job(NamedTuple):
         return self.result.folder
 
     def check(self) -> None:
-        """Raises ConfigError where the folder holds a run that other words started: its result is not this job's."""
+        """Raises ConfigError if other words started the run in the folder: its result is not this job's."""
         try:
             is_own = self.result.is_started_by(self.words)
         except Unreadable as error:
@@ -43,11 +43,11 @@ class Job(NamedTuple):
             raise ConfigError(f"hydra.sweep.dir: {relative(self.folder)} holds another job; choose another folder")
 
     def own(self, keys: list[str]) -> str:
-        """What sets it apart among the sweep's jobs."""
+        """The words in which this job differs from the sweep's others."""
         return " ".join(word for word in self.words if word.split("=")[0].lstrip("+") in keys)
 
     def told(self, metric: str, keys: list[str]) -> str:
-        """What is its own, and what came of it."""
+        """One line on the job: its own words, then its metric or the cause of its failure."""
         words = self.own(keys)
         if self.result.failure is not None:
             return f"{words}: failed: {printable(self.result.failure)} ({relative(self.folder / LOG)})"
@@ -60,15 +60,15 @@ class Job(NamedTuple):
             group, name: of its W&B run.
 
         Raises:
-            SystemExit: the sweep was asked to stop; its run has saved a checkpoint by then.
+            SystemExit: a signal stopped the sweep; the run has saved a checkpoint by then.
         """
-        if self.result.is_done:  # by the run that was waited for
+        if self.result.is_done:  # an earlier process has finished it meanwhile
             return
         (self.folder / FAILURE).unlink(missing_ok=True)
         if (self.folder / CHECKPOINT).exists():
             words = [f"resume={quoted(self.folder)}", *(word for word in self.words if word.startswith("trust="))]
         else:
-            for leftover in (CONFIG, CURVE):  # of a run that was cut before it had a checkpoint
+            for leftover in (CONFIG, CURVE):  # of a run that was stopped before its first checkpoint
                 (self.folder / leftover).unlink(missing_ok=True)
             named = [f"group={quoted(group)}", f"name={quoted(name)}"]
             words = [*self.words, *named, f"hydra.run.dir={quoted(self.folder)}", "hydra.mode=RUN"]
@@ -79,31 +79,31 @@ class Job(NamedTuple):
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches it once: from here
+            start_new_session=True,  # so that Ctrl-C reaches it only once, through this process
             preexec_fn=_end_with_parent,
         )
-        with _passing_on(process) as asked:
+        with _passing_on(process) as signals:
             status = process.wait()
-        if asked:
-            raise SystemExit(128 + asked[0])
+        if signals:
+            raise SystemExit(128 + signals[0])
         if status != 0:
             write_text(self.folder / FAILURE, _cause(status, log) + "\n")
 
 
 def _module(program: str) -> str:
-    """What `python -m` runs: a checkout's own word, or the installed package's."""
+    """The module to run with `python -m`: the checkout's, or the installed package's."""
     return f"src.{program}" if CHECKOUT is not None else f"lightning_diffusion.app.{program}"
 
 
 def _environment() -> dict[str, str]:
-    """Of a run of the same code that starts its ranks itself, where Lightning would leave that to SLURM's srun."""
+    """The environment for a run of the same code. Under SLURM, the run starts its ranks itself, without srun."""
     path = os.pathsep.join(filter(None, (str(CHECKOUT or ""), os.environ.get("PYTHONPATH"))))
-    alone = {"SLURM_JOB_NAME": "bash"} if "SLURM_NTASKS" in os.environ else {}
-    return os.environ | {"PYTHONPATH": path} | alone
+    without_srun = {"SLURM_JOB_NAME": "bash"} if "SLURM_NTASKS" in os.environ else {}
+    return os.environ | {"PYTHONPATH": path} | without_srun
 
 
 def _end_with_parent() -> None:
-    """In the new process: SIGTERM when the sweep is gone, however it went."""
+    """Makes the new process receive SIGTERM when this one ends, however it ends."""
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -111,38 +111,38 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _passing_on(process: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
-    """Signals to the sweep go to its run, which ends with a checkpoint; they are noted for the sweep to end too."""
-    asked: list[int] = []
+    """Forwards signals to the run, which then ends with a checkpoint. Yields the list of signals received."""
+    signals: list[int] = []
 
     def note(signum: int, frame: FrameType | None) -> None:
         process.send_signal(signum)
-        asked.append(signum)
+        signals.append(signum)
 
     previous = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield signals
     finally:
         for signum, handler in previous.items():
             signal.signal(signum, handler)
 
 
 def _cause(status: int, log: IO[str]) -> str:
-    """In one line: what the run said last, or what ended it."""
+    """The cause of a failure in one line, from the end of the log."""
     log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL))
     return cause(status, log.read().splitlines())
 
 
 def cause(status: int, output: Iterable[str]) -> str:
-    """In one line, why a program ended with this status, out of the lines of its output."""
+    """The cause of a program's failure in one line, from its exit status and its output."""
     if status < 0:
         return f"ended by {signal.Signals(-status).name}"
     lines = [line.strip() for line in output if line.strip()]
-    told = [line for line in lines if line.startswith("error: ")] if status == 2 else lines
-    return printable(told[-1].removeprefix("error: ")) if told else f"exit status {status}"
+    candidates = [line for line in lines if line.startswith("error: ")] if status == 2 else lines
+    return printable(candidates[-1].removeprefix("error: ")) if candidates else f"exit status {status}"
 
 
 def started(program: str, words: Sequence[str], **environment: str) -> "subprocess.Popen[str]":
-    """A program of the same code in a process of its own, whose output, with its errors, is read line by line."""
+    """Starts a program of the same code in its own process; stdout and stderr are one pipe, read line by line."""
     inherited = {name: value for name, value in _environment().items() if name not in AS_ON_A_TERMINAL}
     return subprocess.Popen(
         [sys.executable, "-m", _module(program), *words],

@@ -1,4 +1,4 @@
-"""Grids and animations of uint8 images, and the files that hold them."""
+"""Grids and animations of uint8 images, as PNG and GIF files."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from lightning_diffusion.system.files import make_folder, write, write_bytes
 
 
 def square_columns(count: int, num_classes: int | None = None) -> int:
-    """About √count columns; with classes a multiple of their number, so that a column shows one class."""
+    """About √count columns. With classes it is a multiple of their number, so that each column shows one class."""
     K = num_classes or 1
     return K * max(1, round(math.sqrt(count) / K))
 
@@ -21,12 +21,12 @@ def square_columns(count: int, num_classes: int | None = None) -> int:
 def grid(images: Tensor, columns: int | None = None, least_side: int = 512) -> Tensor:
     """Tiles uint8 images (N, C, H, W) row by row -> (1 or 3, H', W'), with a gap of one pixel.
 
-    Images of one channel are grey, of three colour. Of any other number, each image becomes a row of its channels, grey
-    and from left to right, without a gap between them.
+    Images with one channel are grey, with three colour. With any other number, each image becomes a row of its channels
+    in grey, from left to right, without gaps.
 
     Args:
         columns: about √N if None.
-        least_side: small images are enlarged by a whole factor until the picture is at least this wide.
+        least_side: minimal width of the picture, reached by enlarging it by a whole factor.
     """
     if images.shape[1] not in (1, 3):
         images = images.transpose(1, 2).flatten(2)[:, None]  # (N, 1, H, C·W)
@@ -50,12 +50,12 @@ def write_png(path: Path, picture: Tensor) -> None:
 
 
 def write_gif(path: Path, pictures: Sequence[Tensor], seconds: float = 4.0, hold: float = 1.0) -> None:
-    """Writes uint8 pictures (C, H, W) as an endless animation of `seconds`, the last frame held for `hold`.
+    """Writes uint8 pictures (C, H, W) as an endlessly repeated animation of `seconds`; the last frame stays for `hold`.
 
     Raises NotWritten.
     """
     make_folder(path.parent)
     frames = [picture.expand(3, -1, -1).permute(1, 2, 0).numpy() for picture in pictures]
     durations = [1000 * seconds / len(frames)] * (len(frames) - 1) + [1000 * hold]  # milliseconds
-    duration = durations if len(frames) > 1 else durations[0]  # Pillow takes no list for one
+    duration = durations if len(frames) > 1 else durations[0]  # Pillow accepts no list for a single frame
     write_bytes(path, imageio.imwrite("<bytes>", frames, extension=".gif", duration=duration, loop=0))

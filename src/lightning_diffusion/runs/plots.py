@@ -1,4 +1,4 @@
-"""Pictures of numbers."""
+"""Plots as PNG files."""
 
 import warnings
 from collections import defaultdict
@@ -15,13 +15,13 @@ from lightning_diffusion.system.files import write
 DPI = 150
 WIDEST = 80  # characters of a name in a picture
 
-# a box stands for a letter that the font lacks; a picture whose words leave no room for it is drawn all the same
+# letters that the font lacks become boxes; a plot whose labels leave no room for it is drawn anyway
 for harmless in ("Glyph .* missing from", "constrained_layout not applied"):
     warnings.filterwarnings("ignore", message=harmless)
 
 
 def as_words(text: object) -> str:
-    """Any text as it can stand in a picture: one line, and no formula between dollars."""
+    """Any text as a label of a plot: one line, with dollar signs that start no formula."""
     return printable(text, WIDEST).replace("$", r"\$")
 
 
@@ -32,12 +32,13 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def over_evaluations(rows: Sequence[dict[str, Any]], name: str, count: int, floor: float | None) -> Figure:
-    """A score over the number of function evaluations, a line for each sampler.
+    """A plot of a score over the number of network evaluations, with a line for each sampler.
 
     Args:
         rows: with sampler, nfe and the score.
-        count: samples behind each point.
-        floor: the score of held-out images, drawn as a line across; None leaves it out.
+        name: of the score.
+        count: number of samples behind each point.
+        floor: the score of held-out images, drawn as a horizontal line; None omits it.
     """
     lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in rows:
@@ -49,7 +50,7 @@ def over_evaluations(rows: Sequence[dict[str, Any]], name: str, count: int, floo
         axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, label=as_words(sampler))
     if floor is not None:
         axes.axhline(floor, color="grey", linestyle=":", label="held-out images")
-    axes.set(xscale="log", yscale="log", xlabel="evaluations of the network for a sample", ylabel=as_words(name))
+    axes.set(xscale="log", yscale="log", xlabel="network evaluations per sample", ylabel=as_words(name))
     axes.set_title(f"{count:,} samples", fontsize="medium")
     axes.grid(alpha=0.3, which="both")
     axes.legend(frameon=False)

@@ -1,4 +1,4 @@
-"""Files that a killed program, a full disk or a stranger may have left: parsed within bounds, damage is a note."""
+"""Safe reading of files that may be damaged or hostile: sizes are limited, and damage is reported as a note."""
 
 import csv
 import io
@@ -13,26 +13,26 @@ import yaml
 from lightning_diffusion.system.files import MOST, Unreadable, read_bytes, read_text
 
 T = TypeVar("T")
-SMALL = 2**16  # bytes of YAML, which takes up to 30 seconds a megabyte, and of a failure's text
-JSON = 2**24  # bytes of JSON, which takes twenty times as many in memory
-PIXELS, FRAMES = 2**26, 2000  # of a picture, of all frames of an animation together; of an animation
-LAST = {"PNG": b"IEND\xaeB`\x82", "GIF": b";"}  # bytes of a picture
+SMALL = 2**16  # bytes of YAML, which takes up to 30 seconds per megabyte, and of a failure's text
+JSON = 2**24  # bytes of JSON, which takes twenty times as much memory
+PIXELS, FRAMES = 2**26, 2000  # pixels of a picture or of all frames of an animation; frames of an animation
+LAST = {"PNG": b"IEND\xaeB`\x82", "GIF": b";"}  # last bytes of a complete picture
 LARGEST = 3.4e38  # float32's range: no measurement is larger
 
 
 class Record(NamedTuple, Generic[T]):
-    """What could be read of a file, and what is wrong with it, without its path; None for nothing."""
+    """The readable content of a file, and a note on its damage, without its path; None if it is intact."""
 
     content: T
     damage: str | None = None
 
 
 def load(path: Path, parse: Callable[[str], Record[T]], missing: T, most: int = MOST) -> Record[T]:
-    """A text file, parsed; `missing` where there is none, and where nothing of it can be used.
+    """Reads and parses a text file. The content is `missing` if there is no file, or nothing in it can be used.
 
     Args:
-        parse: text -> record. Raises ValueError for a text of no use.
-        most: bytes; a larger file is damaged.
+        parse: text -> record. Raises ValueError for an unusable text.
+        most: bytes; a larger file counts as damaged.
     """
     if not os.path.lexists(path):
         return Record(missing)
@@ -46,7 +46,7 @@ def load(path: Path, parse: Callable[[str], Record[T]], missing: T, most: int = 
 
 
 def load_picture(path: Path, kind: Literal["PNG", "GIF"]) -> Record[bytes | None]:
-    """A picture's bytes, once all of it has been decoded; None where it is missing or damaged."""
+    """The bytes of a picture that decodes completely; None if it is missing or damaged."""
     if not os.path.lexists(path):
         return Record(None)
     try:
@@ -61,11 +61,14 @@ def load_picture(path: Path, kind: Literal["PNG", "GIF"]) -> Record[bytes | None
 
 
 def parse_yaml(text: str) -> dict[Any, Any]:
-    """A mapping in YAML, without aliases: a few lines of them can stand for billions of nodes. Raises ValueError."""
+    """Parses a YAML mapping without aliases: a few lines with aliases can expand to billions of nodes.
+
+    Raises ValueError.
+    """
     try:
         found = yaml.load(text, _Loader)
     except Exception as error:  # on garbage PyYAML raises nearly anything, RecursionError too
-        raise ValueError(f"not YAML that is read here ({_first_line(error)})") from error
+        raise ValueError(f"not readable as YAML ({_first_line(error)})") from error
     if not isinstance(found, dict):
         raise ValueError("not a mapping")
     if not text.endswith("\n"):
@@ -74,7 +77,7 @@ def parse_yaml(text: str) -> dict[Any, Any]:
 
 
 def parse_json(text: str) -> Any:
-    """Raises ValueError."""
+    """Parses JSON. Raises ValueError."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -82,13 +85,13 @@ def parse_json(text: str) -> Any:
 
 
 def parse_table(text: str, needed: Sequence[str]) -> Record[list[dict[str, float]]]:
-    """Rows of numbers in .csv up to the first damaged one; empty cells are left out, NaN stands for what is not finite.
+    """Parses .csv rows of numbers up to the first damaged one. Empty cells are omitted; non-finite numbers become NaN.
 
     Args:
-        needed: columns with a finite number in every row.
+        needed: columns that must have a finite number in every row.
 
     Raises:
-        ValueError: one of them is missing.
+        ValueError: a needed column is missing.
     """
     whole, damage = text.endswith("\n"), None
     reader = csv.DictReader(io.StringIO(text if whole else text[: text.rfind("\n") + 1], newline=""))
@@ -109,35 +112,35 @@ def is_number(value: Any) -> bool:
 
 
 def is_measurable(value: float) -> bool:
-    """Whether a number is finite and in float32's range."""
+    """Whether a number is finite and within float32's range."""
     return abs(value) <= LARGEST
 
 
 class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise ValueError("it has an alias")
+            raise ValueError("aliases are not allowed")
         return super().compose_node(parent, index)
 
 
 def _row(row: dict[Any, Any], needed: Sequence[str]) -> dict[str, float]:
     if None in row or None in row.values():
-        raise ValueError("another number of cells than columns")
+        raise ValueError("the numbers of cells and columns differ")
     numbers: dict[str, float] = {}
     for name, cell in row.items():
         if cell or name in needed:
             try:
                 value = float(cell)
             except ValueError:
-                raise ValueError(f"{name} is no number") from None
+                raise ValueError(f"{name} is not a number") from None
             if name in needed and not is_measurable(value):
-                raise ValueError(f"{name} is no finite number")
+                raise ValueError(f"{name} is not a finite number")
             numbers[name] = value if is_measurable(value) else float("nan")
     return numbers
 
 
 def _decode(data: bytes, kind: str) -> None:
-    from PIL import Image  # here, as training reads no pictures
+    from PIL import Image  # not at the top: training reads no pictures
 
     if not data.endswith(LAST[kind]):
         raise ValueError("cut off")

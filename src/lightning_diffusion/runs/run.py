@@ -1,4 +1,4 @@
-"""A run as its folder has it: what was asked for, how far it came, and what came of it."""
+"""A run as recorded in its folder: its command, state, metrics and pictures."""
 
 import math
 import os
@@ -14,29 +14,27 @@ from lightning_diffusion.system.files import Unreadable
 
 OVERRIDES, CONFIG, RESULT, CURVE = "overrides.yaml", "config.yaml", "metrics.json", "metrics.csv"
 LEVELS, ENVIRONMENT = "noise_levels.csv", "environment.json"
-JOB, LOG, FAILURE = "job.yaml", "output.log", "failure.txt"  # of a sweep's job, whose words stand there from the first
+JOB, LOG, FAILURE = "job.yaml", "output.log", "failure.txt"  # of a sweep's job; job.yaml holds its words from the start
 SAMPLES, ANIMATION = "samples/final.png", "samples/trajectory.gif"
 CHECKPOINT = "checkpoints/last.ckpt"
-ABOUT_THE_RUN = ("hydra.", "group=", "name=", "resume=", "debug=", "logger", "print_config=")  # not what is trained
-LOWER_IS_BETTER = ("train/loss", "val/", "fd_", "fid", "kd_", "kid")
-HIGHER_IS_BETTER = ("inception_score", "is_", "precision", "recall", "density", "coverage")
+ABOUT_THE_RUN = ("hydra.", "group=", "name=", "resume=", "debug=", "logger", "print_config=")  # not about the training
 Points = tuple[list[float], list[float]]
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything is read when it is asked for; what is missing is empty, and so is what is damaged beyond use."""
+    """A run. Its files are read on demand; missing or unusable ones count as empty."""
 
     folder: Path
 
     @property
     def is_done(self) -> bool:
-        """Whether its result is there and can be read."""
+        """Whether its result exists and is readable."""
         return self._result().content is not None
 
     @property
     def failure(self) -> str | None:
-        """The cause, in a line, where the run is a sweep's job that failed."""
+        """The cause of failure, in one line, if the run is a sweep's job that failed."""
         text, damage = self._failure()
         return text if damage is None else f"{FAILURE}: {damage}"
 
@@ -48,14 +46,14 @@ class Run:
 
     @property
     def reason(self) -> str | None:
-        """In a line, why it is damaged or failed."""
+        """The cause of damage or failure, in one line."""
         notes = [f"{name}: {damage}" for name, damage in self.damage.items()]
         failure = [] if self.failure is None or FAILURE in self.damage else [self.failure]
         return "; ".join([*failure, *notes]) if failure or notes else None
 
     @cached_property
     def damage(self) -> dict[str, str]:
-        """What is wrong with its files, by their names."""
+        """The damage of its files, by their names."""
         records: dict[str, Record[Any]] = {
             OVERRIDES: self._words(OVERRIDES),
             JOB: self._words(JOB),
@@ -71,25 +69,25 @@ class Run:
         return {name: record.damage for name, record in records.items() if record.damage is not None}
 
     def is_started_by(self, words: list[str]) -> bool:
-        """Whether these words began its command line; true of a folder that holds no run.
+        """Whether its command line begins with these words. True for a folder without a run.
 
         Raises:
-            Unreadable: its words are damaged.
+            Unreadable: the file with its words is damaged.
         """
         saved, damage = self._words(OVERRIDES)
         if damage is not None:
             raise Unreadable(f"{self.folder / OVERRIDES}: {damage}")
-        typed = self._words(JOB).content if saved is not None else None  # whom they trust stands there only
+        typed = self._words(JOB).content if saved is not None else None  # only job.yaml holds trust=
         return saved is None or (typed or saved)[: len(words)] == words
 
     @property
     def words(self) -> list[str]:
-        """Of its command line, as far as they say what is trained."""
+        """The words of its command line that concern the training."""
         return [word for word in self._command or () if not word.startswith(ABOUT_THE_RUN)]
 
     @property
     def has_words(self) -> bool:
-        """Whether its command line is there and can be read."""
+        """Whether its command line is recorded and readable."""
         return self._command is not None
 
     @property
@@ -98,32 +96,32 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Numbers of metrics.json, each score beside the others."""
+        """The numbers of metrics.json, scores included."""
         return {} if self._read_result.content is None else self._read_result.content.numbers
 
     @property
     def floors(self) -> dict[str, float]:
-        """What held-out images reach, by score."""
+        """The values of held-out images, by score."""
         return {} if self._read_result.content is None else self._read_result.content.floors
 
     @property
     def short_bound(self) -> float | None:
-        """The log-SNR at which its bound ends, where its chain is too short for the whole of it."""
+        """The log-SNR at which its likelihood bound ends, if its chain is too short to cover the whole range."""
         return None if self._read_result.content is None else self._read_result.content.short_bound
 
     @property
     def counts(self) -> dict[str, int]:
-        """Of how many samples a score is, by score; an earlier version's may not tell."""
+        """The number of samples behind each score. Earlier versions did not always record it."""
         return {} if self._read_result.content is None else self._read_result.content.counts
 
     @property
     def starts(self) -> list[dict[str, Any]]:
-        """Command, code and machine of each time that it was started."""
+        """The command, code and machine of each start."""
         return self._starts.content
 
     @cached_property
     def curves(self) -> dict[str, Points]:
-        """(steps, values) of everything that was logged."""
+        """(steps, values) of each logged metric."""
         found: dict[str, Points] = {}
         for row in self._curve.content:
             for name, value in row.items():
@@ -135,15 +133,15 @@ class Run:
 
     @property
     def levels(self) -> list[dict[str, float]]:
-        """Of the last validation, by noise level."""
+        """The last validation's results by noise level."""
         return self._levels.content
 
     def metric(self, name: str) -> float:
-        """NaN where it was not measured."""
+        """The value of a metric; NaN if it was not measured."""
         return float(self.metrics.get(name, math.nan))
 
     def picture(self, name: str) -> bytes | None:
-        """The content of SAMPLES, a PNG, or ANIMATION, a GIF; None where it is missing or damaged."""
+        """The bytes of SAMPLES (PNG) or ANIMATION (GIF); None if the file is missing or damaged."""
         return load_picture(self.folder / name, "GIF" if name == ANIMATION else "PNG").content
 
     @cached_property
@@ -183,32 +181,23 @@ class Run:
 
 
 def find(folder: Path) -> list[Run]:
-    """The runs in a folder, which may be one itself, in the order of their paths, numbers by value.
+    """The runs in a folder, which can be a run itself, in the order of their paths, with numbers compared by value.
 
-    A job that failed before it had written anything is one of them, and so is a run whose words lead nowhere.
+    Jobs that failed before they wrote anything are included, and so are links to nowhere in place of a run's words.
     """
-    return [Run(path) for path in sorted({path.parent for path in named(folder, OVERRIDES, JOB)}, key=_natural)]
+    return [Run(path) for path in sorted({path.parent for path in paths_named(folder, OVERRIDES, JOB)}, key=_natural)]
 
 
-def named(folder: Path, *names: str) -> Iterator[Path]:
-    """Everything of these names below a folder, whatever it is; links to folders are not entered."""
+def paths_named(folder: Path, *names: str) -> Iterator[Path]:
+    """The files, folders and links with one of these names below a folder. Links to folders are not followed."""
     for parent, folders, files in os.walk(folder):
         for name in names:
             if name in files or name in folders:
                 yield Path(parent, name)
 
 
-def best_of(metric: str) -> Literal["min", "max"] | None:
-    """Which of its values is the best; None of what is no loss and no score."""
-    return "min" if metric.startswith(LOWER_IS_BETTER) else "max" if metric.startswith(HIGHER_IS_BETTER) else None
-
-
-def higher_is_better(metric: str) -> bool:
-    return best_of(metric) == "max" or metric == "images_per_second"
-
-
 def relative(path: Path) -> Path:
-    """From the working folder, where it lies in it."""
+    """The path relative to the working folder if it is inside, else the absolute path."""
     path = path.absolute()
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 

@@ -1,4 +1,4 @@
-"""What the files of a run hold, by type."""
+"""The contents of a run's files, with checked types."""
 
 import math
 from typing import Any, NamedTuple
@@ -14,8 +14,7 @@ START: dict[str, type | tuple[type, ...]] = {
 
 
 class Result(NamedTuple):
-    """Numbers of metrics.json, each score beside the others; what held-out images reach and how many samples were
-    scored, by score."""
+    """The numbers of metrics.json, scores included; each score's value of held-out images and number of samples."""
 
     numbers: dict[str, float]
     floors: dict[str, float]
@@ -24,34 +23,34 @@ class Result(NamedTuple):
 
 
 def parse_words(text: str) -> Record[list[str] | None]:
-    """The words of a command line. Raises ValueError, as the others here do."""
+    """The words of a command line. Raises ValueError, as all parsers here do."""
     words = parse_yaml(text).get("overrides")
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise ValueError("overrides is no list of words")
+        raise ValueError("overrides is not a list of words")
     return Record(words)
 
 
 def parse_result(text: str) -> Record[Result | None]:
-    """The numbers of metrics.json; NaN stands for what is not finite."""
+    """The numbers of metrics.json. Non-finite numbers become NaN."""
     found = parse_json(text)
     if not isinstance(found, dict) or "val/loss" not in found:
         raise ValueError("not a mapping with val/loss")
     scores = found.get("scores", {})
     if not isinstance(scores, dict) or not all(isinstance(score, dict) for score in scores.values()):
-        raise ValueError("scores is no mapping of mappings")
+        raise ValueError("scores is not a mapping of mappings")
     known = {name: found[name] for name in NUMBERS if found.get(name) is not None}
     numbers = known | {name: score.get("value") for name, score in scores.items()}
     floors = {name: _floor(name, score["floor"]) for name, score in scores.items() if "floor" in score}
     counts = {name: score["num_samples"] for name, score in scores.items() if score.get("num_samples") is not None}
     for name, value in [*numbers.items(), *floors.items(), *counts.items()]:
         if not is_number(value):
-            raise ValueError(f"{name} is no number")
+            raise ValueError(f"{name} is not a number")
     others = {name: value for name, value in found.items() if name not in NUMBERS and is_number(value)}
     odd = [name for name, value in [*numbers.items(), *floors.items()] if not is_measurable(value)]
     known_counts = {name: int(count) for name, count in counts.items() if is_measurable(count)}
     short = _short_bound(found.get("bound", {}))
     result = Result(_finite(others | numbers), _finite(floors), known_counts, short)
-    return Record(result, f"{odd[0]} is no finite number" if odd else None)
+    return Record(result, f"{odd[0]} is not a finite number" if odd else None)
 
 
 def _finite(numbers: dict[str, float]) -> dict[str, float]:
@@ -67,17 +66,17 @@ def _short_bound(bound: Any) -> float | None:
 
 def _floor(name: str, floor: Any) -> Any:
     if not isinstance(floor, dict):
-        raise ValueError(f"the floor of {name} is no mapping")
+        raise ValueError(f"the floor of {name} is not a mapping")
     return floor.get("value")
 
 
 def parse_starts(text: str) -> Record[list[dict[str, Any]]]:
-    """The entries of environment.json that have all that an entry has."""
+    """The complete entries of environment.json."""
     found = parse_json(text)
     if not isinstance(found, list):
         raise ValueError("not a list")
     good = [start for start in found if _is_start(start)]
-    return Record(good, None if len(good) == len(found) else "an entry lacks a key, or has one of another type")
+    return Record(good, None if len(good) == len(found) else "an entry lacks a key or has a wrong type")
 
 
 def _is_start(start: Any) -> bool:

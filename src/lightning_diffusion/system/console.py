@@ -1,4 +1,4 @@
-"""Text on the terminal: names and messages from files can neither style it, nor control it, nor stop the program."""
+"""Safe text on the terminal: text from files can neither style or control it nor stop the program."""
 
 import io
 import sys
@@ -11,7 +11,7 @@ ESCAPED = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode's control, format (bidi too)
 
 
 def console(**options: Any) -> Console:
-    """A console that prints square brackets and colons as they are. Its file's encoding never makes it fail.
+    """A console that prints square brackets and colons unchanged, and never fails because of its file's encoding.
 
     Args:
         options: of rich's Console.
@@ -23,7 +23,7 @@ def console(**options: Any) -> Console:
 
 
 def clock(seconds: float) -> str:
-    """A time in two units: 45 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
+    """A duration in two units: 45 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
     if seconds < 60:
         return f"{max(seconds, 0):.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -34,16 +34,16 @@ def clock(seconds: float) -> str:
 
 
 def printable(text: object, most: int = 500) -> str:
-    """One line of visible characters; others are written as backslash escapes.
+    """The text as one line of visible characters, all others as backslash escapes.
 
     Args:
         most: characters; a longer text is cut and ends with an ellipsis.
     """
     try:
         whole = str(text)
-    except Exception:  # a whole number of more than 4,300 digits, a list that holds itself too deeply
+    except Exception:  # an integer of more than 4,300 digits, a list nested too deeply
         whole = f"<{type(text).__name__}>"
-    start = whole[: most + 1]  # escapes only lengthen it
+    start = whole[: most + 1]  # escapes only make it longer
     shown = "".join(_escaped(letter) for letter in start)
     return shown if len(shown) <= most else shown[: max(most - 1, 0)] + "…"
 

@@ -1,54 +1,77 @@
-"""Files that are either whole or not there: what a killed program or a full disk leaves behind is the last good one."""
+"""Durable files: after a kill or on a full disk a file is complete, or the one before it is still there."""
 
 import contextlib
+import csv
 import errno
+import io
 import os
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-MOST = 2**28  # bytes of a file that is read at once
-BLOCK = 4096  # bytes: a full disk has room for an empty file
+MOST = 2**28  # bytes of the largest file that is read in one piece
+BLOCK = 4096  # bytes; even a full disk takes an empty file
 
 
 class NotWritten(OSError):
-    """A file that could not be written; the one that was there before still is."""
+    """A file could not be written; the one before it is still there."""
 
 
 class Unreadable(ValueError):
-    """A file that is missing, or not what it should be; the message gives its path and the reason."""
+    """A file is missing or not as expected; the message gives its path and the reason."""
 
 
-def write(path: Path, content: Callable[[IO[bytes]], None]) -> None:
-    """Writes a file beside its place, waits until it is on the disk, and renames it into its place.
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns a file system error inside the context into NotWritten, with the path and the reason."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
+        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
+        raise NotWritten(f"{path}: could not be written ({reason})") from error
 
-    Args:
-        path: of the file, in a folder that exists.
-        content: writes it into an open file, "w+b".
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary path next to `path`. The file made there replaces the one at `path` in one step.
+
+    The caller makes the file and waits until its content is on the disk. Afterwards its name is, too.
 
     Raises:
         NotWritten: with the path and the reason; nothing of the attempt is left.
     """
-    temporary = _beside(path)
-    try:
-        with temporary.open("w+b") as file:
-            content(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _settle(path.parent)
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise NotWritten(f"{path}: could not be written ({reason})") from error
-    finally:
-        with contextlib.suppress(OSError):
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        try:
             temporary.unlink(missing_ok=True)
+            yield temporary
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def write(path: Path, content: Callable[[IO[bytes]], None]) -> None:
+    """Writes a temporary file, waits until it is on the disk, and renames it to `path`.
+
+    Args:
+        path: of the file, in a folder that exists.
+        content: writes the content into a file opened as "w+b".
+
+    Raises:
+        NotWritten: with the path and the reason; nothing of the attempt is left.
+    """
+    with replacing(path) as temporary, temporary.open("w+b") as file:
+        content(file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file as `write` does."""
+    """Writes bytes as `write` does."""
 
     def fill(file: IO[bytes]) -> None:
         file.write(data)
@@ -57,24 +80,25 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file, UTF-8, as `write` does; what UTF-8 has no letter for is written as a backslash sequence."""
+    """Writes text as UTF-8, as `write` does; lone surrogates become backslash escapes."""
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows of cells as CSV; None is an empty cell."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
 def link(path: Path, target: Path) -> None:
-    """Makes `path` a link to its neighbour `target`, from one moment to the next. Raises NotWritten."""
-    temporary = _beside(path)
-    try:
-        temporary.unlink(missing_ok=True)
+    """Makes `path` a link to its neighbour `target`, in one step. Raises NotWritten."""
+    with replacing(path) as temporary:
         temporary.symlink_to(target.name)
-        os.replace(temporary, path)
-        _settle(path.parent)
-    except OSError as error:
-        raise NotWritten(f"{path}: could not be written ({error.strerror})") from error
 
 
 def remove_leftovers(folder: Path, *names: str) -> None:
-    """Removes what killed processes left beside the files of these names (patterns) when they wrote them."""
+    """Removes the temporary files that killed processes left for files with these names (patterns)."""
     for name in names:
         for path in folder.glob(f".{name}.*"):
             if path.suffix[1:].isdigit():
@@ -82,19 +106,19 @@ def remove_leftovers(folder: Path, *names: str) -> None:
 
 
 def writable(folder: Path, key: str) -> None:
-    """Checks that files can be written into a folder, which need not exist yet; nothing is left behind.
+    """Checks that files can be written into a folder, which does not have to exist yet; leaves nothing behind.
 
     Args:
-        key: of the configuration that names the folder, for the message.
+        key: configuration key of the folder, for the message.
 
     Raises:
-        NotWritten: it, or the nearest folder above it that exists, cannot be written into, or is no folder.
+        NotWritten: the folder, or the nearest existing one above it, is not writable or not a folder.
     """
     try:
-        place = _nearest(folder.absolute())
-        if not place.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, f"{place} is not a folder")
-        with tempfile.TemporaryFile(dir=place) as file:
+        existing = _nearest_existing(folder.absolute())
+        if not existing.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{existing} is not a folder")
+        with tempfile.TemporaryFile(dir=existing) as file:
             file.write(bytes(BLOCK))
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         reason = getattr(error, "strerror", None) or error
@@ -102,7 +126,7 @@ def writable(folder: Path, key: str) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder and those above it, unless it is there. Raises NotWritten."""
+    """Makes a folder and its parents unless they exist. Raises NotWritten."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -110,7 +134,7 @@ def make_folder(folder: Path) -> None:
 
 
 def open_regular(path: Path) -> IO[bytes]:
-    """Opens a regular file for reading; raises Unreadable for anything else, at once."""
+    """Opens a regular file for reading. Raises Unreadable for anything else, without blocking."""
     try:
         file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -124,18 +148,18 @@ def open_regular(path: Path) -> IO[bytes]:
 
 
 def read_bytes(path: Path, most: int = MOST) -> bytes:
-    """The content of a regular file; a pipe or a device, which could block for ever, is never read.
+    """The content of a regular file. Pipes and devices, which could block forever, are refused.
 
     Args:
-        most: bytes; a larger file is refused.
+        most: bytes of the largest file that is accepted.
 
     Raises:
-        Unreadable: no such file, no regular file, or too large a one.
+        Unreadable: a file that is missing, not regular, or too large.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
-            raise Unreadable(f"{path}: {size:,} bytes, more than the {most:,} that are read")
+            raise Unreadable(f"{path}: {size:,} bytes, more than the limit of {most:,}")
         try:
             return file.read()
         except OSError as error:
@@ -143,7 +167,7 @@ def read_bytes(path: Path, most: int = MOST) -> bytes:
 
 
 def read_text(path: Path, most: int = MOST) -> str:
-    """The text of a regular UTF-8 file. Raises Unreadable as `read_bytes` does, and for bytes that are no text."""
+    """The text of a regular UTF-8 file. Raises Unreadable as `read_bytes` does, and for bytes that are not text."""
     try:
         text = read_bytes(path, most).decode()
     except UnicodeDecodeError as error:
@@ -153,21 +177,16 @@ def read_text(path: Path, most: int = MOST) -> str:
     return text
 
 
-def _beside(path: Path) -> Path:
-    """Where this process writes a file before its rename."""
-    return path.with_name(f".{path.name}.{os.getpid()}")
-
-
-def _nearest(path: Path) -> Path:
-    """The path itself, or the nearest one above it, that exists, be it a link that leads nowhere."""
+def _nearest_existing(path: Path) -> Path:
+    """The path itself or the nearest one above it that exists; a broken link counts."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
-        return _nearest(path.parent)
+        return _nearest_existing(path.parent)
     return path
 
 
-def _settle(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Waits until the names in a folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a program with status 130 or 143 and without a traceback, from its first import on."""
+"""Ctrl-C and SIGTERM end a program with status 130 or 143 and no traceback, even during its imports."""
 
 import contextlib
 import os
@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-OF_A_RANK = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # variables of a process that is one of several
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # set for a process that is one of several
 
 
 def leave_at_once(name: str) -> None:
-    """Until the program begins, Ctrl-C and SIGTERM end the process where it is: there is nothing to undo.
+    """Lets Ctrl-C and SIGTERM end the process immediately until the program begins; there is nothing to undo yet.
 
     Args:
-        name: of the program that asks. It decides only if it is the one that was started.
+        name: of the calling program. The call has an effect only if that program was started.
     """
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     started = os.path.basename(sys.argv[0]) if spec is None else spec.name
@@ -27,10 +27,10 @@ def leave_at_once(name: str) -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Within, Ctrl-C and SIGTERM raise SystemExit, which unwinds as any error does: temporary files and empty folders
-    go.
+    """Makes Ctrl-C and SIGTERM raise SystemExit inside the context, so that temporary files and empty folders are
+    removed.
 
-    A second Ctrl-C ends the process where it is.
+    A second Ctrl-C ends the process immediately.
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -43,11 +43,11 @@ def interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def importing(undo: Callable[[], None]) -> Iterator[None]:
-    """Within, both end the process where it is: an error that is raised in an import may be taken for another, or be
-    dropped by a library.
+    """Makes both signals end the process immediately inside the context. Raised in an import, SystemExit could be
+    mistaken for another error or swallowed by a library.
 
     Args:
-        undo: what there is to undo before.
+        undo: called first, to remove what the program has made so far.
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -59,14 +59,14 @@ def importing(undo: Callable[[], None]) -> Iterator[None]:
 
 
 def let_sigterm_end_at_once() -> None:
-    """For a process that waits for others in calls that no handler interrupts: SIGTERM ends it where it is."""
+    """Lets SIGTERM end a process immediately that waits for others in calls that no handler can interrupt."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
 def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """The signals by a handler; only the main thread can have one."""
+    """Installs a handler of the signals; only the main thread can have one."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -79,8 +79,8 @@ def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
 
 
 def _signals() -> tuple[signal.Signals, ...]:
-    """Those that are handled: not SIGTERM where this is one of several processes, see `let_sigterm_end_at_once`."""
-    return SIGNALS[:1] if any(name in os.environ for name in OF_A_RANK) else SIGNALS
+    """The signals to handle: not SIGTERM if this is one of several processes, see `let_sigterm_end_at_once`."""
+    return SIGNALS[:1] if any(name in os.environ for name in RANK_VARIABLES) else SIGNALS
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

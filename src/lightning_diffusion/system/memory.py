@@ -1,4 +1,4 @@
-"""How much memory there is, and what the C library does with what a program has freed."""
+"""The machine's memory, and the reuse of freed memory by the C library."""
 
 import ctypes
 import os
@@ -9,10 +9,10 @@ NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
-    """Lets the process use freed memory again, where glibc would hand it back and the kernel clear new pages.
+    """Makes glibc keep freed memory for the process instead of returning it to the kernel, which would clear new pages.
 
-    On a CPU every step allocates and frees the same large tensors. Python's small objects are not concerned.
-    Measured by `python -m benchmarks.memory`. Does nothing where the C library is another.
+    On a CPU every step allocates and frees the same large tensors. Small Python objects are not affected. Measured by
+    `python -m benchmarks.memory`. Does nothing with another C library.
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
@@ -21,15 +21,15 @@ def keep_freed_memory() -> None:
 
 
 def memory() -> int:
-    """Bytes of the machine's memory."""
+    """The machine's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def check_fits(key: str, count: int, bytes_each: int) -> None:
-    """Raises ValueError where so many images, which `key` asks for, are more than the machine's memory holds."""
-    there, wanted = memory(), count * bytes_each
-    if wanted > there:
+    """Raises ValueError if the `count` images that `key` requests do not fit into the machine's memory."""
+    available, needed = memory(), count * bytes_each
+    if needed > available:
         raise ValueError(
-            f"{key}={count}: these images take {wanted / 2**30:,.0f} GiB, and this machine has {there / 2**30:,.0f}; "
-            "choose fewer"
+            f"{key}={count}: these images need {needed / 2**30:,.0f} GiB, this machine has "
+            f"{available / 2**30:,.0f}; choose fewer"
         )

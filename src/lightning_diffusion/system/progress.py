@@ -11,29 +11,29 @@ from rich.table import Column
 from rich.text import Text
 
 from lightning_diffusion.system.console import clock, console, printable
+from lightning_diffusion.system.interrupt import RANK_VARIABLES
 
 QUIET, EVERY = 5.0, 15.0  # seconds until the first line in a log, and between lines
-ONE_LINE = Column(no_wrap=True)  # of a bar
-RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+ONE_LINE = Column(no_wrap=True)
 
 
 class Phase:
-    """Work that may take long, as a context. Only the first process of several shows it, and only the innermost of
-    nested phases writes lines.
+    """A context for work that can take long, which shows its progress.
 
-    A log has nothing of a phase shorter than QUIET seconds. Lines come from a thread of their own: work that counts
-    nothing shows the time that it has taken.
+    Only the first of several processes shows it, and only the innermost of nested phases writes lines. A phase shorter
+    than QUIET seconds leaves no line in a log. A separate thread writes the lines, so that work without steps shows the
+    elapsed time.
 
     Args:
         what: the work, in a few words.
-        total: of the steps that `advance` counts; None where it is unknown.
+        total: number of steps that `advance` will count; None if unknown.
         unit: of the steps, in the singular.
-        done: steps of a former run.
-        note: called for what else there is to say, as often as a line is shown.
+        done: steps of an earlier run.
+        note: called for each line, for additional text.
     """
 
-    _open: list["Phase"] = []  # noqa: RUF012 - of this process, the innermost last
-    _bars: Progress | None = None  # which all phases on a terminal share
+    _open: list["Phase"] = []  # noqa: RUF012 - all of this process, the innermost last
+    _bars: Progress | None = None  # shared by all phases on a terminal
 
     def __init__(
         self,
@@ -45,12 +45,12 @@ class Phase:
     ) -> None:
         self.what, self.total, self.unit, self.note = what, total, unit, note
         self.done, self.in_a_log, self._told = done, False, False
-        self._first: tuple[float, int] | None = None  # when, and how many steps were done, after the first of them
+        self._first: tuple[float, int] | None = None  # the time of the first step, and the steps done by then
         self._over = threading.Event()
 
     def __enter__(self) -> "Phase":
         self._started, self._begin = time.monotonic(), self.done
-        if any(int(os.environ.get(name) or 0) > 0 for name in RANKS):
+        if any(int(os.environ.get(name) or 0) > 0 for name in RANK_VARIABLES):
             return self
         self._open.append(self)
         terminal = console()
@@ -58,7 +58,7 @@ class Phase:
             if Phase._bars is None:
                 Phase._bars = Progress(
                     SpinnerColumn(), TextColumn("{task.description}", markup=False, table_column=ONE_LINE),
-                    BarColumn(bar_width=12), _Said(table_column=ONE_LINE), console=terminal, transient=True,
+                    BarColumn(bar_width=12), _Status(table_column=ONE_LINE), console=terminal, transient=True,
                 )  # fmt: skip
                 Phase._bars.start()
             self._task = Phase._bars.add_task(self.what, total=self.total, completed=self.done, phase=self)
@@ -95,7 +95,7 @@ class Phase:
 
     @property
     def seconds_left(self) -> float | None:
-        """By the pace since the first step, which may have prepared something; None before it."""
+        """An estimate by the pace since the first step, which can include preparations; None before it."""
         if self._first is None or self.total is None:
             return None
         now, (since, count) = time.monotonic(), self._first
@@ -104,7 +104,7 @@ class Phase:
         return (now - since) / (self.done - count) * (self.total - self.done)
 
     def said(self) -> str:
-        """How far it is, what else there is to say, and the time left, or taken where nothing is counted."""
+        """The steps done, the note, and the time left, or the elapsed time if no steps are counted."""
         of = "" if self.total is None else f"/{self.total:,}"
         steps = f"{self.unit} {self.done:,}{of}" if self._first is not None or self.total is not None else ""
         left, so_far = self.seconds_left, time.monotonic() - self._started
@@ -112,7 +112,7 @@ class Phase:
         return ", ".join(filter(None, (steps, self.note(), when)))
 
     def _write(self) -> None:
-        """A line after QUIET seconds, and then one each EVERY."""
+        """Writes a line after QUIET seconds, then one every EVERY seconds."""
         wait = QUIET
         while not self._over.wait(wait):
             wait = EVERY
@@ -121,13 +121,13 @@ class Phase:
                 say(f"{self.what}: {self.said()}")
 
 
-class _Said(ProgressColumn):
+class _Status(ProgressColumn):
     def render(self, task: Task) -> Text:
         phase: Phase = task.fields["phase"]
         return Text(phase.said())
 
 
 def say(line: str) -> None:
-    """A line above the bars, or in the log."""
+    """Prints a line above the bars, or in the log."""
     terminal = Phase._bars.console if Phase._bars is not None else console()
     terminal.print(printable(line), soft_wrap=True)

@@ -9,7 +9,7 @@ NAME = "lightning-diffusion"
 
 
 def version() -> str:
-    """Name and version: of the source tree where the code lies in one, else of the installed package."""
+    """Name and version: from the source tree if the code runs from one, else from the installed package."""
     if CHECKOUT is not None:
         project = (CHECKOUT / "pyproject.toml").read_text()
         if found := re.search(r'^version = "(.+)"$', project, re.MULTILINE):

@@ -1,4 +1,4 @@
-"""Where a program computes."""
+"""Devices and precisions: checks of the options, and models prepared for inference."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
@@ -26,7 +26,7 @@ GPUS = ("gpu", "cuda")
 
 
 def usable(name: str) -> torch.device:
-    """The device of that name; auto takes a GPU where there is one."""
+    """The device of that name; auto is a GPU if there is one, else the CPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -41,12 +41,13 @@ M = TypeVar("M", bound=Model)
 
 
 def prepare_for_inference(model: M, device: torch.device, precision: object, compiled: object) -> M:
-    """A model on a device: its network in that precision, and on a CPU in the faster layout.
+    """Moves a model to a device and sets its network's precision, memory layout and compilation.
 
-    Measured by `python -m benchmarks.sampling`. bf16-mixed computes only the network in bfloat16.
+    bf16-mixed computes only the network in bfloat16. In float32 on a CPU, the network uses channels_last, which is
+    faster there (`python -m benchmarks.sampling`).
 
     Raises:
-        ConfigError: another precision, or another way to compile.
+        ConfigError: an unknown precision or way to compile.
     """
     if precision not in DRAWN_IN:
         raise ConfigError(f"precision={precision}: choose {' or '.join(DRAWN_IN)}")
@@ -62,10 +63,10 @@ def prepare_for_inference(model: M, device: torch.device, precision: object, com
 
 
 def check_trainer(options: Mapping[str, Any]) -> str:
-    """The type of device that a trainer's options mean: cuda, mps or cpu.
+    """The device type that a trainer's options select: cuda, mps or cpu.
 
     Raises:
-        ConfigError: an accelerator, a number of devices or a precision that cannot be had here.
+        ConfigError: an option is missing or out of range, or this machine lacks the accelerator or the devices.
     """
     for key in CHECKED:
         if key not in options:
@@ -78,7 +79,7 @@ def check_trainer(options: Mapping[str, Any]) -> str:
         raise ConfigError(f"trainer.accelerator={accelerator}: choose auto, cpu, gpu or mps")
     if not here[kind]:
         raise ConfigError(
-            f"trainer.accelerator={accelerator}: there is none here; choose trainer=cpu, or ddp_cpu for several"
+            f"trainer.accelerator={accelerator}: not available here; choose trainer=cpu, or ddp_cpu for several"
         )
     _check_devices(options["devices"], kind)
     _check_counts(options)
@@ -90,13 +91,13 @@ def check_trainer(options: Mapping[str, Any]) -> str:
 
 
 def _check_counts(options: Mapping[str, Any]) -> None:
-    """Lightning takes some of these for something else, or fails on them in the midst of a run."""
+    """Refuses values that Lightning gives another meaning, or on which it fails partway through a run."""
     for key in COUNTS:
         if options[key] < 1:
             raise ConfigError(f"trainer.{key}={options[key]}: choose {key} >= 1")
     for key, instead in REPLACED.items():
         if options.get(key):
-            raise ConfigError(f"trainer.{key}={options[key]}: Lightning's own changes what a run is; choose {instead}")
+            raise ConfigError(f"trainer.{key}={options[key]}: this option of Lightning is not supported; use {instead}")
     batches = options["limit_val_batches"]
     if not (0 < batches <= 1 if isinstance(batches, float) else isinstance(batches, int) and batches >= 1):
         raise ConfigError(
@@ -118,4 +119,4 @@ def _check_devices(devices: Any, kind: str) -> None:
     if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
         raise ConfigError(f"trainer.devices={devices}: choose a whole number of at least 1, or auto")
     if count is not None and (wanted > count or (isinstance(devices, list) and max(devices) >= count)):
-        raise ConfigError(f"trainer.devices={devices}: {count} here; choose trainer.devices={count} or less")
+        raise ConfigError(f"trainer.devices={devices}: only {count} here; choose trainer.devices={count} or fewer")

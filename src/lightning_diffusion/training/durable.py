@@ -1,4 +1,4 @@
-"""Lightning's door to checkpoints: every one is written whole and sealed, and verified where it is read."""
+"""Lightning's checkpoint reader and writer: it writes files atomically with a seal, and verifies them on reading."""
 
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,21 @@ from lightning_diffusion.training.ownership import make_run_folder
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Seals every checkpoint, whichever callback saves it, and loads none without proof that it is intact."""
+    """Seals every checkpoint, whichever callback saves it, and loads only checkpoints that are proven intact."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
-        """Raises NotWritten; what was there before still is."""
+        """Writes and seals a checkpoint. Raises NotWritten and then leaves earlier files as they were."""
         path = Path(path)
         make_run_folder(path.parent)
         counter, step = next_counter(path.parent), int(checkpoint["global_step"])
         try:
             write_sealed(path, lambda file: torch.save(checkpoint, file), counter, step)
         except NotWritten as error:
-            raise NotWritten(f"{error}; earlier checkpoints are as they were") from error
+            raise NotWritten(f"{error}; earlier checkpoints are unchanged") from error
 
     def load_checkpoint(
         self, path: _PATH, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Executes nothing, whatever `weights_only` and the environment ask for."""
+        """Loads a checkpoint without running code from it, whatever `weights_only` and the environment request."""
         checkpoint: dict[str, Any] = load(Path(path), f"ckpt_path={path}", map_location)
         return checkpoint

@@ -15,15 +15,15 @@ Model = TypeVar("Model", bound=nn.Module)
 class ExponentialMovingAverage(nn.Module, Generic[Model]):
     """θ̄ ← d θ̄ + (1 − d) θ after every optimizer step, d = min(decay, (1 + n)/(10 + n)) at the n-th step, n = 0, 1, ….
 
-    The average lives in a second copy of the model, beside the trained one: it is read without swapping weights, and
-    it is part of the state dict, so that a checkpoint without it does not load. It is whole on every device and in the
-    precision that the model had at first, whatever becomes of the trained one. Only parameters are averaged; buffers
-    are copied. The warm-up lets short runs forget their random start.
+    A second copy of the model holds the average, so no weights are swapped to use it. It is part of the state dict: a
+    checkpoint without it does not load. Every device holds all of it, in the model's initial precision, even if the
+    trained model is sharded or rounded. Only parameters are averaged; buffers are copied. The warm-up of d lets short
+    runs forget their random initialization.
 
     Args:
         model: the trained model.
         decay: d in [0, 1); 0 follows the weights.
-        shared: parts of the model that its copy shares.
+        shared: parts that both copies share.
 
     Ref: DDPM App. B (0.9999); TensorFlow's ExponentialMovingAverage(num_updates) for the warm-up
     """
@@ -38,16 +38,16 @@ class ExponentialMovingAverage(nn.Module, Generic[Model]):
         self.model = copy.deepcopy(model, {id(part): part for part in shared}).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "ExponentialMovingAverage[Model]":
-        """The averaged model always stays in evaluation mode."""
+        """Keeps the averaged model in evaluation mode, whatever `mode` is."""
         return super().train(False)
 
     def decay_at(self, step: int) -> float:
-        """d of optimizer step number `step` (from 0)."""
+        """The decay d at optimizer step number `step`, counted from 0."""
         return min(self.decay, (1 + step) / (10 + step))
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Takes in the weights after optimizer step number `step` (from 0)."""
+        """Averages in the weights after optimizer step number `step`, counted from 0."""
         averages: list[Tensor] = list(self.model.parameters())
         weights = [unshard(w).to(average) for w, average in zip(model.parameters(), averages, strict=True)]
         torch._foreach_lerp_(averages, weights, 1 - self.decay_at(step))

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is inf or NaN."""
+"""Detection of training steps whose loss or gradient is inf or NaN."""
 
 import math
 import sys
@@ -11,35 +11,33 @@ from torch import Tensor
 
 
 class Diverged(RuntimeError):
-    """Such a step, taken back before anything is kept of it."""
+    """A step whose loss or gradient is not finite. Nothing computed from it is saved."""
 
 
 class Skips:
-    """Steps that were left out: a run that leaves out most of them learns nothing, and stops."""
+    """Counts skipped steps, and stops a run that skips most of them: it learns nothing."""
 
-    RECENT, FEWEST, MOST = 100, 10, 0.5  # steps that count, steps before anything is said, share of them
+    RECENT, FEWEST, MOST = 100, 10, 0.5  # steps that count, steps before the first check, share of skips
 
     def __init__(self) -> None:
         self._recent: deque[bool] = deque(maxlen=self.RECENT)
 
     def note(self, skipped: bool) -> None:
-        """Counts a step. Raises Diverged where more than half of the last hundred were left out."""
+        """Counts a step. Raises Diverged if more than half of the last hundred steps were skipped."""
         self._recent.append(skipped)
         if len(self._recent) >= self.FEWEST:
             self.check()
 
     def check(self) -> None:
-        """Raises Diverged where more than half of the last steps were left out, however few there were."""
+        """Raises Diverged if more than half of the last steps were skipped, however few there were."""
         steps, skipped = len(self._recent), sum(self._recent)
         if skipped > self.MOST * steps:
-            raise Diverged(
-                f"{skipped} of the last {steps} steps had a loss or gradient that is not finite, and were skipped"
-            )
+            raise Diverged(f"skipped {skipped} of the last {steps} steps, whose loss or gradient was not finite")
 
 
 class BatchRecord(NamedTuple):
-    """A batch: the position of its first image in the order, its mean loss (), each image's loss (B,), and what chance
-    decided for each image, (B,) by name."""
+    """A batch: its first image's position in the training order, its mean loss (), each image's loss (B,), and each
+    image's random draws, (B,) by name."""
 
     start: int
     loss: Tensor
@@ -48,12 +46,12 @@ class BatchRecord(NamedTuple):
 
 
 class Step:
-    """An optimizer step, and whether it is finite: known at once where it was computed, and read without a wait by a
-    host that comes back later.
+    """An optimizer step, and whether its losses and gradient are finite. The check is copied from the device without
+    a wait; only reading it waits.
 
     Args:
-        number: from 1.
-        batches: whose gradients it takes, without gradient.
+        number: counted from 1.
+        batches: the batches whose gradients the step uses, detached.
         norm: of the gradient, ().
     """
 
@@ -74,9 +72,9 @@ class Step:
         return self._read()[1]
 
     def __str__(self) -> str:
-        """What is not finite."""
+        """Names the loss or gradient that is not finite."""
         bad = [
-            f"image {batch.start + i} of the order" + _at(batch.drawn, i)
+            f"image {batch.start + i} in the training order" + _draws_of(batch.drawn, i)
             for batch in self.batches
             for i, loss in enumerate(batch.losses.tolist())
             if not math.isfinite(loss)
@@ -84,7 +82,8 @@ class Step:
         if not bad:
             first = self.batches[0].start
             return (
-                f"step {self.number}: a gradient is not finite, though every loss of images {first} … of the order is"
+                f"step {self.number}: the gradient is not finite, although every loss is (images from {first} in the "
+                "training order)"
             )
         return f"step {self.number}: the loss of {', '.join(bad[:3])}{' …' if len(bad) > 3 else ''} is not finite"
 
@@ -95,7 +94,7 @@ class Step:
 
 
 class Guard:
-    """Stops a run at the first step that is not finite, or leaves such steps out.
+    """Stops a run at the first step that is not finite, or skips such steps.
 
     Args:
         policy: "stop" or "skip".
@@ -103,28 +102,28 @@ class Guard:
 
     def __init__(self, policy: Literal["stop", "skip"]) -> None:
         self.policy = policy
-        self._batches: list[BatchRecord] = []  # of the step under way
+        self._batches: list[BatchRecord] = []  # of the current step
         self._unread: Step | None = None
         self._skips = Skips()
 
     def add(self, batch: BatchRecord) -> None:
-        """Takes note of a batch of the step under way."""
+        """Adds a batch to the current step."""
         self._batches.append(batch)
 
     def admits(
         self, number: int, norm: Tensor, scaled: bool, runs_ahead: bool, any_rank: Callable[[bool], bool]
     ) -> bool:
-        """Whether the optimizer may take step `number`, whose gradient has this norm: the same on every rank, averaged
-        as it is by now.
+        """Whether the optimizer may take step `number`. Every rank gives the same answer.
 
         Args:
-            scaled: whether a loss scaler is at work. It tries its luck, and leaves out steps that overflow by itself.
-            runs_ahead: whether the host prepares the next step while this one computes, and hears of it then: a GPU
-                that waits for its host stands still meanwhile.
-            any_rank: whether something holds on any rank.
+            norm: of the gradient, averaged over the ranks.
+            scaled: whether a loss scaler is active. It skips steps that overflow by itself.
+            runs_ahead: whether the host checks this step only when the next one begins, so that a GPU never waits for
+                its host.
+            any_rank: returns whether a condition holds on any rank.
 
         Raises:
-            Diverged: a step that is not finite, or too many of them that were left out.
+            Diverged: the step is not finite, or too many steps were skipped.
         """
         self.check()
         step, self._batches = Step(number, self._batches, norm), []
@@ -144,17 +143,17 @@ class Guard:
         return finite
 
     def check(self) -> None:
-        """Raises Diverged where the last step was not finite."""
+        """Raises Diverged if the last step was not finite."""
         step, self._unread = self._unread, None
         if step is not None and not (step.gradient_is_finite and step.loss_is_finite):
             raise Diverged(str(step))
 
     def finish(self) -> None:
-        """At the end of training. Raises Diverged as `check`, and where most of the last steps were left out."""
+        """Ends training. Raises Diverged as `check` does, and if most of the last steps were skipped."""
         self.check()
         self._skips.check()
 
 
-def _at(drawn: Mapping[str, Tensor], i: int) -> str:
-    """What chance decided for image i, in words: at t = 0.5."""
+def _draws_of(drawn: Mapping[str, Tensor], i: int) -> str:
+    """The random draws of image i as text: " at t = 0.5"."""
     return "".join(f" at {name} = {float(values[i]):g}" for name, values in drawn.items())

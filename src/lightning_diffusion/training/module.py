@@ -1,4 +1,4 @@
-"""The LightningModule: all that Lightning knows of a model and of how it learns."""
+"""The LightningModule, which connects a model and its objective to Lightning's training loop."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -22,32 +22,33 @@ from lightning_diffusion.training.sharding import align_gradients, shard, unshar
 
 
 class TrainingModule(L.LightningModule):
-    """Trains a model by an objective on uint8 batches, and keeps the moving average of its weights for everything else.
+    """Trains a model by an objective on uint8 batches. Validation, samples and scores use the moving average of its
+    weights.
 
-    What chance decides in a training step is a function of (seed, position of the batch in the endless order), one for
-    each image whatever the number of ranks; the network's dropout is one of (seed, position of the rank's first image).
-    A resumed run draws what it would have drawn. In validation, image i always meets the same chance: figures compare
-    between epochs and between runs.
+    The random draws of a training step are a function of (seed, position of the batch in the endless order), and each
+    image's draws do not depend on the number of ranks. The network's dropout is a function of (seed, position of the
+    rank's first image). A resumed run repeats the draws of an uninterrupted one. In validation, image i always gets the
+    same draws, so that results compare between epochs and between runs.
 
-    Logs train/loss, train/lr, train/grad_norm and train/ema_decay at the steps that loggers write, counted from 1; at
-    each validation val/loss and the objective's other figures of the averaged weights and, of a model that has a
-    likelihood, val/bits_per_dim with its standard error.
+    Logs train/loss, train/lr, train/grad_norm and train/ema_decay at the steps that loggers write, counted from 1. Each
+    validation logs val/loss and the objective's other figures of the averaged weights, and val/bits_per_dim with its
+    standard error if the model has a likelihood.
 
     Args:
-        model: what is trained.
-        objective: how it learns.
+        model: the model to train.
+        objective: its training objective.
         optimizer: parameters -> optimizer.
-        lr_scheduler: optimizer -> scheduler, stepped once an optimizer step.
+        lr_scheduler: optimizer -> scheduler, stepped once per optimizer step.
         ema_decay: see `ExponentialMovingAverage`.
-        seed: of what chance decides in training; this and a batch's number decide it.
-        val_seed: of what chance decides in validation, the same in every run.
-        channels_last: keeps convolutions' weights, and with them the activations, in NHWC order.
-        compile: the trained network; "reduce-overhead" replays it as CUDA graphs.
-        nonfinite: "stop" raises Diverged at a step whose loss or gradient is inf or NaN, "skip" leaves it out. A loss
-            scaler (16-mixed) leaves out steps whose gradient alone is not finite, whatever this says.
+        seed: of the random draws in training.
+        val_seed: of the random draws in validation, the same in every run.
+        channels_last: keeps the weights of convolutions, and thereby the activations, in NHWC order.
+        compile: compiles the trained network; "reduce-overhead" replays it as CUDA graphs.
+        nonfinite: "stop" raises Diverged at a step whose loss or gradient is inf or NaN, "skip" skips the step. With
+            either, a loss scaler (16-mixed) skips steps of which only the gradient is not finite.
 
     Raises:
-        ValueError: a model that the objective cannot teach.
+        ValueError: the objective cannot train this model.
     """
 
     def __init__(
@@ -72,20 +73,20 @@ class TrainingModule(L.LightningModule):
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.seed, self.val_seed, self.compiled = seed, val_seed, compile
         self._guard, self._bits = Guard(nonfinite), SampleMean()
-        self._aligned = False  # the gradients, for DDP
+        self._aligned = False  # whether DDP's gradients are
 
     @property
     def skips_nonfinite(self) -> bool:
-        """Whether steps that are not finite are left out, or end the run."""
+        """Whether the run skips steps that are not finite; otherwise they end it."""
         return self._guard.policy == "skip"
 
     @property
     def trained(self) -> list[nn.Parameter]:
-        """The parameters that the optimizer changes: the model's, and the objective's own."""
+        """The parameters that the optimizer updates: the model's and the objective's."""
         return [*self.model.parameters(), *self.objective.parameters()]
 
     def configure_model(self) -> None:
-        """Shards the trained network over the devices of trainer=fsdp; compiles it."""
+        """Shards the trained network over the devices of trainer=fsdp, and compiles it."""
         network = self.model.network
         if self.device_mesh is not None and not isinstance(network, FSDPModule):
             shard(network, self.device_mesh)
@@ -133,9 +134,10 @@ class TrainingModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips by the global norm, or each value, and logs the norm as it was before.
+        """Clips by the global norm, or each value, and logs the norm before clipping.
 
-        Lightning's own method refuses fused optimizers in 16-mixed; the scaler's `step` takes what is unscaled before.
+        Lightning's own method refuses fused optimizers in 16-mixed. The scaler's `step` accepts gradients that are
+        already unscaled.
         """
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
@@ -165,7 +167,7 @@ class TrainingModule(L.LightningModule):
 
     @property
     def _runs_ahead(self) -> bool:
-        """Whether the host prepares the next step while this one computes."""
+        """Whether the host prepares the next step while the device computes this one."""
         return self.device.type == "cuda"
 
     def _any_rank(self, decision: bool) -> bool:

@@ -1,7 +1,7 @@
-"""A run's folder belongs to one process, from before anything of the run is written until everything is closed.
+"""Exclusive ownership of a run's folder by one process, from before the first write until everything is closed.
 
 The lock is a POSIX record lock on RUN/.lock. It ends with its process, however that ends, and forked workers do not
-inherit it. It would also end if this process opened and closed that file elsewhere: nobody else may.
+inherit it. It would also end if this process opened and closed that file elsewhere, so no other code may open it.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _owned: list[_Owned] = []
 
 @contextlib.contextmanager
 def ownership() -> Iterator[None]:
-    """Gives back, in the end, the folders that were owned inside."""
+    """Releases, at the end, the folders that were claimed inside."""
     try:
         yield
     finally:
@@ -45,12 +45,12 @@ def ownership() -> Iterator[None]:
 
 
 def own(folder: Path) -> None:
-    """Makes an existing folder this process's, for the ranks of its run; twice is as good as once. Only rank 0 does.
+    """Claims an existing folder for this process, once or repeatedly. Only rank 0 does, for all ranks of its run.
 
-    A file system without locks is reported, and its folder not guarded.
+    A file system without locks is reported; the folder is not protected then.
 
     Raises:
-        NotWritten: another process owns it, or nothing can be written there.
+        NotWritten: another process owns the folder, or it is not writable.
     """
     if getattr(rank_zero_only, "rank", 0) or any(_is_at(owned, folder) for owned in _owned):
         return
@@ -66,29 +66,29 @@ def own(folder: Path) -> None:
 
 
 def check_owned() -> None:
-    """Raises NotWritten where a folder that this process owns is no longer in its place."""
+    """Raises NotWritten if a folder that this process owns was removed or moved."""
     for owned in _owned:
         if not _is_at(owned, owned.folder):
             raise NotWritten(
-                f"run_dir={relative(owned.folder)}: removed or moved while the run was writing there; nothing is "
-                "written any more"
+                f"run_dir={relative(owned.folder)}: removed or moved while the run was writing to it; the run has "
+                "stopped writing"
             )
 
 
 def make_run_folder(folder: Path) -> None:
-    """Makes a folder for files of a run, unless the run's own folder is gone. Raises NotWritten."""
+    """Makes a folder for a run's files, unless the run's own folder is gone. Raises NotWritten."""
     check_owned()
     make_folder(folder)
 
 
-def goes_on(ckpt_path: Any, run_dir: Any) -> bool:
+def resumes_in_place(ckpt_path: Any, run_dir: Any) -> bool:
     """Whether a run resumes in its own folder, from one of its own checkpoints."""
     folder = Path(run_dir)
     return ckpt_path is not None and Path(ckpt_path).resolve().is_relative_to(folder.resolve())
 
 
 def tidy(run_dir: Path) -> None:
-    """Mends what a kill has left of a run: halves of files, and a last.ckpt that does not lead to the newest."""
+    """Repairs a run that was killed: removes half-written files, and links last.ckpt to the newest checkpoint."""
     remove_leftovers(run_dir, CONFIG, OVERRIDES, RESULT, CURVE, LEVELS, ENVIRONMENT)
     remove_leftovers(run_dir / "samples", "*.png", "*.gif")
     remove_leftovers(folder := run_dir / Path(CHECKPOINT).parent, SAVED, LAST, BEST)
@@ -104,13 +104,13 @@ def _is_at(owned: _Owned, folder: Path) -> bool:
 
 
 def _lock(folder: Path) -> int:
-    """The open lock file, which holds who owns the folder."""
+    """The open lock file, which names the folder's owner."""
     path = folder / LOCK
     while True:
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         except OSError as error:
-            raise NotWritten(f"run_dir={relative(folder)}: cannot be written into ({error.strerror})") from error
+            raise NotWritten(f"run_dir={relative(folder)}: cannot be written to ({error.strerror})") from error
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -118,11 +118,11 @@ def _lock(folder: Path) -> int:
                 holder = os.read(file, 200).decode(errors="replace").strip() or "another process"
                 os.close(file)
                 raise NotWritten(
-                    f"run_dir={relative(folder)}: {holder} is writing there; wait for it, stop it, or choose another "
+                    f"run_dir={relative(folder)}: {holder} is writing to it; wait for it, stop it, or choose another "
                     "hydra.run.dir"
                 ) from error
-            print(f"{relative(folder)}: not guarded against a second process ({error.strerror})", file=sys.stderr)
-        if _is_file_at(file, path):  # else its last owner has removed it meanwhile
+            print(f"{relative(folder)}: not protected against a second process ({error.strerror})", file=sys.stderr)
+        if _is_file_at(file, path):  # otherwise its last owner has just removed it
             break
         os.close(file)
     with contextlib.suppress(OSError):  # a full disk
@@ -141,6 +141,6 @@ def _is_file_at(file: int, path: Path) -> bool:
 def _release(owned: _Owned) -> None:
     with contextlib.suppress(OSError):
         if _is_file_at(owned.lock, owned.folder / LOCK):
-            (owned.folder / LOCK).unlink()  # while it is held: whoever waits for it looks whether it is still there
+            (owned.folder / LOCK).unlink()  # while it is locked: a waiting process checks that the file still exists
     os.close(owned.lock)
     os.close(owned.directory)

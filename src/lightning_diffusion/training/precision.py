@@ -1,4 +1,4 @@
-"""Reduced precision lives inside the network alone."""
+"""Reduced precision, which only the network uses."""
 
 import contextlib
 import time
@@ -10,10 +10,11 @@ from torch import nn
 
 
 class TrueBFloat16(Precision):
-    """trainer.precision=bf16-true: weights, gradients and optimizer state of the network in bf16, half the memory.
+    """trainer.precision=bf16-true: the network's weights, gradients and optimizer state in bf16, half the memory.
 
-    The mathematics around it and the moving average of the weights stay in float32. Lightning's own plugin rounds them
-    too: ᾱ in bf16 gives the first ten of 1000 steps no noise, and an average at decay 0.9999 never moves.
+    The mathematics around the network and the moving average of the weights stay in float32. Lightning's own plugin
+    rounds them too: with ᾱ in bf16 the first ten of 1000 steps add no noise, and an average at decay 0.9999 never
+    moves.
 
     Args:
         device_type: "cuda", "mps" or "cpu".
@@ -35,8 +36,8 @@ class TrueBFloat16(Precision):
 
 
 def bf16_slowdown(side: int = 256, tries: int = 3) -> float:
-    """How many times as long as in float32 a product of matrices takes in bfloat16 on this CPU: hundreds of times on
-    one that has no instructions for it."""
+    """Time of a matrix product in bfloat16, divided by its time in float32, on this CPU. CPUs without bfloat16
+    instructions take hundreds of times as long."""
 
     def least(dtype: torch.dtype) -> float:
         matrix, seconds = torch.ones(side, side, dtype=dtype), []

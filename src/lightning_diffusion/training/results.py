@@ -1,4 +1,4 @@
-"""What a run tells the person who started it: first what will happen, at the end what came of it and where it lies."""
+"""The console summary of a run at its start and its end, and the files that record them."""
 
 import json
 import logging
@@ -15,12 +15,11 @@ from typing import Any
 import lightning as L
 from omegaconf import OmegaConf
 from rich.text import Text
-from rich.tree import Tree
 
 from lightning_diffusion.data.module import ImageDataModule
 from lightning_diffusion.models.contracts import Generator
-from lightning_diffusion.runs.comparable import BITS, BITS_ERROR, is_figure
-from lightning_diffusion.runs.run import CHECKPOINT, CONFIG, CURVE, RESULT, Run, relative
+from lightning_diffusion.runs.comparable import is_figure
+from lightning_diffusion.runs.run import CHECKPOINT, CONFIG, RESULT, Run, relative
 from lightning_diffusion.system.checkout import as_typed
 from lightning_diffusion.system.console import clock, console, printable
 from lightning_diffusion.system.files import write_text
@@ -30,94 +29,79 @@ from lightning_diffusion.training.callbacks.throughput import Throughput
 from lightning_diffusion.training.loggers.wandb import WandbLogger
 from lightning_diffusion.training.module import TrainingModule
 from lightning_diffusion.training.ownership import check_owned, own, tidy
-from lightning_diffusion.training.precision import bf16_slowdown
+from lightning_diffusion.training.summary import config_tree, file_rows, score_row, start_rows, validation_rows
 
 
 def quiet() -> None:
-    """Silences what Lightning says to nobody in particular; its warnings of real trouble stay."""
+    """Silences Lightning's routine messages and harmless warnings; other warnings stay."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for harmless in (
-        ".*does not have many workers.*",  # data in memory is fastest without
+        ".*does not have many workers.*",  # data in memory is fastest without workers
         ".*Checkpoint directory .* exists and is not empty.*",
-        ".*dataloader is not resumable.*",  # it is: its order is a function of the batch's number
+        ".*dataloader is not resumable.*",  # it is resumable: its order is a function of the batch's number
         ".*Experiment logs directory .* exists.*",
         ".*smaller than the logging interval.*",  # a run of a few steps
         ".*lr_scheduler.step.*before.*optimizer.step.*",
-        ".*module.s. in eval mode at the start of training.*",  # the averaged copy always is
+        ".*module.s. in eval mode at the start of training.*",  # the averaged copy always is in eval mode
         ".*isinstance.treespec, LeafSpec.*",
     ):
         warnings.filterwarnings("ignore", message=harmless)
 
 
 class Results:
-    """The beginning and the end of a run's story, on the screen and in its folder.
+    """Prints a run's summary at its start and its end, and writes config.yaml and metrics.json.
 
-    As a context it closes the W&B run whatever happens. On ranks but the first it is silent and writes nothing.
+    As a context manager it closes the W&B run, whatever happens. On all ranks but the first it prints and writes
+    nothing.
     """
 
     def __init__(self, trainer: L.Trainer, run_dir: Path, record: dict[str, Any]) -> None:
-        """record: what config.yaml is to hold."""
+        """record: content of config.yaml."""
         self.trainer, self.run_dir, self._record = trainer, run_dir, record
         self._console = console(quiet=not trainer.is_global_zero)
         self._started = time.monotonic()
 
-    def claim(self, goes_on: bool) -> None:
-        """Owns the folder and writes config.yaml, where no run is yet, or the one that goes on, which is tidied.
+    def claim(self, resumed: bool) -> None:
+        """Claims the folder and writes config.yaml. A resumed run's folder is repaired first.
 
         Args:
-            goes_on: whether the folder is that of the run that is resumed.
+            resumed: whether the folder is that of the resumed run.
 
         Raises:
-            FileExistsError: a run's folder: nothing of it is overwritten.
-            NotWritten: another process owns the folder, or it cannot be written into.
+            FileExistsError: the folder holds another run, which is not overwritten.
+            NotWritten: another process owns the folder, or it is not writable.
         """
         self.run_dir.mkdir(parents=True, exist_ok=True)
         own(self.run_dir)
-        if goes_on:
+        if resumed:
             tidy(self.run_dir)
         elif os.path.lexists(self.run_dir / CONFIG):
             folder = relative(self.run_dir)
             raise FileExistsError(
-                f"run_dir={folder}: holds a run already; go on with resume={folder}, or choose another hydra.run.dir"
+                f"run_dir={folder}: already holds a run; continue with resume={folder}, or choose another hydra.run.dir"
             )
         write_text(self.run_dir / CONFIG, OmegaConf.to_yaml(self._record))
 
     def start(
         self, module: TrainingModule, datamodule: ImageDataModule, called: Mapping[str, str], print_config: bool
     ) -> None:
-        """Prints what is to be trained.
+        """Prints the summary of what will be trained.
 
         Args:
-            called: what the configuration calls under each of its keys: {"schedule": "cosine"}.
-            print_config: whether to print all of the configuration too.
+            called: the name of the part that the configuration chooses for each key: {"schedule": "cosine"}.
+            print_config: whether to print the whole configuration too.
         """
         if not self.trainer.is_global_zero:
             return
         if print_config:
-            self._console.print(_tree("config", self._record))
-        model, trainer = module.model, self.trainer
-        self._facts, self._draws = model.facts(), isinstance(model, Generator)
-        parameters = sum(p.numel() for p in model.parameters())
-        device = trainer.strategy.root_device.type
-        C, H, W = datamodule.shape
-        classes = f", {datamodule.num_classes} classes" if datamodule.num_classes else ""
-        sizes = {split: len(dataset) for split, dataset in datamodule.splits.items()}
-        self._table(
-            {
-                "run": str(relative(self.run_dir)),
-                "data": f"{sizes['train']:,} images, {sizes['val']:,} held out, {H}×{W}×{C}{classes}",
-                "network": f"{type(model.network).__name__}, {parameters:,} parameters",
-                **model.describe(called),
-                "training": f"{trainer.max_steps:,} steps of {datamodule.batch_size} images, "
-                f"{trainer.world_size} × {device}, {trainer.precision}",
-                **_slow_bf16(device, str(trainer.precision)),
-                **_crowded(device, trainer.num_devices),
-            }
-        )
+            self._console.print(config_tree("config", self._record))
+        self._facts, self._draws = module.model.facts(), isinstance(module.model, Generator)
+        rows = start_rows(self.trainer, module, datamodule, called)
+        self._table({"run": str(relative(self.run_dir)), **rows})
 
     def finish(self) -> dict[str, float]:
-        """Writes metrics.json, prints the result, and returns what validation measured."""
+        """Writes metrics.json, prints the summary of the results, and returns the run's metrics."""
         measured = self.trainer.callback_metrics
         held_out = {name: float(value) for name, value in measured.items() if is_figure(name)}
         if not self.trainer.is_global_zero:
@@ -135,34 +119,26 @@ class Results:
         metrics |= scores
         check_owned()
         write_text(self.run_dir / RESULT, json.dumps(metrics, indent=2) + "\n")
-        folder = relative(self.run_dir)
-        rows = {
-            "training": f"{self.trainer.global_step:,} steps in {clock(seconds)}",
-            **_figures(held_out),
-            **_first_score(scores),
-            "samples": "samples/final.png, trajectory.gif",
-            "metrics": f"{RESULT}, {CURVE}",
-            "checkpoint": CHECKPOINT,
-        }
-        there = {name: (self.run_dir / text.split(",")[0]).exists() for name, text in list(rows.items())[-3:]}
         self._table(
             {
-                name: f"{folder}/{text}" if there.get(name) else text
-                for name, text in rows.items()
-                if there.get(name, True)
+                "training": f"{self.trainer.global_step:,} steps in {clock(seconds)}",
+                **validation_rows(held_out),
+                **score_row(scores),
+                **file_rows(self.run_dir),
             }
         )
         if self.has_checkpoint and self._draws:
-            command = as_typed(f"python -m src.sample ckpt_path={folder}/{CHECKPOINT}")
+            command = as_typed(f"python -m src.sample ckpt_path={relative(self.run_dir)}/{CHECKPOINT}")
             self._console.print(f"more samples: {command}", soft_wrap=True)
         return Run(self.run_dir).metrics
 
     def remedy(self) -> str:
-        """What to do after a file could not be written."""
+        """The remedy after a file could not be written, to be appended to the message."""
         folder = relative(self.run_dir)
         if not self.run_dir.is_dir():
             return ""
-        return f"; make room and {f'give resume={folder}' if self.has_checkpoint else f'start anew, without {folder}'}"
+        retry = f"continue with resume={folder}" if self.has_checkpoint else f"remove {folder} and start again"
+        return f"; free some space, then {retry}"
 
     @property
     def has_checkpoint(self) -> bool:
@@ -179,57 +155,10 @@ class Results:
                 logger.finish(exit_code=1 if error else 0, hurry=isinstance(error, SystemExit))
         checkpoint = self.run_dir / CHECKPOINT
         if isinstance(error, SystemExit) and checkpoint.exists():
-            self._console.print(f"stopped; go on with resume={relative(self.run_dir)}", soft_wrap=True)
+            self._console.print(f"stopped; continue with resume={relative(self.run_dir)}", soft_wrap=True)
 
     def _table(self, rows: dict[str, str]) -> None:
         width = max(map(len, rows)) + 2
         for name, value in rows.items():
             line = Text.assemble((name.ljust(width), "bold"), printable(value))
-            self._console.print(line, soft_wrap=True)  # a path stays in one piece
-
-
-def _tree(label: str | Text, node: Any) -> Tree:
-    """A configuration as a tree: a call is named by what it calls."""
-    tree = Tree(label)
-    for key, value in node.items():
-        if isinstance(value, dict) and value:
-            called = f": {value['_target_']}" if "_target_" in value else ""
-            inside = {name: child for name, child in value.items() if name not in ("_target_", "_partial_")}
-            tree.add(_tree(Text.assemble((printable(key), "bold"), printable(called)), inside))
-        else:
-            tree.add(f"{printable(key)}: {printable(value)}")
-    return tree
-
-
-def _crowded(device: str, processes: int) -> dict[str, str]:
-    """A row for more processes of the CPU than cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if device != "cpu" or processes <= cores:
-        return {}
-    return {
-        "sharing": f"{processes} CPU processes share {cores} core{'s' * (cores > 1)}, which is slow: they take turns, "
-        "and each step waits for the last of them; trainer.devices=1 uses all cores in one process"
-    }
-
-
-def _slow_bf16(device: str, precision: str) -> dict[str, str]:
-    """A row for a CPU that is slower in the reduced precision than in the full one."""
-    if device != "cpu" or not precision.startswith("bf16") or (times := bf16_slowdown()) < 2:
-        return {}
-    return {"note": f"this CPU multiplies {times:.0f} times slower in bf16; trainer.precision=32-true is faster"}
-
-
-def _first_score(summary: dict[str, Any]) -> dict[str, str]:
-    """A row for the Fréchet distance, beside that of real images."""
-    for name, score in summary.get("scores", {}).items():
-        floor = f"; held-out images: {score['floor']['value']:.4g}" if "floor" in score else ""
-        return {name: f"{score['value']:.4g} of {score['num_samples']:,} samples{floor}"}
-    return {}
-
-
-def _figures(held_out: dict[str, float]) -> dict[str, str]:
-    """Rows for what validation measured."""
-    rows = {name: f"{value:.4f}" for name, value in held_out.items() if name != BITS_ERROR}
-    if BITS in rows:
-        rows[BITS] += f" ± {held_out[BITS_ERROR]:.4f}"
-    return rows
+            self._console.print(line, soft_wrap=True)  # no line break in a path

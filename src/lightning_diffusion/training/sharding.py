@@ -1,4 +1,4 @@
-"""Weights that are shared out over devices, each holding a part of every one."""
+"""Weights sharded over devices: each device holds a part of every weight."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -10,10 +10,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def shard(network: nn.Module, mesh: DeviceMesh) -> None:
-    """Keeps a part of each weight on each device, and puts a block's weights together while it computes.
+    """Shards each weight over the devices, and gathers a block's weights while it computes.
 
-    Blocks are the entries of the network's ModuleLists. On a mesh of nodes × devices the parts are those of one node's
-    devices, and every node has them all.
+    Blocks are the entries of the network's ModuleLists. On a mesh of nodes × devices, the weights are sharded over the
+    devices of one node and replicated on every node.
     """
     for container in network.modules():
         if isinstance(container, nn.ModuleList):
@@ -26,8 +26,8 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
 def align_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Gives each gradient the strides of its parameter, in the same memory.
 
-    A 1×1 convolution's gradient may come with others along its sides of length 1, which mean nothing; DDP compares all
-    of them, warns, and copies the gradient on a slower way.
+    A 1×1 convolution's gradient can have other strides along its sides of length 1, where they have no meaning. DDP
+    compares them too, warns, and copies such a gradient more slowly.
     """
     for parameter in parameters:
         if parameter.requires_grad and 1 in parameter.shape:
@@ -43,12 +43,12 @@ def _aligned(parameter: Tensor, gradient: Tensor) -> Tensor:
 
 
 def unshard(tensor: Tensor) -> Tensor:
-    """A tensor that is shared out, put together; any other as it is."""
+    """Gathers a sharded tensor; returns any other tensor as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def like(tensor: Tensor, values: Tensor) -> Tensor:
-    """Values, the same ones on every device, shared out as a tensor is: `unshard` the other way round."""
+def shard_like(tensor: Tensor, values: Tensor) -> Tensor:
+    """Shards values, equal on every device, in the way that `tensor` is sharded: the inverse of `unshard`."""
     if not isinstance(tensor, DTensor):
         return values
     return distribute_tensor(values, tensor.device_mesh, tensor.placements, src_data_rank=None)

@@ -23,7 +23,7 @@ from lightning_diffusion.system.interrupt import let_sigterm_end_at_once
 from lightning_diffusion.training.callbacks.lookup import callbacks_of
 from lightning_diffusion.training.callbacks.scores import SampleScores
 from lightning_diffusion.training.guard import Diverged
-from lightning_diffusion.training.ownership import goes_on, own, ownership
+from lightning_diffusion.training.ownership import own, ownership, resumes_in_place
 from lightning_diffusion.training.results import Results, quiet
 
 
@@ -37,7 +37,7 @@ def main(config: DictConfig) -> float:
                 "sweep=samplers: for a trained model only; use python -m src.evaluate ckpt_path=… sweep=samplers"
             )
         given, config = config, config if config.resume is None else resumed(config)
-        if goes_on(config.ckpt_path, config.run_dir):
+        if resumes_in_place(config.ckpt_path, config.run_dir):
             own(Path(config.run_dir))
         arguments, trainer, module, datamodule = assemble(config)
         if trainer.world_size > 1:
@@ -46,7 +46,7 @@ def main(config: DictConfig) -> float:
         results = Results(trainer, Path(str(arguments.run_dir)), arguments.record)
         if trainer.is_global_zero:
             prepare_data(trainer, datamodule)
-            results.claim(goes_on(arguments.ckpt_path, arguments.run_dir))
+            results.claim(resumes_in_place(arguments.ckpt_path, arguments.run_dir))
             announce(results.run_dir)
     module.save_hyperparameters(arguments.record)
 

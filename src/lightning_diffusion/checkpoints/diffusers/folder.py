@@ -1,11 +1,10 @@
-"""A pipeline's folder as diffusers writes it, read and written without that library."""
+"""Reads and writes the folder of a diffusers pipeline without that library."""
 
 import json
 import os
 import warnings
-from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -26,20 +25,20 @@ from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
 from lightning_diffusion.models.contracts import Model
 from lightning_diffusion.models.diffusion.model import DiffusionModel
 from lightning_diffusion.networks.unet import UNet
-from lightning_diffusion.system.files import write as write_file
-from lightning_diffusion.system.files import write_text
+from lightning_diffusion.system.files import write_bytes, write_text
 
 WEIGHTS = "diffusion_pytorch_model"
 INDEX = "model_index.json"
-OWN = "lightning_diffusion.json"  # what diffusers has no word for: whether the last class is "no class"
+OWN = "lightning_diffusion.json"  # data that diffusers' files have no place for
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """(the denoiser's node, its state dict) of a pipeline's folder, or of a UNet2DModel's with scheduler_config.json.
+    """(node, state dict) of the denoiser in a pipeline's folder, or in a UNet2DModel's with scheduler_config.json.
+
+    No tensor is allocated before the size of the weights' file is checked against config.json.
 
     Raises:
-        ValueError: files that are missing or damaged, or a network or scheduler that this project cannot express. No
-            tensor is allocated before the weights' file is known to hold as many numbers as config.json describes.
+        ValueError: files that are missing or damaged, or a network or scheduler that this project cannot express.
     """
     unet, scheduler = (folder / name if os.path.isdir(folder / name) else folder for name in ("unet", "scheduler"))
     classes = _components(folder / INDEX)
@@ -48,8 +47,8 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     timing = _of_class(Settings.read(scheduler / "scheduler_config.json"), classes.get("scheduler"))
     process, backbone, own = read_process(timing), read_network(config), _own(folder / OWN)
     learns = backbone.options["outputs"] == 2
-    told = f"config.json has {'twice' if learns else 'only'} the image's channels"
-    timing.need(learns == process.learns_variance, "variance_type", told)
+    reason = f"config.json has {'twice' if learns else 'only'} the image's channels"
+    timing.need(learns == process.learns_variance, "variance_type", reason)
     backbone.options["num_classes"] = own.pop("num_classes", backbone.options["num_classes"])
     with torch.device("meta"):
         network: UNet = backbone.build(config.path)
@@ -66,16 +65,16 @@ def write(folder: Path, model: Model, label: int | None = None) -> str:
     """Writes a folder that DiffusionPipeline.from_pretrained loads.
 
     Args:
-        label: bakes one class into the network, so that a pipeline, which knows no classes, samples it.
+        label: merges one class into the network, which a pipeline without classes then samples.
 
     Returns:
-        The class of the pipeline that samples it.
+        The class of the pipeline that samples the model.
 
     Raises:
-        ValueError: what diffusers cannot express; nothing is written.
+        ValueError: a model that diffusers cannot express; nothing is written.
     """
     if not isinstance(model, DiffusionModel):
-        raise ValueError(f"format=diffusers: it is for diffusion models, and this is a {type(model).__name__}")
+        raise ValueError(f"format=diffusers: exports diffusion models only, and this is a {type(model).__name__}")
     denoiser, (channels, *sides) = model.denoiser, model.shape
     image_size = simplest(sides)
     network: UNet = denoiser.backbone  # type: ignore[assignment]
@@ -98,12 +97,12 @@ def write(folder: Path, model: Model, label: int | None = None) -> str:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_text(folder / name, json.dumps(content, indent=2) + "\n")
     tensors = save(to_diffusers(weights), metadata={"format": "pt"})
-    write_file(folder / "unet" / f"{WEIGHTS}.safetensors", partial(_fill, tensors))
+    write_bytes(folder / "unet" / f"{WEIGHTS}.safetensors", tensors)
     return pipeline
 
 
 def _components(path: Path) -> dict[str, str]:
-    """The classes of a pipeline's parts by name, from its model_index.json; none where there is no such file."""
+    """The classes of a pipeline's parts by name, from its model_index.json; empty without that file."""
     if not path.exists():
         return {}
     index = Settings.read(path)
@@ -117,14 +116,14 @@ def _components(path: Path) -> dict[str, str]:
 
 
 def _of_class(settings: Settings, name: str | None) -> Settings:
-    """Settings of the class that model_index.json names, if it does: they may leave it out, but not name another."""
+    """The settings with the class from model_index.json. They can omit the class, but not contradict it."""
     settings = settings.with_defaults({"_class_name": name})
     settings.need(name in (None, settings["_class_name"]), "_class_name", f"{INDEX} has {name!r}")
     return settings
 
 
 def _own(path: Path) -> dict[str, Any]:
-    """What this project notes beside diffusers' files: the share of labels that training dropped, and the classes."""
+    """This project's own file: the share of labels that training dropped, and the number of classes."""
     if not path.exists():
         return {"label_dropout": 0.0}
     given = Settings.read(path)
@@ -137,30 +136,27 @@ def _own(path: Path) -> dict[str, Any]:
 
 
 def _weights(folder: Path, network: UNet, flipped: bool, sign: int) -> dict[str, Tensor]:
-    """The state dict of a network, which is on the meta device, from the file beside config.json."""
+    """The state dict for a network on the meta device, from the weights' file next to config.json."""
     safe, pickled = folder / f"{WEIGHTS}.safetensors", folder / f"{WEIGHTS}.bin"
     path = safe if safe.is_file() else pickled
     if not path.is_file():
-        raise ValueError(f"pretrained={folder}: neither {safe.name} nor {pickled.name} is there")
+        raise ValueError(f"pretrained={folder}: there is neither {safe.name} nor {pickled.name}")
     expected = network.state_dict()
     count, size = sum(value.numel() for name, value in expected.items() if name != CLASSES), path.stat().st_size
     if 2 * count > size:
         raise ValueError(
-            f"pretrained={path}: {size:,} bytes cannot hold the {count:,} weights of its config.json; fetch both again"
+            f"pretrained={path}: {size:,} bytes cannot hold the {count:,} weights of its config.json; "
+            "download both again"
         )
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch's, of pickles that it doubts
+        with warnings.catch_warnings(action="ignore"):  # torch's, about pickles
             weights = load_file(path) if path == safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"pretrained={path}: weights that cannot be read ({type(error).__name__})") from error
+        raise ValueError(f"pretrained={path}: its weights cannot be read ({type(error).__name__})") from error
     try:
         result = from_diffusers(weights, expected, flipped)
     except ValueError as error:
         raise ValueError(
-            f"pretrained={path}: its weights do not fit its config.json ({error}); fetch both again"
+            f"pretrained={path}: its weights do not fit its config.json ({error}); download both again"
         ) from error
     return result | {name: sign * result[name] for name in ("head.weight", "head.bias")}
-
-
-def _fill(content: bytes, file: IO[bytes]) -> None:
-    file.write(content)

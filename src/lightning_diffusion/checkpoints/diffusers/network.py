@@ -1,18 +1,18 @@
-"""diffusers' UNet2DModel <-> this project's U-Net."""
+"""Converts between diffusers' UNet2DModel and this project's U-Net."""
 
 from typing import Any
 
 from lightning_diffusion.checkpoints.diffusers.settings import Part, Settings
 from lightning_diffusion.codecs.image_size import ImageSize, height_width, simplest, typed
-from lightning_diffusion.networks.layers import SelfAttention
 from lightning_diffusion.networks.unet import UNet
+from lightning_diffusion.networks.unet_blocks import SelfAttention
 
 CLASS = "UNet2DModel"
-ONLY: dict[str, Any] = {  # what UNet2DModel offers in several forms, and this project's U-Net in its default one
+ONLY: dict[str, Any] = {  # options of UNet2DModel of which this project's U-Net has the default only
     "center_input_sample": False, "time_embedding_type": "positional", "mid_block_type": "UNetMidBlock2D",
     "mid_block_scale_factor": 1, "act_fn": "silu", "add_attention": True, "class_embed_type": None,
 }  # fmt: skip
-READ: dict[str, Any] = {  # what both offer, with UNet2DModel's defaults
+READ: dict[str, Any] = {  # options of both networks, with UNet2DModel's defaults
     "sample_size": None, "in_channels": 3, "out_channels": 3, "time_embedding_dim": None, "freq_shift": 0,
     "flip_sin_to_cos": True, "block_out_channels": [224, 448, 672, 896], "layers_per_block": 2,
     "down_block_types": ["DownBlock2D", *["AttnDownBlock2D"] * 3],
@@ -21,15 +21,15 @@ READ: dict[str, Any] = {  # what both offer, with UNet2DModel's defaults
     "attention_head_dim": 8, "norm_num_groups": 32, "attn_norm_num_groups": None, "norm_eps": 1e-5,
     "resnet_time_scale_shift": "default", "num_class_embeds": None,
 }  # fmt: skip
-IGNORED = {  # of a time embedding that ONLY excludes, and what the library's moving average notes beside its weights
+IGNORED = {  # options of a time embedding that ONLY excludes, and of the library's moving average
     "num_train_timesteps", "decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup",
     "inv_gamma", "power",
 }  # fmt: skip
-WIDEST, DEEPEST, LARGEST, MOST_LAYERS, MOST_CLASSES = 2**14, 12, 2**13, 32, 2**20  # no loop or tensor without bounds
+WIDEST, DEEPEST, LARGEST, MOST_LAYERS, MOST_CLASSES = 2**14, 12, 2**13, 32, 2**20  # bounds of every loop and tensor
 
 
 def read_network(config: Settings) -> Part:
-    """The U-Net of unet/config.json.
+    """The U-Net that unet/config.json describes.
 
     Raises:
         ValueError: a network that this project's U-Net cannot express, naming the setting.
@@ -69,24 +69,24 @@ def read_network(config: Settings) -> Part:
 
 
 def cosines_first(config: Settings) -> bool:
-    """Whether the time's cosines come before its sines."""
+    """Whether the cosines of the time embedding come before the sines."""
     return config.with_defaults(READ).flag("flip_sin_to_cos")
 
 
 def unet_config(network: UNet, image_size: ImageSize, in_channels: int) -> dict[str, Any]:
-    """unet/config.json of a U-Net.
+    """The content of unet/config.json for a U-Net.
 
     Raises:
-        ValueError: another network, or one whose heads or image size diffusers cannot express.
+        ValueError: another kind of network, or heads or an image size that diffusers cannot express.
     """
     _check_expressible(network, image_size)
     attentions = [module for module in network.modules() if isinstance(module, SelfAttention)]
     head_dims = {module.qkv.in_channels // module.num_heads for module in attentions}
     if len(head_dims) > 1 and {module.num_heads for module in attentions} != {1}:
         raise ValueError(
-            "format=diffusers: its heads differ in width; choose format=safetensors, or train with backbone.head_dim"
+            "format=diffusers: the heads differ in width; choose format=safetensors, or train with backbone.head_dim"
         )
-    head_dim = head_dims.pop() if len(head_dims) == 1 else None  # None is one head, as wide as its level
+    head_dim = head_dims.pop() if len(head_dims) == 1 else None  # None means one head, as wide as its level
     down: Any = network.down
     attends = [isinstance(stages[0].attention, SelfAttention) for stages in down]
     norm, residual = network.norm, network.resampling == "residual"
@@ -126,16 +126,16 @@ def _read_widths(config: Settings) -> list[int]:
 def _read_groups(config: Settings, width: int, scale_shift: bool) -> int:
     groups = config.integer("norm_num_groups", 1, WIDEST)
     config.need(width % groups == 0, "norm_num_groups", f"expected a divisor of {width} channels")
-    norms = config["attn_norm_num_groups"]  # None leaves the middle's attention without one, where scale_shift
+    norms = config["attn_norm_num_groups"]  # with scale_shift, None leaves the middle attention without a norm
     fits = norms == groups or (norms is None and not scale_shift)
-    config.need(fits, "attn_norm_num_groups", f"expected {groups} groups, as norm_num_groups has it")
+    config.need(fits, "attn_norm_num_groups", f"expected {groups} groups, as in norm_num_groups")
     return groups
 
 
 def _read_head_dim(config: Settings, widths: list[int], attends: list[bool]) -> int | None:
     head_dim = config.optional_integer("attention_head_dim", 1, WIDEST)
     attending = [width for width, attention in zip(widths, attends, strict=True) if attention] + widths[-1:]
-    fits = head_dim is None or not any(width % head_dim for width in attending)  # the middle attends, too
+    fits = head_dim is None or not any(width % head_dim for width in attending)  # the middle attends too
     config.need(fits, "attention_head_dim", f"expected a divisor of {attending} channels")
     return head_dim
 
@@ -149,7 +149,7 @@ def _read_blocks(config: Settings, levels: int) -> tuple[bool, list[bool]]:
     wanted = _kinds("Down", attends, residual)
     config.need(down == wanted and len(down) == levels, "down_block_types", _expected(levels, "Down", residual))
     wanted = _kinds("Up", attends[::-1], residual)
-    config.need(up == wanted, "up_block_types", f"expected {wanted}, as down_block_types has it")
+    config.need(up == wanted, "up_block_types", f"expected {wanted}, as in down_block_types")
     return residual, attends
 
 
@@ -162,7 +162,7 @@ def _read_size(config: Settings, levels: int) -> ImageSize:
         sides = [config.integer("sample_size", 1, LARGEST)] * 2
     strides = 2 ** (levels - 1)
     fits = all(side % strides == 0 and side > strides for side in sides)
-    config.need(fits, "sample_size", f"expected a multiple of {strides}, and more, for {levels} levels")
+    config.need(fits, "sample_size", f"expected a multiple of {strides}, and more than {strides}, for {levels} levels")
     size: ImageSize = simplest(sides)
     return size
 
@@ -171,7 +171,7 @@ def _check_expressible(network: UNet, image_size: ImageSize) -> None:
     if not isinstance(network, UNet):
         raise ValueError(
             f"format=diffusers: diffusers has no network like {type(network).__name__}; only backbone=unet and "
-            "backbone=adm can be exported so, or choose format=safetensors"
+            "backbone=adm can be exported; choose format=safetensors"
         )
     if network.patch_size > 1:
         raise ValueError(
@@ -181,13 +181,13 @@ def _check_expressible(network: UNet, image_size: ImageSize) -> None:
     strides = 2 ** len(network.downsample)
     if any(side % strides for side in height_width(image_size)):
         raise ValueError(
-            f"format=diffusers: with data.image_size={typed(image_size)} an odd side is halved, which "
-            f"diffusers cannot undo; choose format=safetensors, or train at a size that {strides} divides"
+            f"format=diffusers: data.image_size={typed(image_size)} makes a level halve an odd side, which "
+            f"diffusers cannot reverse; choose format=safetensors, or train at a size that {strides} divides"
         )
 
 
 def _kinds(way: str, attends: list[bool], residual: bool) -> list[str]:
-    """Block types of the levels, in the order in which they are passed."""
+    """The block types of the levels, in the order of the forward pass."""
     return [f"Attn{way}Block2D" if attention else _plain(way, residual) for attention in attends]
 
 

@@ -1,7 +1,7 @@
-"""diffusers' schedulers <-> this project's schedules and parameterizations.
+"""Converts between diffusers' schedulers and this project's schedules and parameterizations.
 
-A scheduler's settings are of two kinds: what its network was trained to mean, which is read or refused here, and how
-diffusers would sample from it, which is the business of sampler=… and time_grid=… here and is passed over.
+A scheduler has two kinds of settings. Those that define the meaning of the network's output are read or refused here.
+Those of how diffusers would sample are ignored; sampler=… and time_grid=… take their place.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
 from lightning_diffusion.diffusion.discrete import DiscreteSchedule
 from lightning_diffusion.diffusion.parameterization import EDM, X0, Eps, Flow, V
 
-STEPS = 1000  # diffusers' clock; a network sees 0 … 999 on the chains, and 1000 t under flow matching
+STEPS = 1000  # diffusers' clock; a network gets 0 … 999 on chains, and 1000 t with flow matching
 PREDICTIONS: dict[str, Callable[..., Any]] = {"epsilon": Eps, "sample": X0, "v_prediction": V}
 BETAS = {"linear": beta.linear, "scaled_linear": beta.quadratic, "sigmoid": beta.sigmoid}
 FIXED = (None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")  # a sampler's choice, not learned
@@ -27,7 +27,7 @@ LATENT = CHAIN | {"beta_start": 8.5e-4, "beta_end": 0.012}
 FLOW: dict[str, Any] = {"num_train_timesteps": STEPS}
 SIGMAS: dict[str, Any] = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "prediction_type": "epsilon"}
 
-SCHEDULERS: dict[str, dict[str, Any]] = {  # the settings that say what the network means, with each class's defaults
+SCHEDULERS: dict[str, dict[str, Any]] = {  # settings that define the network's output, with each class's defaults
     "DDIMInverseScheduler": CHAIN, "DDIMParallelScheduler": CHAIN, "DDIMScheduler": CHAIN,
     "DDPMParallelScheduler": CHAIN, "DDPMScheduler": CHAIN, "DEISMultistepScheduler": CHAIN,
     "DPMSolverMultistepInverseScheduler": CHAIN, "DPMSolverMultistepScheduler": CHAIN, "DPMSolverSDEScheduler": LATENT,
@@ -38,12 +38,12 @@ SCHEDULERS: dict[str, dict[str, Any]] = {  # the settings that say what the netw
     "FlowMatchEulerDiscreteScheduler": FLOW, "FlowMatchHeunDiscreteScheduler": FLOW,
     "EDMDPMSolverMultistepScheduler": SIGMAS, "EDMEulerScheduler": SIGMAS,
 }  # fmt: skip
-ONLY: dict[str, Any] = {  # settings that change what the network means, and have one value that can be expressed
-    "timestep_type": "discrete",  # continuous tells it ¼ ln σ, of a chain
+ONLY: dict[str, Any] = {  # settings that define the network's output, with the only value that can be expressed
+    "timestep_type": "discrete",  # continuous gives the network ¼ ln σ of a chain
     "invert_sigmas": False,  # true swaps data and noise
-    "predict_epsilon": True,  # of files from before 2023
+    "predict_epsilon": True,  # in files from before 2023
 }
-SAMPLING = {  # settings of how diffusers would sample, of every class whose entry in SCHEDULERS does not read them
+SAMPLING = {  # settings of how diffusers would sample, in classes whose entry in SCHEDULERS does not read them
     "clip_sample", "clip_sample_range", "thresholding", "dynamic_thresholding_ratio", "sample_max_value",  # of x̂_0
     "timestep_spacing", "steps_offset", "set_alpha_to_one", "interpolation_type", "timestep_values",  # the times
     "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "lambda_min_clipped",
@@ -53,7 +53,7 @@ SAMPLING = {  # settings of how diffusers would sample, of every class whose ent
     "disable_corrector", "solver_p", "predictor_order", "corrector_order", "tau_func", "skip_prk_steps", "eta",
     "stochastic_sampling", "noise_sampler_seed", "tensor_format", "sigma_min", "sigma_max", "num_train_timesteps",
 }  # fmt: skip
-PIPELINES = {  # that draw from an unconditional network; DDPMPipeline neither scales its input nor starts at σ_max
+PIPELINES = {  # for unconditional networks; DDPMPipeline neither scales its input nor starts at σ_max
     "DDPMScheduler": "DDPMPipeline",
     "FlowMatchEulerDiscreteScheduler": "DDPMPipeline",
     "EDMEulerScheduler": "ConsistencyModelPipeline",
@@ -61,7 +61,7 @@ PIPELINES = {  # that draw from an unconditional network; DDPMPipeline neither s
 
 
 class Process(NamedTuple):
-    """What a scheduler says of a network."""
+    """The meaning of a network's output, by its scheduler."""
 
     schedule: Part
     parameterization: Part
@@ -70,11 +70,11 @@ class Process(NamedTuple):
 
 
 def read_process(config: Settings) -> Process:
-    """What scheduler_config.json says of its network.
+    """The process that scheduler_config.json describes.
 
     Raises:
-        ValueError: a scheduler that this project cannot express, naming the setting. A file without a class is
-            refused: the same keys, and their absence, mean different things to different classes.
+        ValueError: a scheduler that this project cannot express, naming the setting; or no class. The same keys, and
+            their absence, have different meanings in different classes.
     """
     kind = config["_class_name"]
     known = isinstance(kind, str) and kind in SCHEDULERS
@@ -92,10 +92,10 @@ def read_process(config: Settings) -> Process:
 
 
 def scheduler_config(denoiser: NetworkDenoiser) -> dict[str, Any]:
-    """scheduler_config.json, with β as numbers.
+    """The content of scheduler_config.json, with β as numbers.
 
     Raises:
-        ValueError: a schedule or prediction that no pipeline of diffusers samples.
+        ValueError: a schedule or prediction that no diffusers pipeline can sample.
     """
     schedule, parameterization = denoiser.schedule, denoiser.parameterization
     if isinstance(schedule, continuous.RectifiedFlow) and isinstance(parameterization, Flow):
@@ -129,7 +129,7 @@ def scheduler_config(denoiser: NetworkDenoiser) -> dict[str, Any]:
 def _edm_config(schedule: continuous.EDM, parameterization: EDM) -> dict[str, Any]:
     if schedule.time_scale != 1:
         raise ValueError(
-            f"format=diffusers: there EDM's network sees ¼ ln σ, and this one {schedule.time_scale:g} times that; "
+            f"format=diffusers: its EDM networks get ¼ ln σ as the time, this one {schedule.time_scale:g} times that; "
             "train with schedule.time_scale=1, or choose format=safetensors"
         )
     return {
@@ -142,15 +142,15 @@ def _edm_config(schedule: continuous.EDM, parameterization: EDM) -> dict[str, An
 
 
 def _read_chain(config: Settings) -> Process:
-    """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε, whether a scheduler steps in x_t or, as Euler's do, in x_t/√ᾱ_t."""
+    """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε; also for schedulers such as Euler's, which step in x_t/√ᾱ_t."""
     prediction = PREDICTIONS[config.word("prediction_type", PREDICTIONS)]
     if config["variance_type"] == "learned":
-        config.refuse("variance_type", "expected learned_range, a share between the two bounds, or a fixed one")
+        config.refuse("variance_type", "expected learned_range, a share between the two bounds, or a fixed variance")
     learns = config.word("variance_type", (*FIXED, "learned_range")) == "learned_range"
     zero_snr = {"zero_terminal_snr": config.flag("rescale_betas_zero_snr")}
     if zero_snr["zero_terminal_snr"] and prediction is Eps:
         config.refuse(
-            "rescale_betas_zero_snr", "its last step has no signal, where prediction_type='epsilon' says nothing"
+            "rescale_betas_zero_snr", "its last step has no signal, so prediction_type='epsilon' has no x_0 there"
         )
     if config["trained_betas"] is not None:
         schedule = Part(beta.custom, {"betas": config.numbers("trained_betas", 1e-9, 1, STEPS), **zero_snr})
@@ -165,13 +165,13 @@ def _read_chain(config: Settings) -> Process:
 
 
 def _read_flow(config: Settings) -> Process:
-    """x = (1 − σ) x_0 + σ ε, a network that sees 1000 σ and predicts ε − x_0; a shift moves the times, not σ(t)."""
+    """x = (1 − σ) x_0 + σ ε. The network gets 1000 σ and predicts ε − x_0; a shift moves the times, not σ(t)."""
     config.only("prediction_type", "flow_prediction")
     return Process(Part(continuous.RectifiedFlow, {}), Part(Flow, {}))
 
 
 def _read_edm(config: Settings) -> Process:
-    """x = x_0 + σ ε, a network that sees ¼ ln σ and predicts F, or −F where diffusers calls it v."""
+    """x = x_0 + σ ε. The network gets ¼ ln σ and predicts F, or −F with diffusers' v_prediction."""
     sigmas = {key: config.number(key, 1e-6, 1e6) for key in ("sigma_min", "sigma_max")}
     sign = {"epsilon": 1, "v_prediction": -1}[config.word("prediction_type", ("epsilon", "v_prediction"))]
     schedule = Part(continuous.EDM, {**sigmas, "time_scale": 1.0})

@@ -1,4 +1,4 @@
-"""Settings out of a JSON file that anyone may have written, and the part of a model that they describe."""
+"""Settings from an untrusted JSON file, and the part of a model that they describe."""
 
 import json
 import reprlib
@@ -8,21 +8,21 @@ from typing import Any, NamedTuple, NoReturn
 
 from lightning_diffusion.system.files import Unreadable, read_text
 
-MOST = 2**20  # bytes of a JSON file; a thousand β take 25 thousand
-SHORT = reprlib.Repr()  # of values in messages
+MOST = 2**20  # bytes of a JSON file; a thousand β take 25,000
+SHORT = reprlib.Repr()  # shortens values in messages
 SHORT.maxstring = 80
 
 REMEDY = "choose another model, or sample this one with diffusers"
 
 
 class Settings:
-    """A JSON object, each of whose values is checked for type and range before it is used.
+    """A JSON object whose values are checked for type and range when they are read.
+
+    A method that reads a value raises ValueError if it does not fit, in one line with the file and the key.
 
     Args:
-        path: of the file, which every message names.
+        path: of the file.
         content: values by key.
-
-    Every method that reads a value raises ValueError, in one line with the file and the key, where it does not fit.
     """
 
     def __init__(self, path: Path, content: dict[str, Any]) -> None:
@@ -30,7 +30,7 @@ class Settings:
 
     @classmethod
     def read(cls, path: Path) -> "Settings":
-        """Raises ValueError for a file that is no JSON object, too large, or nested too deeply."""
+        """Reads a file. Raises ValueError unless it is a JSON object, neither too large nor nested too deeply."""
         try:
             content = json.loads(read_text(path, MOST), object_pairs_hook=_unique)
         except Unreadable as error:
@@ -38,18 +38,18 @@ class Settings:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"pretrained={path}: not a JSON file ({_line(error)})") from error
         if not isinstance(content, dict):
-            raise ValueError(f"pretrained={path}: {_short(content)} in place of a JSON object")
+            raise ValueError(f"pretrained={path}: {_short(content)} instead of a JSON object")
         return cls(path, content)
 
     def __getitem__(self, key: str) -> Any:
         return self.content[key]
 
     def among(self, known: Iterable[str], kind: str = "setting") -> None:
-        """Refuses keys whose meaning is unknown; those that begin with "_" are the library's notes to itself."""
+        """Refuses unknown keys, except those that begin with "_", which are the library's own notes."""
         known = set(known)
         for key in self.content:
             if key not in known and not key.startswith("_"):
-                raise ValueError(f"pretrained={self.path}: {_short(key)}: no {kind} that this project knows; {REMEDY}")
+                raise ValueError(f"pretrained={self.path}: {_short(key)}: unknown {kind}; {REMEDY}")
 
     def with_defaults(self, defaults: dict[str, Any]) -> "Settings":
         return Settings(self.path, defaults | self.content)
@@ -62,7 +62,7 @@ class Settings:
             self.refuse(key, why)
 
     def only(self, key: str, value: Any) -> None:
-        """Refuses any other value than the only one that this project can express."""
+        """Refuses any value except the only one that this project can express."""
         given = self[key]
         same = given == value and isinstance(given, bool) == isinstance(value, bool)
         self.need(same, key, f"this project can express only {value!r}")
@@ -102,18 +102,18 @@ class Settings:
 
 
 class Part(NamedTuple):
-    """A part of a model: what makes it, and with which arguments."""
+    """A part of a model: its class or function, and the arguments."""
 
     make: Callable[..., Any]
     options: dict[str, Any]
 
     @property
     def node(self) -> dict[str, Any]:
-        """As plain data that Hydra builds."""
+        """The part as plain data, from which Hydra builds it."""
         return {"_target_": f"{self.make.__module__}.{self.make.__qualname__}", **self.options}
 
     def build(self, path: Path) -> Any:
-        """Raises ValueError, naming the file, where the arguments do not go together."""
+        """Makes the part. Raises ValueError with the file's path if the arguments do not fit together."""
         try:
             return self.make(**self.options)
         except ValueError as error:
@@ -124,7 +124,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"{_short(next(key for key in keys if keys.count(key) > 1))} is there twice")
+        raise ValueError(f"{_short(next(key for key in keys if keys.count(key) > 1))} occurs twice")
     return content
 
 
@@ -133,7 +133,7 @@ def _whole(value: Any, low: int, high: int) -> bool:
 
 
 def _real(value: Any, low: float, high: float) -> bool:
-    """Of any number in JSON: NaN and infinity lie in no range, and true is no number."""
+    """Whether a JSON value is a number within the range; NaN, infinity and true never are."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 

@@ -1,11 +1,11 @@
-"""Weights by the names that diffusers gives them: the same tensors, but for the attention's three in one."""
+"""Converts weights to and from diffusers' names. Only the attention differs: its three tensors are one here."""
 
 import re
 
 import torch
 from torch import Tensor
 
-NAMES = (  # this project's, as a pattern -> diffusers'; each name passes through all of them
+NAMES = (  # a pattern of this project's names -> diffusers' name; all are applied to each name
     (r"^embedding\.mlp\.0\.", "time_embedding.linear_1."),
     (r"^embedding\.mlp\.2\.", "time_embedding.linear_2."),
     (r"^embedding\.classes\.", "class_embedding."),
@@ -25,12 +25,12 @@ NAMES = (  # this project's, as a pattern -> diffusers'; each name passes throug
 )
 CLASSES = "embedding.classes.weight"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-LONGEST = 80  # letters of a name in a message
-OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}  # of files from before 2023
+LONGEST = 80  # characters of a name in a message
+OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}  # in files from before 2023
 
 
 def theirs(name: str) -> str:
-    """diffusers' name of one of the U-Net's parameters (of qkv without its last part)."""
+    """diffusers' name of a parameter of the U-Net; for qkv, without the last part."""
     for pattern, replacement in NAMES:
         name = re.sub(pattern, replacement, name)
     return name
@@ -40,7 +40,7 @@ def to_diffusers(weights: dict[str, Tensor], flipped: bool = False) -> dict[str,
     """This project's state dict -> diffusers'.
 
     Args:
-        flipped: the time's cosines come before its sines.
+        flipped: whether the cosines of the time embedding come before the sines.
     """
     result = {}
     for name, value in weights.items():
@@ -64,19 +64,19 @@ def from_diffusers(weights: dict[str, Tensor], expected: dict[str, Tensor], flip
 
     Args:
         expected: this project's parameters by name; only their shapes count.
-        flipped: the time's cosines come before its sines.
+        flipped: whether the cosines of the time embedding come before the sines.
 
     Raises:
-        ValueError: a tensor that is missing, too many, of another shape or type, or not finite; the message names it.
+        ValueError: a tensor that is missing, unexpected, of another shape or type, or not finite; the message names it.
     """
     if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
-        raise ValueError("not tensors by their names")
+        raise ValueError("expected tensors by name")
     for name, value in weights.items():
         if not isinstance(value, Tensor):
-            raise ValueError(f"{name[:LONGEST]!r} is no tensor")
+            raise ValueError(f"{name[:LONGEST]!r} is not a tensor")
     given = {_modern(name): value for name, value in weights.items()}
     if len(given) < len(weights):
-        raise ValueError("one of its attention's tensors is there under an old and a new name")
+        raise ValueError("a tensor of its attention occurs under an old and a new name")
     _check(given, {name: value.shape for name, value in to_diffusers(expected).items()})
     result = {}
     for name, parameter in expected.items():
@@ -86,7 +86,7 @@ def from_diffusers(weights: dict[str, Tensor], expected: dict[str, Tensor], flip
         else:
             value = given[theirs(name)]
         if name == CLASSES and len(value) == len(parameter) - 1:
-            value = torch.cat([value, torch.zeros_like(value[:1])])  # a model that knows no "no class"
+            value = torch.cat([value, torch.zeros_like(value[:1])])  # a model without "no class"
         result[name] = value.detach().float().reshape(parameter.shape)
     key = "embedding.mlp.0.weight"
     result[key] = _flip(result[key]) if flipped else result[key]
@@ -102,9 +102,11 @@ def _check(given: dict[str, Tensor], shapes: dict[str, torch.Size]) -> None:
         if value.ndim != len(shape) or value.shape[1:] != shape[1:] or len(value) not in rows:
             raise ValueError(f"{name} has the shape {list(value.shape)}, not {list(shape)}")
         if value.layout != torch.strided or value.device.type != "cpu":
-            raise ValueError(f"{name} is no dense tensor")
+            raise ValueError(f"{name} is not a dense tensor")
         if value.dtype not in FLOATS:
-            raise ValueError(f"{name} is a tensor of {value.dtype}; float16, bfloat16, float32 and float64 can be read")
+            raise ValueError(
+                f"{name} has the type {value.dtype}; only float16, bfloat16, float32 and float64 can be read"
+            )
         if not bool(value.detach().float().isfinite().all()):
             raise ValueError(f"{name} has values that are not finite in float32")
 

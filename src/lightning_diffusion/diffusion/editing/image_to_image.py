@@ -11,11 +11,11 @@ from lightning_diffusion.diffusion.samplers.base import Sampler
 
 
 class ImageToImage(Editing):
-    """Noises a picture up to a time in the middle and walks back from there: its layout stays, its details are new.
+    """Adds noise to a picture up to an intermediate time and samples from there. The layout stays; details are new.
 
     Args:
-        strength: share of the sampler's steps that are walked, in (0, 1]; 1 forgets the picture.
-        num_variants: results for each picture.
+        strength: share of the sampler's steps to take, in (0, 1]; 1 keeps nothing of the picture.
+        num_variants: results per picture.
 
     Ref: SDEdit Alg. 1, 2
     """

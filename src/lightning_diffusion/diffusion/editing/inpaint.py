@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_diffusion.diffusion.denoiser import Denoiser
 from lightning_diffusion.diffusion.editing.base import Editing, EditInputs, last_of
 from lightning_diffusion.diffusion.noise import Noise
-from lightning_diffusion.diffusion.process import expand, marginal, transition
+from lightning_diffusion.diffusion.process import marginal, transition
 from lightning_diffusion.diffusion.samplers.base import Sampler
 from lightning_diffusion.diffusion.samplers.ddpm import ancestral
 from lightning_diffusion.diffusion.schedule import NoiseSchedule
@@ -16,13 +16,13 @@ from lightning_diffusion.diffusion.time_grid import TimeGrid
 
 
 class Inpaint(Editing):
-    """Fills in where the mask is 1 and leaves the rest as it is; see `RePaint`.
+    """Fills in where the mask is 1 and leaves the rest unchanged; see `RePaint`.
 
     Args:
-        time_grid, num_steps: of the walk.
-        jump: grid steps that a jump back goes, j ≥ 1.
-        resamples: times that each stretch is walked, r ≥ 1; 1 never jumps. About r · num_steps evaluations.
-        num_variants: results for each picture.
+        time_grid, num_steps: as in a sampler.
+        jump: grid steps per jump back, j ≥ 1.
+        resamples: passes over each stretch, r ≥ 1; 1 never jumps back. Takes about r · num_steps evaluations.
+        num_variants: results per picture.
     """
 
     inputs = ("picture", "given")
@@ -55,12 +55,12 @@ class Inpaint(Editing):
 
 
 class RePaint(Sampler):
-    """Ancestral steps in the unknown part, the noised picture in the known one, and jumps back that harmonize the two:
+    """Ancestral steps in the unknown part, the noised picture in the known part, and jumps back that harmonize the two:
 
         x_s = m ⊙ x_s^unknown + (1 − m) ⊙ x_s^known ,   x_s^unknown ~ p(x_s | x_t) ,   x_s^known ~ q(x_s | x_0)
 
-    From every j-th time of the grid, x_s is noised again by j steps, x_t ~ q(x_t | x_s), until each stretch has been
-    walked r times: a walk whose times also rise.
+    At every j-th time of the grid, x_s is noised again by j steps, x_t ~ q(x_t | x_s), until each stretch has had r
+    passes. The sampling times therefore also rise.
 
     Args:
         jump, resamples: j and r.
@@ -75,7 +75,7 @@ class RePaint(Sampler):
     def __init__(
         self, time_grid: TimeGrid, num_steps: int | None, jump: int, resamples: int, x_0: Tensor, mask: Tensor
     ) -> None:
-        super().__init__(num_steps, time_grid)
+        super().__init__(time_grid, num_steps)
         self.jump, self.resamples, self.x_0, self.mask = jump, resamples, x_0, mask
 
     def times(self, schedule: NoiseSchedule) -> Tensor:
@@ -97,6 +97,6 @@ class RePaint(Sampler):
         schedule = denoiser.schedule
         if s > t:
             q = transition(schedule, s, t)
-            return expand(q.alpha, x_t) * x_t + expand(q.var.sqrt(), x_t) * noise(), None
+            return q.alpha * x_t + q.var.sqrt() * noise(), None
         known = marginal(self.x_0, noise(), schedule.alpha(s), schedule.sigma(s))
         return torch.where(self.mask > 0, ancestral(denoiser, x_t, t, s, noise), known), None

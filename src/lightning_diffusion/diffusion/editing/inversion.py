@@ -1,4 +1,4 @@
-"""Latents: the noise that a picture comes from, and pictures between pictures."""
+"""Latents: the noise that yields a given picture, and interpolation between pictures."""
 
 from collections.abc import Callable, Iterator
 
@@ -13,7 +13,7 @@ from lightning_diffusion.diffusion.samplers.base import Sampler
 
 
 class Invert(Editing):
-    """A picture's latent x_T by DDIM run backwards, and what the sampler makes of it: the picture again.
+    """Inverts a picture to its latent x_T by DDIM run backwards, and reconstructs the picture from it.
 
     Args:
         num_iterations: of the implicit step back, ≥ 1; see `invert`.
@@ -37,10 +37,10 @@ class Invert(Editing):
 
 
 class Interpolate(Editing):
-    """From one picture to the next through their latents, on the great circle between these.
+    """Interpolates from each picture to the next, along the great circle between their latents.
 
     Args:
-        num_frames: pictures between two given ones.
+        num_frames: pictures between each two given ones.
         num_iterations: see `invert`.
 
     Ref: DDIM §5.3, App. D.5
@@ -71,15 +71,15 @@ class Interpolate(Editing):
 def invert(
     denoiser: Denoiser, x_0: Tensor, times: Tensor, condition: Condition | None = None, num_iterations: int = 5
 ) -> Iterator[Tensor]:
-    """Yields x_{t_0} = x_0, x_{t_1}, …, x_{t_N}: DDIM's deterministic steps, each undone.
+    """Yield x_{t_0} = x_0, x_{t_1}, …, x_{t_N}: DDIM's deterministic steps, inverted one by one.
 
-    A step t -> s is undone by the fixed point of
+    The inverse of a step t -> s is the fixed point of
 
         x_t = α_t x̂_0 + σ_t (x_s − α_s x̂_0)/σ_s ,   x̂_0 = D(x_t, t)         (s > 0)
         x_t = x_t + α_t (x_0 − x̂_0)                                        (s = 0)
 
-    which one iteration from the last step's x̂_0 approximates as usual, and a few solve; damped, so that they converge
-    wherever 0 ≤ ∂D/∂x_t ≤ 1.
+    One iteration from the last step's x̂_0 is the usual approximation, and a few iterations solve the equation. They are
+    damped, so that they converge if 0 ≤ ∂D/∂x_t ≤ 1.
 
     Args:
         x_0: (B, C, H, W).
@@ -110,7 +110,7 @@ def invert(
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
-    """sin((1 − w)Ω)/sin Ω a + sin(wΩ)/sin Ω b, Ω the angle between a and b, of each item. a, b: (B, …).
+    """Return sin((1 − w)Ω)/sin Ω a + sin(wΩ)/sin Ω b, Ω the angle between a and b, of each item. a, b: (B, …).
 
     Ref: Shoemake, Animating Rotation with Quaternion Curves; DDIM Eq. 67
     """

@@ -1,4 +1,4 @@
-"""The one loop of all samplers: from noise at T, along a time grid, to an image at 0."""
+"""The loop that all samplers share: from noise at T along a time grid to an image at 0."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -15,49 +15,51 @@ from lightning_diffusion.diffusion.time_grid import TimeGrid
 
 
 class Sampler(ABC):
-    """Walks the learned reverse process.
+    """A numerical method for the learned reverse process.
 
     Args:
-        num_steps: steps of the walk; None takes every step of a discrete chain.
-        time_grid: the times of the walk.
+        time_grid: chooses the sampling times.
+        num_steps: number of steps, ≥ 1; None takes every step of a discrete chain.
 
     Raises:
         ValueError: num_steps < 1.
     """
 
-    def __init__(self, num_steps: int | None, time_grid: TimeGrid) -> None:
+    def __init__(self, time_grid: TimeGrid, num_steps: int | None) -> None:
         if num_steps is not None and num_steps < 1:
             raise ValueError(f"sampler.num_steps={num_steps}: choose at least 1, or null for every step of the chain")
-        self.num_steps, self.time_grid = num_steps, time_grid
+        self.time_grid, self.num_steps = time_grid, num_steps
 
-    evaluations: int = 1  # of the denoiser in one step; the last one may take fewer
-    start_evaluations: int = 0  # in addition, of a multistep method that starts by single steps
-    order: int = 1  # of convergence to the probability flow (stochastic samplers: 1, in distribution)
+    evaluations: int = 1  # of the denoiser per step; the last step can take fewer
+    start_evaluations: int = 0  # extra, of a multistep method that starts with single steps
+    order: int = 1  # of convergence to the probability flow; of stochastic samplers: 1, in distribution
     stochastic: bool = False  # whether steps draw noise
+    adaptive: bool = False  # whether a tolerance sets the error, not the number of steps
 
     @abstractmethod
     def step(
         self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, noise: Noise, state: Any
     ) -> tuple[Tensor, Any]:
-        """One step x_t -> x_s.
+        """Take one step from x_t to x_s.
 
         Args:
             denoiser: with its condition filled in, called as denoiser(x_t, t).
             x_t: (B, C, H, W).
-            t, s: t > s ≥ 0, float64 scalars.
+            t, s: t > s ≥ 0, float64 scalars on the CPU. Functions of them multiply an image as numbers do: the product
+                keeps the image's dtype and device.
             noise: draws of standard normal noise, (B, C, H, W).
-            state: what the last step returned as its state; None at the first.
+            state: the state that the previous step returned; None on the first step.
 
         Returns:
             x_s and the state for the next step.
         """
 
     def times(self, schedule: NoiseSchedule) -> Tensor:
-        """The walk's times t_N > … > t_0 = 0; raises ValueError where the schedule has too few of them."""
+        """Return the sampling times t_N > … > t_0 = 0. Raises ValueError if the schedule has too few times."""
         return self.time_grid(schedule, self.num_steps)
 
     def check(self, denoiser: Denoiser) -> None:
-        """Raises ValueError where the sampler cannot walk this denoiser's reverse process."""
+        """Raise ValueError if the sampler cannot be used with this denoiser."""
         self.times(denoiser.schedule)
 
     def walk(
@@ -68,12 +70,12 @@ class Sampler(ABC):
         start: Tensor | None = None,
         times: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """Yields x_{t_N}, …, x_{t_0} = the sample; N + 1 batches (B, C, H, W).
+        """Yield the N + 1 states x_{t_N}, …, x_{t_0}, each (B, C, H, W). The last one is the sample.
 
         Args:
             noise: draws of standard normal noise, (B, C, H, W).
             start: x_{t_N}; a draw of N(0, prior_std² I) if None.
-            times: t_N > … > t_0; those of the time grid if None.
+            times: t_N > … > t_0; from the time grid if None.
         """
         denoiser = Conditioned(denoiser, condition)
         times = self.times(denoiser.schedule) if times is None else times
@@ -95,23 +97,23 @@ class Sampler(ABC):
         device: torch.device | str = "cpu",
         on_step: Callable[[], None] = lambda: None,
     ) -> Tensor:
-        """Samples number `indices`, (N, *shape) float32 on the CPU; number i depends on (seed, i) alone.
+        """Return the samples numbered `indices`, (N, *shape), float32 on the CPU. Sample i depends only on (seed, i).
 
         Args:
             denoiser: any denoiser.
-            indices: which samples to make.
+            indices: numbers of the N samples.
             shape: (C, H, W).
             seed: ≥ 0.
-            condition: of all samples, of length N, or None.
-            batch_size: samples made at once; the result does not depend on it, up to float rounding.
+            condition: of the N samples, or None.
+            batch_size: samples per batch; it changes the result only by float rounding.
             on_step: called after every step of every batch.
         """
         batches = []
         for start in range(0, len(indices), batch_size):
             noise = IndexedNoise(seed, indices[start : start + batch_size], shape, device)
-            given = None if condition is None else condition[start : start + batch_size].to(device)
+            batch_condition = None if condition is None else condition[start : start + batch_size].to(device)
             x = None
-            for x in self.walk(denoiser, noise, given):  # noqa: B007 - the last one is the sample
+            for x in self.walk(denoiser, noise, batch_condition):  # noqa: B007 - the last one is the sample
                 on_step()
             assert x is not None
             batches.append(x.float().cpu())

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from lightning_diffusion.diffusion.denoiser import Denoiser, to_eps
 from lightning_diffusion.diffusion.noise import Noise
-from lightning_diffusion.diffusion.process import expand, posterior
+from lightning_diffusion.diffusion.process import posterior
 from lightning_diffusion.diffusion.samplers.base import Sampler
 from lightning_diffusion.diffusion.time_grid import TimeGrid
 
@@ -12,12 +12,12 @@ from lightning_diffusion.diffusion.time_grid import TimeGrid
 class DDIM(Sampler):
     """x_s = α_s x̂_0 + √(σ_s² − σ̂²) ε̂ + σ̂ z ,  σ̂ = η √β̃ ,  z ~ N(0, I).
 
-    ε̂ is always (x_t − α_t x̂_0)/σ_t. Under guidance=clip it therefore comes from the clipped x̂_0, which is diffusers'
-    use_clipped_model_output=True; diffusers' default keeps the network's ε̂, which no longer fits x̂_0.
+    ε̂ is always (x_t − α_t x̂_0)/σ_t. With guidance=clip it therefore follows from the clipped x̂_0, like diffusers'
+    use_clipped_model_output=True. By default, diffusers keeps the network's ε̂, which is inconsistent with that x̂_0.
 
     Args:
-        num_steps: any number up to T on a discrete schedule.
-        eta: η ≥ 0; 0 is deterministic, 1 equals ancestral sampling with the posterior variance.
+        num_steps: at most T on a discrete schedule.
+        eta: η in [0, 1]; 0 is deterministic, 1 equals ancestral sampling with the posterior variance.
 
     Raises:
         ValueError: η outside [0, 1].
@@ -26,7 +26,7 @@ class DDIM(Sampler):
     """
 
     def __init__(self, time_grid: TimeGrid, num_steps: int | None = 50, eta: float = 0.0) -> None:
-        super().__init__(num_steps, time_grid)
+        super().__init__(time_grid, num_steps)
         if not 0 <= eta <= 1:
             raise ValueError(f"sampler.eta={eta}: choose 0 (deterministic) <= eta <= 1 (ancestral)")
         self.eta, self.stochastic = eta, eta > 0
@@ -39,5 +39,5 @@ class DDIM(Sampler):
         eps = to_eps(x_0, x_t, schedule.alpha(t), schedule.sigma(t))
         var = self.eta**2 * posterior(schedule, t, s).var
         towards_eps = (schedule.sigma(s) ** 2 - var).clamp(min=0).sqrt()
-        x_s = expand(schedule.alpha(s), x_t) * x_0 + expand(towards_eps, x_t) * eps
-        return (x_s + expand(var.sqrt(), x_t) * noise() if self.eta > 0 else x_s), None
+        x_s = schedule.alpha(s) * x_0 + towards_eps * eps
+        return (x_s + var.sqrt() * noise() if self.eta > 0 else x_s), None

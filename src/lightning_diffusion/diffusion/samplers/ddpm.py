@@ -10,10 +10,10 @@ from lightning_diffusion.diffusion.time_grid import TimeGrid
 
 
 class DDPM(Sampler):
-    """x_s ~ p(x_s | x_t), the posterior with the estimate in the data's place.
+    """x_s ~ p(x_s | x_t), the posterior with the estimate x̂_0 substituted for the data.
 
     Args:
-        variance: "posterior" takes β̃ = σ²_{t|s} σ_s²/σ_t², "transition" β = σ²_{t|s}, "learned" the network's own.
+        variance: "posterior" takes β̃ = σ²_{t|s} σ_s²/σ_t², "transition" β = σ²_{t|s}, "learned" the network's output.
 
     Ref: DDPM Alg. 2, §3.2; Improved DDPM Eq. 15
     """
@@ -21,7 +21,7 @@ class DDPM(Sampler):
     stochastic = True
 
     def __init__(self, time_grid: TimeGrid, num_steps: int | None = None, variance: Variance = "posterior") -> None:
-        super().__init__(num_steps, time_grid)
+        super().__init__(time_grid, num_steps)
         self.variance: Variance = variance
 
     def check(self, denoiser: Denoiser) -> None:
@@ -38,6 +38,6 @@ class DDPM(Sampler):
 def ancestral(
     denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, noise: Noise, variance: Variance = "posterior"
 ) -> Tensor:
-    """One ancestral step; the last takes the mean: "z = 0", DDPM Alg. 2."""
+    """Take one ancestral step. The last step returns the mean. Ref: DDPM Alg. 2 ("z = 0")"""
     p = reverse(denoiser, x_t, t, s, variance)
     return p.mean + p.var.clamp(min=0).sqrt() * (s > 0) * noise()

@@ -7,20 +7,19 @@ from torch import Tensor
 
 from lightning_diffusion.diffusion.denoiser import Denoiser
 from lightning_diffusion.diffusion.noise import Noise
-from lightning_diffusion.diffusion.process import expand
 from lightning_diffusion.diffusion.samplers.base import Sampler
 from lightning_diffusion.diffusion.samplers.euler import heun
 from lightning_diffusion.diffusion.time_grid import TimeGrid
 
 
 class EDM(Sampler):
-    """Heun's method with churn: each step first adds noise, σ̂ = (1 + γ) σ̃, then steps from the raised level.
+    """Heun's method with churn: each step adds noise up to σ̂ = (1 + γ) σ̃, then steps down from there.
 
     In coordinates x/α with σ̃ = σ/α; γ = min(S_churn/N, √2 − 1) where S_min ≤ σ̃ ≤ S_max, else 0.
 
     Args:
-        churn, noise_min, noise_max, noise_scale: S_churn, S_min, S_max, S_noise; churn=0 is the deterministic sampler,
-            the same as Heun's.
+        churn, noise_min, noise_max, noise_scale: S_churn, S_min, S_max, S_noise. With churn=0 the sampler is
+            deterministic and equals Heun's.
 
     Ref: EDM Alg. 2
     """
@@ -37,7 +36,7 @@ class EDM(Sampler):
         noise_max: float = math.inf,
         noise_scale: float = 1.0,
     ) -> None:
-        super().__init__(num_steps, time_grid)
+        super().__init__(time_grid, num_steps)
         if churn < 0 or noise_scale <= 0 or noise_min > noise_max:
             raise ValueError(
                 f"sampler.churn={churn}, noise_scale={noise_scale}, noise_min={noise_min}, noise_max={noise_max}: "
@@ -55,8 +54,8 @@ class EDM(Sampler):
         gamma = min(self.churn / steps, math.sqrt(2) - 1) if self.noise_min <= level <= self.noise_max else 0.0
         raised = (1 + gamma) * level
         t_hat = schedule.t_of_logsnr(-2 * raised.log())
-        if gamma == 0 or t_hat >= schedule.T:  # the clock ends at T: no noise beyond it
+        if gamma == 0 or t_hat >= schedule.T:  # the clock ends at T, so no noise is added beyond it
             return heun(denoiser, x_t, t, s), None
         added = torch.sqrt(raised**2 - level**2) * self.noise_scale
-        x_hat = expand(schedule.alpha(t_hat), x_t) * (x_t / expand(alpha_t, x_t) + expand(added, x_t) * noise())
+        x_hat = schedule.alpha(t_hat) * (x_t / alpha_t + added * noise())
         return heun(denoiser, x_hat, t_hat, s), None

@@ -1,4 +1,4 @@
-"""The probability flow by an adaptive solver."""
+"""An adaptive solver of the probability flow."""
 
 import torch
 from torch import Tensor
@@ -11,26 +11,29 @@ from lightning_diffusion.diffusion.time_grid import TimeGrid
 
 
 class ODE(Sampler):
-    """Dormand–Prince 5(4) along the flow, as many evaluations as each sample needs for the tolerance.
+    """Dormand–Prince 5(4) along the flow. Each sample takes as many evaluations as the tolerance requires.
 
-    From the schedule's first time the last step goes to x̂_0.
+    The solver ends at the schedule's first time, t_min. The sample is x̂_0 there.
 
     Args:
-        num_steps: pieces of the way, after each of which there is a state to look at.
+        num_steps: segments of the flow; `walk` yields the state at the end of each.
         tolerance: of the local error, ≥ 1e-6.
 
     Raises:
-        ValueError: a tolerance below what float32 can tell.
+        ValueError: a tolerance below the resolution of float32.
 
     Ref: score-SDE §4.3
     """
 
     order = 5
+    adaptive = True
 
     def __init__(self, time_grid: TimeGrid, num_steps: int | None = 5, tolerance: float = 1e-4) -> None:
-        super().__init__(num_steps, time_grid)
+        super().__init__(time_grid, num_steps)
         if tolerance < 1e-6:
-            raise ValueError(f"sampler.tolerance={tolerance}: choose tolerance >= 1e-6, which float32 can still tell")
+            raise ValueError(
+                f"sampler.tolerance={tolerance}: choose tolerance >= 1e-6, the least that float32 resolves"
+            )
         self.tolerance = tolerance
 
     def step(

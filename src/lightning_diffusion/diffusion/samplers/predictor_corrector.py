@@ -4,7 +4,6 @@ from torch import Tensor
 
 from lightning_diffusion.diffusion.denoiser import Denoiser, to_eps
 from lightning_diffusion.diffusion.noise import Noise
-from lightning_diffusion.diffusion.process import expand
 from lightning_diffusion.diffusion.samplers.base import Sampler
 from lightning_diffusion.diffusion.samplers.ddpm import ancestral
 from lightning_diffusion.diffusion.time_grid import TimeGrid
@@ -15,8 +14,8 @@ class PredictorCorrector(Sampler):
 
         x ← x + δ g + √(2δ) z ,   g = −ε̂/σ (the score),   δ = 2 (r σ)²
 
-    The paper's δ = 2 (r ‖z‖/‖g‖)² with ‖z‖ and ‖g‖ replaced by what they are expected to be, √D and √D/σ: a step whose
-    size follows the sample's own score is biased, and one that follows the batch's makes samples depend on each other.
+    The paper's step size is δ = 2 (r ‖z‖/‖g‖)². Here ‖z‖ and ‖g‖ are replaced by their expected values √D and √D/σ: a
+    size computed from the sample's own score is biased, and one computed from the batch couples its samples.
 
     Args:
         num_corrections: Langevin steps after each ancestral step, ≥ 0.
@@ -30,7 +29,7 @@ class PredictorCorrector(Sampler):
     def __init__(
         self, time_grid: TimeGrid, num_steps: int | None = 500, num_corrections: int = 1, target_snr: float = 0.16
     ) -> None:
-        super().__init__(num_steps, time_grid)
+        super().__init__(time_grid, num_steps)
         if num_corrections < 0 or target_snr <= 0:
             raise ValueError(
                 f"sampler.num_corrections={num_corrections}, target_snr={target_snr}: "
@@ -43,11 +42,11 @@ class PredictorCorrector(Sampler):
         self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, noise: Noise, state: None
     ) -> tuple[Tensor, None]:
         x = ancestral(denoiser, x_t, t, s, noise)
-        if s == 0:  # no noise level left to correct at
+        if s == 0:  # no noise level to correct at
             return x, None
         alpha, sigma = denoiser.schedule.alpha(s), denoiser.schedule.sigma(s)
         delta = 2 * (self.target_snr * sigma) ** 2
         for _ in range(self.num_corrections):
-            score = -to_eps(denoiser(x, s), x, alpha, sigma) / expand(sigma, x)
-            x = x + expand(delta, x) * score + expand((2 * delta).sqrt(), x) * noise()
+            score = -to_eps(denoiser(x, s), x, alpha, sigma) / sigma
+            x = x + delta * score + (2 * delta).sqrt() * noise()
         return x, None

@@ -1,4 +1,4 @@
-"""UniPC: a predictor and a corrector of one form, one evaluation a step."""
+"""UniPC: a predictor and a corrector of the same form, one evaluation per step."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,6 @@ from torch import Tensor
 
 from lightning_diffusion.diffusion.denoiser import Denoiser
 from lightning_diffusion.diffusion.noise import Noise
-from lightning_diffusion.diffusion.process import expand
 from lightning_diffusion.diffusion.samplers.base import Sampler
 from lightning_diffusion.diffusion.samplers.dpm_solver import Point, advance, half_logsnr, single_step
 from lightning_diffusion.diffusion.schedule import NoiseSchedule
@@ -15,8 +14,8 @@ from lightning_diffusion.diffusion.time_grid import TimeGrid
 
 
 class State(NamedTuple):
-    """Where the last step began: x, or None where the step needs no correction, its time, and x̂_0 there and before,
-    the newest first."""
+    """The start of the previous step: x (None if the step needs no correction), its time, and the last estimates x̂_0,
+    newest first."""
 
     x: Tensor | None
     t: Tensor
@@ -26,20 +25,20 @@ class State(NamedTuple):
 class UniPC(Sampler):
     """x_s = σ_s/σ_t x_t + α_s (1 − e^{−h}) (D_0 + Σ_m ρ_m D_m/r_m), with B(h) = e^{−h} − 1 (bh2), on x̂_0.
 
-    The predictor's ρ uses the last `order` values of x̂_0. When the next step has evaluated x̂_0 at the predicted x_s,
-    the corrector takes the same step again with that value among them, and the order rises by one at no cost.
+    The predictor uses the last `order` values of x̂_0. Once the next step has evaluated x̂_0 at the predicted x_s, the
+    corrector repeats the step with that value included. This raises the order by one at no cost.
 
-    With a predictor of order 3 the first step is DPM-Solver++(3S)'s, with two evaluations in addition: UniPC's own
-    would leave an error of third order, even when corrected.
+    With order=3 the first step is a step of DPM-Solver++(3S), which costs two extra evaluations. UniPC's own first step
+    would leave a third-order error even when corrected.
 
     Args:
-        order: of the predictor, 1 … 3; with the corrector the sampler's is one more. The last step is of first order.
+        order: of the predictor, 1 … 3; the corrector adds one. The last step is first order.
 
     Ref: UniPC Alg. 1–2, Theorem 3.1
     """
 
     def __init__(self, time_grid: TimeGrid, num_steps: int | None = 10, order: int = 2) -> None:
-        super().__init__(num_steps, time_grid)
+        super().__init__(time_grid, num_steps)
         if order not in (1, 2, 3):
             raise ValueError(f"sampler.order={order}: choose 1, 2 or 3")
         self.points, self.order = order, order + 1
@@ -64,7 +63,7 @@ class UniPC(Sampler):
 def unified_step(
     schedule: NoiseSchedule, x: Tensor, t: Tensor, s: Tensor, points: list[Point], corrector: Point | None = None
 ) -> Tensor:
-    """The predictor's step from t to s, or the corrector's, which knows x̂_0 at s too."""
+    """Take the predictor's step from t to s, or the corrector's, which also uses x̂_0 at s."""
     x_s = advance(schedule, x, points[0].x_0, t, s)
     h = half_logsnr(schedule, s) - points[0].lam
     others = [p for p in [*points[1:], *([corrector] if corrector else [])] if torch.isfinite(p.lam)]
@@ -72,14 +71,13 @@ def unified_step(
         return x_s
     r = torch.stack([(p.lam - points[0].lam) / h for p in others])
     total = sum(
-        expand(rho / r_m, x) * (p.x_0 - points[0].x_0)
-        for rho, r_m, p in zip(unified_weights(r, h), r, others, strict=True)
+        rho / r_m * (p.x_0 - points[0].x_0) for rho, r_m, p in zip(unified_weights(r, h), r, others, strict=True)
     )
-    return x_s - expand(schedule.alpha(s) * torch.expm1(-h), x) * total
+    return x_s - schedule.alpha(s) * torch.expm1(-h) * total
 
 
 def unified_weights(r: Tensor, h: Tensor) -> Tensor:
-    """ρ of Σ_m ρ_m r_m^{k−1} = k! φ_{k+1}(−h)/B(h), k = 1 … len(r); ½ where there is one.
+    """Solve Σ_m ρ_m r_m^{k−1} = k! φ_{k+1}(−h)/B(h), k = 1 … len(r), for ρ; a single ρ is ½.
 
     φ_{k+1}(z) = (φ_k(z) − 1/k!)/z, φ_1(z) = (e^z − 1)/z.  Ref: UniPC Eq. 5, Theorem 3.1 and, for the ½, App. on order 2
     """

@@ -1,4 +1,4 @@
-"""The Fréchet distance of two sets of features, each taken as a Gaussian."""
+"""The Fréchet distance between two sets of features, each treated as a Gaussian."""
 
 from typing import NamedTuple
 
@@ -7,8 +7,14 @@ from torch import Tensor
 
 
 class Moments(NamedTuple):
-    """number N, mean (d,) and covariance Σ (d, d) with 1/(N − 1), in float64; of fewer vectors than dimensions also a
-    factor F (N, d), FᵀF = Σ."""
+    """Moments of N feature vectors, in float64.
+
+    Args:
+        number: N.
+        mean: (d,).
+        covariance: Σ (d, d), with the divisor N − 1.
+        factor: F (N, d) with FᵀF = Σ if N < d, otherwise None.
+    """
 
     number: int
     mean: Tensor
@@ -17,7 +23,7 @@ class Moments(NamedTuple):
 
 
 def moments(vectors: Tensor) -> Moments:
-    """Of feature vectors (N, d).
+    """The moments of feature vectors (N, d).
 
     Raises:
         ValueError: fewer than two vectors, which have no covariance.
@@ -32,13 +38,13 @@ def moments(vectors: Tensor) -> Moments:
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """The squared 2-Wasserstein distance of two Gaussians.
+    """The squared 2-Wasserstein distance between two Gaussians.
 
     d² = ‖μ_a − μ_b‖² + tr Σ_a + tr Σ_b − 2 tr (Σ_a Σ_b)^½ ,   tr (Σ_a Σ_b)^½ = ‖F_a F_bᵀ‖ (nuclear norm)
 
-    for any FᵀF = Σ, such as Σ^½. This takes no root of a matrix that is not symmetric: the distance is real and finite
-    for singular covariances too. A factor of N < d rows spares the eigenvectors of a (d, d) matrix. With N vectors in
-    d ≥ N dimensions the distance is finite but well above that of the distributions.
+    for any F with FᵀF = Σ, such as Σ^½. Only roots of symmetric matrices are needed, so the distance is real and finite
+    for singular covariances too. A factor with N < d rows avoids the eigenvectors of a (d, d) matrix. For N vectors in
+    d ≥ N dimensions the distance is finite but far above the distance between the distributions.
 
     Ref: Dowson and Landau, The Fréchet Distance between Multivariate Normal Distributions, Eq. 4; Heusel et al. Eq. 6
     """
@@ -47,7 +53,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 
 def _overlap(a: Moments, b: Moments) -> Tensor:
-    """tr (Σ_a Σ_b)^½ in the smallest matrices there are."""
+    """tr (Σ_a Σ_b)^½, computed with the smallest matrices available."""
     if a.factor is None and b.factor is not None:
         a, b = b, a
     if a.factor is not None and b.factor is None:  # the singular values of F_a Σ_b^½
@@ -57,6 +63,6 @@ def _overlap(a: Moments, b: Moments) -> Tensor:
 
 
 def _root(covariance: Tensor) -> Tensor:
-    """Σ^½ of a symmetric Σ ≥ 0; what rounding has made of its zeros counts as zero."""
+    """Σ^½ of a symmetric Σ ≥ 0; eigenvalues that rounding made negative count as 0."""
     values, vectors = torch.linalg.eigh(covariance)
     return vectors * values.clamp(min=0).sqrt() @ vectors.T

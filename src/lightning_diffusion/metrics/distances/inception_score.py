@@ -1,4 +1,4 @@
-"""The Inception Score, of any classifier's logits."""
+"""The Inception Score from the logits of any classifier."""
 
 import itertools
 import math
@@ -8,15 +8,15 @@ from torch import Tensor
 
 
 def inception_score(logits: Tensor, num_splits: int = 10) -> tuple[float, float]:
-    """exp E_x KL(p(y | x) ‖ p(y)): from 1, where all images are read alike, to the number of classes.
+    """exp E_x KL(p(y | x) ‖ p(y)), from 1, if all images get the same prediction, to the number of classes.
 
     Args:
         logits: (N, K).
-        num_splits: consecutive parts n, each with a score of its own; part i begins at image ⌊i N/n⌋, as in
+        num_splits: number n of consecutive parts, each with its own score; part i begins at image ⌊i N/n⌋, as in
             torch-fidelity.
 
     Returns:
-        Mean and standard deviation (1/n, as published) of the parts' scores.
+        Mean and standard deviation (divisor n, as published) of the parts' scores.
 
     Raises:
         ValueError: fewer images than parts.
@@ -24,7 +24,7 @@ def inception_score(logits: Tensor, num_splits: int = 10) -> tuple[float, float]
     Ref: Salimans et al., Improved Techniques for Training GANs, §4
     """
     if len(logits) < num_splits:
-        raise ValueError(f"{len(logits)} images do not divide into {num_splits} parts; more are needed")
+        raise ValueError(f"{len(logits)} images are too few for {num_splits} parts")
     starts, scores = [i * len(logits) // num_splits for i in range(num_splits + 1)], []
     for start, end in itertools.pairwise(starts):
         log_p = logits[start:end].double().log_softmax(1)

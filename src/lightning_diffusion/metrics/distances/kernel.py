@@ -7,18 +7,18 @@ BLOCK = 2048
 
 
 def kernel_distance(x: Tensor, y: Tensor) -> float:
-    """The unbiased estimate of MMD² from all pairs; 0 on average for equal distributions, and then often negative.
+    """The unbiased estimate of MMD² from all pairs. For equal distributions it is 0 on average, and often negative.
 
     MMD² = Σ_{i≠j} k(x_i, x_j) / m(m−1) + Σ_{i≠j} k(y_i, y_j) / n(n−1) − 2 Σ_{ij} k(x_i, y_j) / mn
     k(a, b) = (a·b/d + 1)³
 
-    Published KID averages this estimate over random subsets; all pairs at once have the same mean and less variance.
+    Published KID averages this estimate over random subsets. All pairs give the same mean with less variance.
 
     Args:
         x: (m, d). y: (n, d).
 
     Raises:
-        ValueError: a set of fewer than two.
+        ValueError: fewer than two vectors in a set.
 
     Ref: Binkowski et al., Demystifying MMD GANs, Eq. 4
     """
@@ -32,7 +32,7 @@ def kernel_distance(x: Tensor, y: Tensor) -> float:
 
 
 def _sum(x: Tensor, y: Tensor) -> Tensor:
-    """Σ_{ij} k(x_i, y_j), in blocks, so that memory does not grow with the square of the count."""
+    """Σ_{ij} k(x_i, y_j), in blocks of rows, so that the memory grows linearly with the number of images."""
     return torch.stack([_kernel(block @ y.T, x.shape[1]).sum() for block in x.split(BLOCK)]).sum()
 
 

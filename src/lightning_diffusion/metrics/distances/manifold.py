@@ -1,4 +1,4 @@
-"""Fidelity and diversity apart, from nearest neighbours in feature space."""
+"""Separate scores of fidelity and diversity, from nearest neighbours in feature space."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -12,9 +12,14 @@ PR_NEIGHBOUR, DC_NEIGHBOUR = 3, 5  # as published
 
 
 class Overlap(NamedTuple):
-    """precision: the share of fakes within some real's ball. recall: the share of reals within some fake's ball.
-    density: real balls around a fake, over k; 1 on average for equal distributions. coverage: the share of reals with a
-    fake in their ball. A point's ball reaches to its k-th nearest neighbour in its own set."""
+    """How far two sets of features share a region. A point's ball reaches to its k-th nearest neighbour in its own set.
+
+    Args:
+        precision: share of fakes inside the ball of a real.
+        recall: share of reals inside the ball of a fake.
+        density: number of real balls around a fake, over k; 1 on average for equal distributions.
+        coverage: share of reals with a fake in their ball.
+    """
 
     precision: float
     recall: float
@@ -23,13 +28,13 @@ class Overlap(NamedTuple):
 
 
 def overlap(fake: Tensor, real: Tensor) -> Overlap:
-    """How far two sets of features share a region, with k = 3 for precision and recall and 5 for density and coverage.
+    """The overlap of two sets of features, with k = 3 for precision and recall, and 5 for density and coverage.
 
     Args:
         fake, real: (M, d), (N, d).
 
     Raises:
-        ValueError: a set with no fifth neighbour.
+        ValueError: a set of fewer than six images, which has no fifth neighbour.
 
     Ref: Kynkäänniemi et al., Improved Precision and Recall, Eqs. 1, 2; Naeem et al., Reliable Fidelity and Diversity
     Metrics, Eqs. 3, 5
@@ -55,7 +60,7 @@ def overlap(fake: Tensor, real: Tensor) -> Overlap:
 
 
 def nearest(x: Tensor, among: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Distances (N, k) and numbers (N, k) of the k nearest of `among` (M, d) to each x (N, d), the nearest first."""
+    """Distances (N, k) and indices (N, k) of the k rows of `among` (M, d) nearest to each x (N, d), nearest first."""
     found = [squared.topk(min(k, len(among)), largest=False) for squared in _blocks(x, among)]
     squared, slack = torch.cat([values for values, _ in found]), _slack(x, among)
     return squared.masked_fill(squared <= slack, 0).sqrt(), torch.cat([indices for _, indices in found])
@@ -64,7 +69,7 @@ def nearest(x: Tensor, among: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _radii(x: Tensor, slack: float) -> Tensor:
     """Each point's squared distances to its third and to its fifth nearest neighbour, (N, 2)."""
     if len(x) <= DC_NEIGHBOUR:
-        raise ValueError(f"{len(x)} images: at least {DC_NEIGHBOUR + 1} are needed, for neighbours")
+        raise ValueError(f"{len(x)} images: at least {DC_NEIGHBOUR + 1} are needed for nearest neighbours")
     smallest = [squared.topk(DC_NEIGHBOUR + 1, largest=False).values for squared in _blocks(x, x)]
     return torch.cat(smallest)[:, [PR_NEIGHBOUR, DC_NEIGHBOUR]] + slack  # number 0 is the point itself
 
@@ -78,5 +83,5 @@ def _blocks(x: Tensor, y: Tensor) -> Iterator[Tensor]:
 
 
 def _slack(x: Tensor, y: Tensor) -> float:
-    """Squared distances up to this are none: float32 features, and the difference of large squares, tell no better."""
+    """The squared distance below which two points count as equal: rounding leaves no finer resolution."""
     return RESOLUTION * float(x.double().square().sum(1).max() + y.double().square().sum(1).max())

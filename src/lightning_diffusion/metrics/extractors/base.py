@@ -1,4 +1,4 @@
-"""Feature extractors: where images become points whose distances mean something."""
+"""Feature extractors: maps from images to vectors with meaningful distances."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ from lightning_diffusion.system.progress import Phase
 
 
 class ImageSet(Protocol):
-    """N images of one size, as lightning_diffusion.data has them."""
+    """N images of one size, such as a data set of lightning_diffusion.data."""
 
     def __len__(self) -> int: ...
 
@@ -22,7 +22,12 @@ class ImageSet(Protocol):
 
 
 class Features(NamedTuple):
-    """vectors: float32 (N, d). logits: of a classifier on top of them, (N, K), or None where there is none."""
+    """The features of N images.
+
+    Args:
+        vectors: float32 (N, d).
+        logits: of a classifier of the vectors, (N, K), or None without a classifier.
+    """
 
     vectors: Tensor
     logits: Tensor | None
@@ -31,14 +36,14 @@ class Features(NamedTuple):
 class Extractor(ABC):
     """A fixed map from uint8 images to features.
 
-    Two scores compare only where their extractors' identities agree. It is no part of a training module, so that it
-    gets into no optimizer and no checkpoint.
+    Scores are comparable only if their extractors' identities agree. An extractor is not part of a training module, so
+    that no optimizer and no checkpoint contains it.
 
     Args:
-        cache_dir: where what takes long to make is kept between runs.
+        cache_dir: folder for slow results, which are kept between runs.
     """
 
-    colour = False  # whether it sees grey images as colour, and none of another number of channels
+    colour = False  # whether it takes only colour images, to which grey ones are converted
 
     def __init__(self, cache_dir: str) -> None:
         self.cache_dir = cache_dir
@@ -47,16 +52,16 @@ class Extractor(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What its scores are called after: fd_<name>."""
+        """The ending of its scores' names: fd_<name>."""
 
     @property
     @abstractmethod
     def resize(self) -> str:
-        """What becomes of an image's size, in words."""
+        """How images are resized, in words."""
 
     @property
     def any_size(self) -> bool:
-        """Whether it makes images of any shape alike, so that sets of different shapes compare."""
+        """Whether it converts images of any shape to one, so that sets of different shapes are comparable."""
         return False
 
     @property
@@ -65,7 +70,7 @@ class Extractor(ABC):
         return True
 
     def check(self, train: ImageSet) -> None:
-        """Raises ValueError or FileNotFoundError, before anything long begins, where `prepare` would fail."""
+        """Raises ValueError or FileNotFoundError if `prepare` would fail; runs before anything slow."""
         check_writable(self.cache_dir)
         if self.colour:
             as_colour(train[torch.arange(1)][0])
@@ -76,19 +81,19 @@ class Extractor(ABC):
 
         Args:
             train: the images that samples should look like.
-            held_out: others of their kind, or None where there are none.
+            held_out: other images of their kind, or None.
         """
 
     def label(self, score: str) -> str:
-        """The name under which a score of the family is reported."""
+        """The name under which a score is reported."""
         return f"{score}_{self.name}"
 
     def note(self) -> dict[str, float]:
-        """What else a reader of its scores should know of it."""
+        """Further facts to report with its scores."""
         return {}
 
     def prepare(self, train: ImageSet, held_out: ImageSet | None = None) -> None:
-        """Makes it ready for use; may take a minute, once."""
+        """Loads the network, once; can take a minute."""
         if self._network is None:
             self._network = self.load(train, held_out).eval().requires_grad_(False)
 
@@ -110,7 +115,7 @@ class Extractor(ABC):
     def __call__(self, images: Tensor, device: torch.device | str = "cpu") -> Features:
         """Features, on the CPU, of uint8 images (B, C, H, W)."""
         if images.dtype != torch.uint8:
-            raise TypeError(f"features are made of uint8 images, not of {images.dtype}")
+            raise TypeError(f"expected uint8 images, not {images.dtype}")
         vectors, logits = self.network.to(device)(images.to(device))
         return Features(vectors.float().cpu(), None if logits is None else logits.float().cpu())
 
@@ -125,7 +130,7 @@ class Extractor(ABC):
         """Features of the first `count` images of a set, or of all.
 
         Args:
-            what: the images are, in the words that tell how far it is.
+            what: the images, in words, for the progress.
         """
         parts, N = [], len(images) if count is None else count
         with Phase(f"scores: features of {what}", N, "image") as phase:
@@ -141,10 +146,10 @@ def concatenate(parts: list[Features]) -> Features:
 
 
 def as_colour(images: Tensor) -> Tensor:
-    """Grey images (B, 1, H, W) as colour ones (B, 3, H, W), which stay as they are.
+    """Colour images (B, 3, H, W), to which grey ones (B, 1, H, W) are expanded.
 
     Raises:
-        ValueError: images of any other number of channels.
+        ValueError: images with any other number of channels.
     """
     if images.shape[1] not in (1, 3):
         raise ValueError(

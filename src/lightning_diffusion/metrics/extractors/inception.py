@@ -11,18 +11,18 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 from lightning_diffusion.metrics.extractors.base import Extractor, Features, ImageSet, as_colour
 
 FILE = URL_INCEPTION_V3.rsplit("/", 1)[-1]
-CHECKSUM = "6726825d"  # how the file's SHA-256 begins; its publishers put it into its name
+CHECKSUM = "6726825d"  # the beginning of the file's SHA-256, which is part of its name
 PUBLISHED = {"fd": "fid", "kd": "kid", "is": "inception_score"}
 
 
 class Inception(Extractor):
-    """FID, KID and Inception Score as published: images of any size, resized by TensorFlow 1's bilinear rule, 2,048
-    features; grey images as three equal channels.
+    """FID, KID and Inception Score as published, in 2,048 features.
 
-    With other weights than the published ones no score is called FID.
+    Images of any size are resized by TensorFlow 1's bilinear rule. Grey images get three equal channels. With weights
+    other than the published ones no score is called FID.
 
     Args:
-        weights: the file; None takes it from torch's cache, or downloads it (95 MB).
+        weights: path of the file; None takes it from torch's cache, or downloads it (95 MB).
 
     Ref: Heusel et al., GANs Trained by a Two Time-Scale Update Rule, §2; Obukhov et al., torch-fidelity
     """
@@ -52,7 +52,7 @@ class Inception(Extractor):
         self.check(train)
         path = self._file()
         try:
-            torch.load(path, map_location="cpu", weights_only=True)  # torch-fidelity would run what it finds in there
+            torch.load(path, map_location="cpu", weights_only=True)  # torch-fidelity would execute code in the file
             return _Network(FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(path)))
         except Exception as error:
             raise ValueError(f"metrics.weights={path}: not the weights of torch-fidelity's InceptionV3") from error
@@ -77,13 +77,13 @@ class Inception(Extractor):
 
 def _where(path: Path) -> str:
     return (
-        f"put {URL_INCEPTION_V3} (its SHA-256 begins with {CHECKSUM}) there as {path}, or name it with "
+        f"save {URL_INCEPTION_V3} (its SHA-256 begins with {CHECKSUM}) as {path}, or choose another file with "
         "metrics.weights=FILE; metrics=imagenet_lite needs no download"
     )
 
 
 class _Network(nn.Module):
-    """Its (vectors, logits) as Features."""
+    """uint8 (B, C, H, W) -> Features."""
 
     def __init__(self, inception: FeatureExtractorInceptionV3) -> None:
         super().__init__()

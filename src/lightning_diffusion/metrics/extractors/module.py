@@ -11,14 +11,13 @@ from lightning_diffusion.metrics.extractors.base import Extractor, Features, Ima
 
 
 class Module(Extractor):
-    """A network of the user's own, given images in [−1, 1]; its output, averaged over space where it has any, are the
-    features.
+    """A user's network. It gets images in [−1, 1], and its output, averaged over any positions, is the features.
 
     Args:
         network: any module, (B, C, H, W) -> (B, d) or (B, d, H', W').
-        name: what its scores are called after: letters, digits and underscores; not `inception`.
+        name: the ending of its scores' names: letters, digits and underscores; not `inception`.
         image_size: side, or [H, W], to which images are resized; None leaves their size.
-        colour: gives grey images three equal channels.
+        colour: whether grey images get three equal channels.
     """
 
     def __init__(

@@ -1,16 +1,16 @@
-"""Curves of scores over network evaluations, as src.evaluate has left them below a folder."""
+"""Curves of scores over network evaluations, written by src.evaluate below a folder."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning_diffusion.runs.records import JSON, Record, is_measurable, is_number, load, parse_json
-from lightning_diffusion.runs.run import RESULT, Run, named
+from lightning_diffusion.runs.run import RESULT, Run, paths_named
 
-PRIMARY = ("fd", "fid")  # how the score that is drawn begins
+PRIMARY = ("fd", "fid")  # first letters of the score that is drawn
 
 
 class Curve(NamedTuple):
-    """One score of each sampler and number of evaluations; samples: behind each point; floor: of held-out images."""
+    """A score by sampler and number of evaluations, the number of samples per point, and held-out images' score."""
 
     name: str
     rows: list[dict[str, Any]]
@@ -19,13 +19,14 @@ class Curve(NamedTuple):
 
 
 def evaluations(folder: Path, runs: list[Run]) -> dict[Path, Record[Curve | None]]:
-    """Those of several samplers or numbers of steps, and those that are damaged, by the path of their numbers.
+    """The evaluations of several samplers or numbers of steps, and damaged ones, by the path of their metrics.json.
 
     Args:
-        runs: in the folder, whose own results are no evaluations.
+        runs: the runs in the folder, whose own results are not evaluations.
     """
     own = {run.folder for run in runs}
-    found = {path: load(path, _curve, None, JSON) for path in sorted(named(folder, RESULT)) if path.parent not in own}
+    paths = (path for path in sorted(paths_named(folder, RESULT)) if path.parent not in own)
+    found = {path: load(path, _curve, None, JSON) for path in paths}
     return {path: record for path, record in found.items() if record != (None, None)}
 
 
@@ -37,13 +38,13 @@ def _curve(text: str) -> Record[Curve | None]:
         return Record(None)
     rows, how, floor = found["walks"], found.get("how"), found.get("floor", {})
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise ValueError("walks is no list of mappings")
+        raise ValueError("walks is not a list of mappings")
     name = next((key for key in rows[0] if key.startswith(PRIMARY)), None)
     if name is None:
-        raise ValueError(f"walks has no score that begins with {' or '.join(PRIMARY)}")
+        raise ValueError(f"walks has no score whose name begins with {' or '.join(PRIMARY)}")
     for row in rows:
         if not isinstance(row.get("sampler"), str) or not all(_is_positive(row.get(key)) for key in ("nfe", name)):
-            raise ValueError(f"an entry of walks lacks sampler, nfe or {name}, or has one of another type")
+            raise ValueError(f"an entry of walks lacks sampler, nfe or {name}, or has a wrong type")
     if not isinstance(how, dict) or not isinstance(how.get("num_samples"), int):
         raise ValueError("how has no num_samples")
     held_out = floor.get(name) if isinstance(floor, dict) else None

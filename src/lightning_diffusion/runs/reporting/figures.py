@@ -1,4 +1,4 @@
-"""A comparison's pictures, as a paper's appendix would print them."""
+"""The report's plots, in the style of a paper's appendix."""
 
 import math
 from collections.abc import Sequence
@@ -9,12 +9,13 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lightning_diffusion.runs.comparable import higher_is_better
 from lightning_diffusion.runs.plots import as_words
 from lightning_diffusion.runs.records import is_measurable
 from lightning_diffusion.runs.reporting.table import Comparison, in_order, value_of
-from lightning_diffusion.runs.run import Run, higher_is_better
+from lightning_diffusion.runs.run import Run
 
-STYLE_LIMIT = 4  # values of a key that dashes can tell apart
+STYLE_LIMIT = 4  # values of a key that dashes can distinguish
 DASHES = ("-", "--", "-.", ":")
 LEGEND_LIMIT = 16
 LARGEST = 100  # inches: matplotlib draws no more than 2^16 pixels
@@ -24,7 +25,7 @@ BlockConfig = dict[str, Any]
 
 
 def heat_map(table: Comparison) -> Figure | None:
-    """The metric over the two swept keys with most values; a mean where more runs share a cell."""
+    """The metric over the two swept keys with the most values; the mean where several runs share a cell."""
     if len(table.axes) < 2 or not table.done:
         return None
     across, down = table.axes[:2]
@@ -64,7 +65,7 @@ def over_one_key(table: Comparison) -> Figure | None:
 
 
 def curves(table: Comparison) -> Figure | None:
-    """What was logged as training went on: losses, and the metric where it is another."""
+    """The learning curves: losses, and the metric if it is not a loss."""
     names = [name for name in dict.fromkeys((*CURVES, table.metric)) if any(name in run.curves for run in table.runs)]
     if not names:
         return None
@@ -96,7 +97,7 @@ def noise_levels(table: Comparison) -> Figure | None:
 
 
 def throughput(table: Comparison) -> Figure | None:
-    """Images per second, run by run."""
+    """Images per second of each run."""
     runs = [run for run in table.runs if run.metric("images_per_second") > 0]
     if not runs:
         return None
@@ -113,7 +114,7 @@ def throughput(table: Comparison) -> Figure | None:
 
 
 def _velocity_errors(run: Run) -> list[tuple[float, float]]:
-    """(log-SNR, error), those that a float holds."""
+    """(log-SNR, error) of the levels whose error a float can hold."""
     logsnr, error = (np.array([level[name] for level in run.levels]) for name in ("logsnr", "error"))
     with np.errstate(over="ignore"):
         values = error * (1 + np.exp(logsnr))
@@ -121,7 +122,7 @@ def _velocity_errors(run: Run) -> list[tuple[float, float]]:
 
 
 def _styles(table: Comparison) -> list[tuple[Run, BlockConfig]]:
-    """A colour for each value of one key and dashes for each of another; a colour for each run where that is not it."""
+    """A colour for each value of one key and a dash style for each of another; otherwise a colour for each run."""
     if len(table.axes) == 2:
         coloured, dashed = table.axes
         if len(_values(table, dashed)) <= STYLE_LIMIT:
@@ -148,7 +149,7 @@ def _styles(table: Comparison) -> list[tuple[Run, BlockConfig]]:
 
 
 def _colours(values: Sequence[str]) -> dict[str, Any]:
-    """Numbers run from dark to bright; words are told apart."""
+    """Colours from dark to bright for numbers, distinct ones for words."""
     try:
         numbers = len([float(value) for value in values]) > 1
     except ValueError:
@@ -173,7 +174,7 @@ def _named(metric: str) -> str:
 
 
 def _spans(axes: Any) -> bool:
-    """Whether what is drawn spans more than a factor of ten, above 0."""
+    """Whether the drawn values are positive and span more than a factor of ten."""
     values = [value for line in axes.lines for value in line.get_ydata() if math.isfinite(value)]
     return bool(values) and min(values) > 0 and max(values) > 10 * min(values)
 

@@ -1,4 +1,4 @@
-"""The report: figures, pictures and tables in one file that needs nothing else."""
+"""The report: plots, pictures and tables in one self-contained HTML file."""
 
 import base64
 import io
@@ -38,24 +38,24 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class Picture:
-    """One in the page, as a data: address."""
+    """A picture in the page, as a data: address."""
 
     address: Markup
     caption: str = ""
 
 
 def write(table: Comparison, folder: Path, output_dir: Path, num_pictures: int) -> dict[Path, str]:
-    """report.html, report.csv and a .png of each figure.
+    """Writes report.html, report.csv and a .png of each figure.
 
     Args:
-        folder: that the runs are in.
-        num_pictures: sample grids shown, those of the best runs.
+        folder: the folder with the runs.
+        num_pictures: number of sample grids to show, those of the best runs.
 
     Returns:
-        Every damaged file, and what is wrong with it.
+        Every damaged file with its damage.
 
     Raises:
-        NotWritten: nothing half-written is left under its name.
+        NotWritten: a file could not be written; none is left half-written.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     table.write(output_dir / "report.csv")
@@ -97,11 +97,11 @@ def write(table: Comparison, folder: Path, output_dir: Path, num_pictures: int) 
 
 
 def environments(runs: list[Run]) -> list[tuple[str, list[str]]]:
-    """Of all starts, each property with its different values: one where all runs agree."""
+    """Each property of the starts of all runs with its distinct values: a single one if all agree."""
     values: dict[str, dict[str, None]] = {}
     for start in (start for run in runs for start in run.starts):
         git = start.get("git") or {}
-        told = {
+        properties = {
             "code": printable(git.get("commit", "no repository")) + (" (changed since)" if git.get("changed") else ""),
             "Python": start["python"],
             **start["libraries"],
@@ -110,13 +110,13 @@ def environments(runs: list[Run]) -> list[tuple[str, list[str]]]:
             "devices": ", ".join(map(printable, start["devices"])),
             "host": start["host"],
         }
-        for name, value in told.items():
+        for name, value in properties.items():
             values.setdefault(name, {})[printable(value)] = None
     return [(name, list(found)) for name, found in values.items()]
 
 
 def to_paste(command: str) -> str:
-    """A run's command as it can be given again: a sweep's words about where its jobs go are left out."""
+    """A run's command in a form that can be run again, without the words that a sweep adds to its jobs."""
     try:
         words = shlex.split(command)
     except ValueError:  # of a file that was edited
@@ -127,7 +127,7 @@ def to_paste(command: str) -> str:
 
 
 def _environment() -> jinja2.Environment:
-    """Whatever a template prints is one line of visible characters, and none of it is HTML."""
+    """A Jinja environment that prints every value as one line of visible characters, escaped for HTML."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         finalize=lambda value: printable(value, LONGEST) if isinstance(value, str) and type(value) is str else value,
@@ -147,7 +147,7 @@ def _drawn(curve: Curve) -> Any:
 
 
 def _samples(table: Comparison, most: int) -> list[Picture]:
-    """Grids at equal seeds: the same noise stands at the same place."""
+    """The sample grids of the best runs."""
     found: list[Picture] = []
     for run in table.runs:
         if len(found) < most and (data := run.picture(SAMPLES)) is not None:
@@ -160,13 +160,13 @@ def _moving(table: Comparison, run: Run, data: bytes) -> Picture:
 
 
 def _strip(animation: bytes) -> Image.Image:
-    """Frames of the reverse process beside each other, for print: from noise to data."""
+    """Frames of the reverse process side by side, from noise to data, for print."""
     frames = []
     with Image.open(io.BytesIO(animation), formats=("GIF",)) as file:
         count = getattr(file, "n_frames", 1)
         for i in sorted({round(i * (count - 1) / (FRAMES - 1)) for i in range(FRAMES)}):
             file.seek(i)
-            side = min(file.size)  # a square of the grid: eight stand side by side
+            side = min(file.size)  # a square part of the grid, as eight are side by side
             frames.append(file.convert("RGB").crop((0, 0, side, side)))
     width, height = frames[0].size
     strip = Image.new("RGB", (len(frames) * (width + 8) - 8, height), "white")
@@ -181,7 +181,7 @@ def _caption(table: Comparison, run: Run) -> str:
 
 
 def _ours(path: Path, caption: str = "") -> Picture:
-    """A .png that was just written."""
+    """A .png that this program has written."""
     return Picture(_address(path.read_bytes(), "png"), caption)
 
 
@@ -190,7 +190,7 @@ def _address(data: bytes, kind: Literal["png", "gif"]) -> Markup:
 
 
 def _breakable(text: str) -> Markup:
-    """A name that may be broken after its dots, slashes and underscores."""
+    """A name in which lines can break after dots, slashes, underscores and equals signs."""
     return Markup(re.sub(r"([_/.=])", r"\1<wbr>", str(escape(printable(text, LONGEST)))))
 
 

@@ -1,7 +1,5 @@
-"""Runs side by side: what sets them apart, and which is best."""
+"""The comparison of runs: the keys in which they differ, and their ranking by a metric."""
 
-import csv
-import io
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -10,28 +8,28 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from lightning_diffusion.runs.comparable import BITS, BITS_ERROR, HELD_OUT, LOSS, sentence, warning
-from lightning_diffusion.runs.run import Run, higher_is_better
+from lightning_diffusion.runs.comparable import BITS, BITS_ERROR, HELD_OUT, LOSS, higher_is_better, sentence, warning
+from lightning_diffusion.runs.run import Run
 from lightning_diffusion.system.console import printable
-from lightning_diffusion.system.files import write_text
+from lightning_diffusion.system.files import csv_text, write_text
 
 FIRST = (BITS, BITS_ERROR, LOSS, "steps", "images_per_second", "seconds")
 SEED = "seed"
 LONGEST = 10_000  # characters of a cell
-NONE = "–"  # a cell where only a default is meant
+NONE = "–"  # a cell whose run uses the default
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Runs, best first, and the keys whose values differ between them.
 
-    A score of fewer samples is another score: only runs of an equal number are ranked together.
+    A score depends on the number of samples, so only runs with the same number are ranked together.
 
     Args:
-        runs: those that are ranked, those whose score is of another number of samples, those without the metric.
+        runs: first the ranked runs, then those with another number of samples, then those without the metric.
         keys: as on the command line, in the order in which they were given.
-        metric: what they are compared by.
-        number: of samples that the metric of the ranked runs is of; None where the metric is of none, or none is known.
+        metric: the metric that ranks the runs.
+        number: number of samples behind the metric of the ranked runs; None if it has none or it is unknown.
     """
 
     runs: list[Run]
@@ -43,24 +41,24 @@ class Comparison:
         return {key: value_of(run, key) for key in self.keys}
 
     def label(self, run: Run) -> str:
-        """What sets it apart, or else its folder's name."""
+        """The run's values of the differing keys, or its folder's name if there are none."""
         given = {key: value for key, value in self.values(run).items() if value != NONE} if run.has_words else {}
-        told = " ".join(f"{key}={value}" for key, value in given.items())
-        return told or run.folder.resolve().name
+        text = " ".join(f"{key}={value}" for key, value in given.items())
+        return text or run.folder.resolve().name
 
     @property
     def done(self) -> list[Run]:
-        """Those that are ranked."""
+        """The ranked runs."""
         return [run for run in self._measured if run.counts.get(self.metric) == self.number]
 
     @property
     def apart(self) -> list[Run]:
-        """Those that are not, as their score is of another number of samples."""
+        """The runs that are not ranked because their score is of another number of samples."""
         return [run for run in self._measured if run.counts.get(self.metric) != self.number]
 
     @property
     def notes(self) -> list[str]:
-        """What the reader must bear in mind about the metric: which runs it compares, then what is special here."""
+        """Notes on the metric: first which runs it compares, then the special cases of this comparison."""
         special = (self._unranked(), warning(self.metric, self.keys), self._short())
         return [sentence(self.metric), *(note for note in special if note)]
 
@@ -71,7 +69,7 @@ class Comparison:
         return (
             f"{self.metric} depends on the number of samples: {_runs(len(self.done))} with N = "
             f"{self.number or 'unknown'} ranked, {_runs(len(self.apart))} with another N ({', '.join(numbers)}) listed "
-            "below. To compare all, score each with src.evaluate at one num_samples, or with extrapolate=true."
+            "below. To compare all, score each with src.evaluate at the same num_samples, or with extrapolate=true."
         )
 
     @property
@@ -80,31 +78,31 @@ class Comparison:
 
     @property
     def known(self) -> list[Run]:
-        """Those whose command line can be read."""
+        """The runs whose command line is readable."""
         return [run for run in self.runs if run.has_words]
 
     @property
     def metrics(self) -> list[str]:
-        """The one compared by, the usual ones, then every score."""
+        """The names of the columns: the ranking metric, validation metrics, scores, then the rest."""
         found = dict.fromkeys(name for run in self.runs for name in run.metrics)
         scores = [name for name in found if name not in (*FIRST, "terminal_snr")]
         return [name for name in dict.fromkeys((self.metric, *HELD_OUT, *scores, *FIRST)) if name in found]
 
     @property
     def axes(self) -> list[str]:
-        """The keys but the seed, those with most values first."""
+        """The keys except the seed, those with the most values first."""
         counts = {key: len({value_of(run, key) for run in self.known}) for key in self.keys if key != SEED}
         return sorted(counts, key=lambda key: -counts[key])
 
     def over(self, *keys: str) -> dict[tuple[str, ...], list[float]]:
-        """The metric of the finished runs that have words, by their values of these keys."""
+        """The metric of the ranked runs with a readable command line, by their values of these keys."""
         found: dict[tuple[str, ...], list[float]] = {}
         for run in (run for run in self.done if run.has_words):
             found.setdefault(tuple(value_of(run, key) for key in keys), []).append(run.metric(self.metric))
         return found
 
     def over_seeds(self) -> list[dict[str, Any]]:
-        """Mean and standard deviation where only the seed differs, best first; nothing where no seed does."""
+        """Mean and standard deviation over runs that differ only in the seed, best first; empty without such runs."""
         if SEED not in self.keys:
             return []
         others = [key for key in self.keys if key != SEED]
@@ -120,12 +118,12 @@ class Comparison:
         return sorted(rows, key=lambda row: row["mean"], reverse=self.higher)
 
     def _short(self) -> str | None:
-        """The runs whose bound ends before that of the others."""
+        """A note on runs whose likelihood bound ends early."""
         short = [run for run in self.done if run.short_bound is not None]
         if self.metric != BITS or not short:
             return None
-        told = ", ".join(f"{self.label(run)} (log-SNR {run.short_bound:.1f})" for run in short)
-        return f"The bound of a short chain ends early, at its first step, which makes part of its figure: {told}."
+        labels = ", ".join(f"{self.label(run)} (log-SNR {run.short_bound:.1f})" for run in short)
+        return f"A short chain's bound ends early, at its first step, which accounts for part of its value: {labels}."
 
     @property
     def higher(self) -> bool:
@@ -133,7 +131,7 @@ class Comparison:
         return higher_is_better(self.metric)
 
     def write(self, path: Path) -> None:
-        """A row for each run, as .csv; control characters are written as backslash escapes. Raises NotWritten."""
+        """Writes a .csv with a row for each run, control characters as backslash escapes. Raises NotWritten."""
         columns = [(name, part) for name in self.metrics for part in self._parts(name)]
         heads = [f"{part}/{name}" if part else name for name, part in columns]
         rows: list[list[Any]] = [["run", *self.keys, "state", *heads, "failure"]]
@@ -141,19 +139,16 @@ class Comparison:
             found: dict[str, Mapping[str, float]] = {"": run.metrics, "num_samples": run.counts, "floor": run.floors}
             numbers = [found[part].get(name, "") for name, part in columns]
             rows.append([str(run.folder), *self.values(run).values(), run.state, *numbers, run.reason or ""])
-        file = io.StringIO(newline="")
-        csv.writer(file).writerows(
-            [printable(cell, LONGEST) if isinstance(cell, str) else cell for cell in row] for row in rows
-        )
-        write_text(path, file.getvalue())
+        cells = ([printable(cell, LONGEST) if isinstance(cell, str) else cell for cell in row] for row in rows)
+        write_text(path, csv_text(cells))
 
     def _parts(self, name: str) -> list[str]:
-        """What stands in the .csv of a metric: itself, and beside a score the number of samples and the floor."""
+        """The .csv columns of a metric: its value and, for a score, the number of samples and the floor."""
         return ["", "num_samples", "floor"] if any(name in {**run.counts, **run.floors} for run in self.runs) else [""]
 
 
 def compare(runs: list[Run], metric: str) -> Comparison:
-    """Ranks the runs of the number of samples that most have; of numbers that as many have, those of the greatest."""
+    """Ranks the runs with the most common number of samples, the greatest of equally common ones."""
     counts = Counter(run.counts.get(metric) for run in runs if not math.isnan(run.metric(metric)))
     number = max(counts, key=lambda N: (counts[N], N or 0), default=None)
 
@@ -174,7 +169,7 @@ def _runs(count: int) -> str:
 
 
 def value_of(run: Run, key: str) -> str:
-    """As its command line said, or else as its configuration does; – where only the default is meant."""
+    """The value of a key from the run's command line, or else from its configuration; – for a default."""
     said = _said(run)
     if key in said:
         return said[key]
@@ -190,7 +185,7 @@ def _said(run: Run) -> dict[str, str]:
 
 
 def in_order(values: set[str]) -> list[str]:
-    """Numbers by size, then words as they are."""
+    """Sorts numbers by value, then words by their letters."""
 
     def key(value: str) -> tuple[bool, float, str]:
         try:

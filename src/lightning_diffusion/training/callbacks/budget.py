@@ -1,4 +1,4 @@
-"""How often to do what takes long."""
+"""A limit on the share of training time that recurring work takes."""
 
 import contextlib
 import time
@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 
 class Budget:
-    """A share of the time since a start, for work that comes again and takes about as long each time.
+    """Limits recurring work to a share of the time since `start`. Each repetition is expected to take equally long.
 
     Args:
-        share: in (0, 1]; None sets no bound.
+        share: in (0, 1]; None sets no limit.
     """
 
     def __init__(self, share: float | None) -> None:
@@ -20,14 +20,14 @@ class Budget:
         self._started, self._total, self._last = time.monotonic(), 0.0, 0.0
 
     def allows_another(self) -> bool:
-        """Whether the next piece of work, if it takes as long as the last one, stays within the share."""
+        """Whether the next repetition fits into the share, if it takes as long as the last one."""
         if self.share is None:
             return True
         return self._total + self._last <= self.share * (time.monotonic() - self._started)
 
     @contextlib.contextmanager
-    def spent(self) -> Iterator[None]:
-        """Work inside counts."""
+    def counted(self) -> Iterator[None]:
+        """Counts the time of the work inside."""
         began = time.monotonic()
         yield
         self._last = time.monotonic() - began

@@ -1,4 +1,4 @@
-"""The run's last checkpoints."""
+"""The callback that saves a run's checkpoints."""
 
 import math
 import time
@@ -23,19 +23,21 @@ FIRST = 30.0  # seconds from the start of the program after which a run without 
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps the run's last checkpoints, step_NNNNNNN.ckpt: every n optimizer steps, at the end, within the first
-    minute, and when the run is stopped by a signal. last.ckpt leads to the newest, best.ckpt to the best.
+    """Saves checkpoints as step_NNNNNNN.ckpt and keeps the newest ones.
 
-    A step is saved before its validation, its pictures and its scores, which may take minutes: a kill during these
-    loses no training. The checkpoint then notes that the step still owes its validation, which a resumed run runs
-    first. After the validation the step is saved once more, with what the validation has changed.
+    It saves every n optimizer steps, at the end, once within the first minute, and when a signal stops the run.
+    last.ckpt links to the newest checkpoint, best.ckpt to the best.
+
+    A step is saved before its validation, pictures and scores, which can take minutes, so that a kill during these
+    loses no training. The checkpoint records that the validation is still to be run; a resumed run starts with it.
+    After the validation the step is saved again, with the state that the validation changed.
 
     Args:
-        directory: of the checkpoints.
+        directory: folder of the checkpoints.
         every_n_steps: > 0.
-        keep: how many, ≥ 2: should one be damaged, there is another.
-        monitor: the metric by which a validation's step is the best so far, and kept besides; None keeps none.
-        mode: whether the best value is the least or the greatest.
+        keep: number of checkpoints, ≥ 2: if one is damaged, another is left.
+        monitor: metric that decides which step is the best so far; that step is kept too. None keeps no best step.
+        mode: "min" if lower values are better, "max" if higher ones are.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class LastCheckpoint(Checkpoint):
         self._started = time.monotonic()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Lightning calls checkpoints last; this one comes before whatever takes long."""
+        """Moves this callback to the front: Lightning calls checkpoint callbacks last, after all slow work."""
         others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
         trainer.callbacks = [self, *others]  # type: ignore[attr-defined]
         always_end(trainer)
@@ -81,10 +83,10 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer, best, again=owed)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Not at the end of the step before: a validation that follows it belongs to what is saved."""
+        """Saves at the next step's first batch, not at the end of the last step: a validation may come in between."""
         step, seen = trainer.global_step, self._seen_step
         self._seen_step = step
-        if step != seen and (self._is_due(trainer) or self._is_first_due(trainer, pl_module)):  # no step's second batch
+        if step != seen and (self._is_due(trainer) or self._is_first_due(trainer, pl_module)):
             self._save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -99,7 +101,7 @@ class LastCheckpoint(Checkpoint):
             dismiss(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether the validation of the step is still to be run; the best value, and which save it belongs to."""
+        """Whether the step's validation is still to be run, the best value, and the counter of its checkpoint."""
         return {"owes_validation": self._owes_validation, "best": self._best, "best_save": self._best_save}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -107,12 +109,12 @@ class LastCheckpoint(Checkpoint):
         self._best, self._best_save = state_dict["best"], state_dict["best_save"]
 
     def check(self, measured: Sequence[str]) -> None:
-        """Raises ValueError where nothing of the monitor's name is measured."""
+        """Raises ValueError if the monitored metric is not among the measured ones."""
         if self.monitor is not None and self.monitor not in measured:
             raise ValueError(f"callbacks.checkpoint.monitor={self.monitor}: choose null or {', '.join(measured)}")
 
     def _is_best(self, trainer: L.Trainer) -> bool:
-        """Whether the monitored value is the best so far; NaN, where nothing was measured, never is."""
+        """Whether the monitored value is the best so far. NaN, the value of an unmeasured metric, never is."""
         value = float(trainer.callback_metrics.get(self.monitor or "", math.nan))
         better = value < self._best if self.mode == "min" else value > self._best
         if better or (math.isnan(self._best) and not math.isnan(value)):
@@ -124,25 +126,25 @@ class LastCheckpoint(Checkpoint):
         return self.directory / f"step_{trainer.global_step:07d}.ckpt"
 
     def _is_new(self, trainer: L.Trainer) -> bool:
-        """Whether the step has no checkpoint yet; a batch that is accumulated makes no step."""
+        """Whether the step has no checkpoint yet. An accumulated batch is not a step."""
         return trainer.global_step != self._saved_step
 
     def _is_due(self, trainer: L.Trainer) -> bool:
         return trainer.global_step % self.every_n_steps == 0
 
     def _is_first_due(self, trainer: L.Trainer, module: L.LightningModule) -> bool:
-        """Whether it is time for a checkpoint of a run that has none; where all ranks save it, all decide together."""
+        """Whether the run's first checkpoint is due. If every rank takes part in saving, all ranks decide together."""
         due = self._lacks_first and time.monotonic() - self._started > FIRST
         if self._lacks_first and isinstance(module, TrainingModule) and module.device_mesh is not None:
             due = trainer.strategy.reduce_boolean_decision(due, all=False)
         return due
 
     def _save(self, trainer: L.Trainer, best: bool = False, again: bool = False) -> None:
-        """A kill between any two of these lines is mended when the run is resumed.
+        """Writes the checkpoint, updates the links and prunes. Resuming repairs a kill between any two of these lines.
 
         Args:
             best: whether this step is the best so far.
-            again: whether to replace the step's checkpoint where there is one.
+            again: whether to replace an existing checkpoint of this step.
         """
         path, writes = self._path(trainer), again or self._is_new(trainer)
         if best and trainer.is_global_zero:
@@ -151,9 +153,9 @@ class LastCheckpoint(Checkpoint):
             self._saved_step, self._lacks_first = trainer.global_step, False
             for logger in trainer.loggers:
                 if isinstance(logger, CSVLogger):
-                    logger.settle()  # rows of steps that will not be repeated
+                    logger.settle()  # a resumed run will not log these rows again
             content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-            trainer.strategy.save_checkpoint(content, path)  # no barrier: a run that stops saves on rank 0 alone
+            trainer.strategy.save_checkpoint(content, path)  # no barrier: a stopping run saves on rank 0 only
         if trainer.is_global_zero and (writes or best):
             if writes:
                 link(self.directory / LAST, path)
@@ -162,7 +164,7 @@ class LastCheckpoint(Checkpoint):
             self._prune(path)
 
     def _find_best(self, trainer: L.Trainer) -> None:
-        """Leads best.ckpt to the best so far; where that is gone, the next value measured is the best."""
+        """Links best.ckpt to the best checkpoint so far. If that is gone, the next measured value becomes the best."""
         if trainer.is_global_zero and self._best_save:
             found = [path for path, seal in saved(self.directory).items() if seal.counter == self._best_save]
             if found:
@@ -171,7 +173,7 @@ class LastCheckpoint(Checkpoint):
                 self._best, self._best_save = math.nan, 0
 
     def _prune(self, newest: Path) -> None:
-        """Keeps the last saves and the best; a file without a seal is none of them, and left alone."""
+        """Deletes all but the newest checkpoints and the best. Files without a seal are left alone."""
         found = saved(self.directory)
         kept = {newest, *list(found)[: self.keep]}
         try:

@@ -1,4 +1,4 @@
-"""What callbacks need to know of the trainer and of each other."""
+"""Queries of the trainer that several callbacks share."""
 
 from typing import TypeVar
 
@@ -8,7 +8,7 @@ Callback = TypeVar("Callback", bound=L.Callback)
 
 
 def callbacks_of(trainer: L.Trainer, kind: type[Callback]) -> list[Callback]:
-    """The trainer's callbacks of a class."""
+    """The trainer's callbacks of one class."""
     return [callback for callback in trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]
 
 

@@ -1,7 +1,5 @@
-"""Where in the clock the loss is lost."""
+"""The validation loss by diffusion time."""
 
-import csv
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,15 +10,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_diffusion.models.contracts import HeldOut
-from lightning_diffusion.system.files import write_text
+from lightning_diffusion.system.files import csv_text, write_text
 from lightning_diffusion.training.module import TrainingModule
 from lightning_diffusion.training.ownership import make_run_folder
 
-BINS = 20  # equal parts of the clock
+BINS = 20  # equal intervals of t/T
 
 
 class NoiseLevels:
-    """Sums over held-out images, part by part of the clock: part i is t/T in (i/BINS, (i + 1)/BINS]."""
+    """Sums over held-out images by interval of time: interval i is t/T in (i/BINS, (i + 1)/BINS]."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.sums = torch.zeros(BINS, 3, device=device)  # images, loss, error
@@ -31,12 +29,16 @@ class NoiseLevels:
         self.sums += F.one_hot(part, BINS).to(values).T @ values.to(self.sums)
 
     def quartiles(self) -> dict[str, float]:
-        """The mean loss by quarter of the clock, q1 next to data; a quarter that no image met is left out."""
+        """The mean loss by quarter of time; q1 is next to the data. Quarters without images are omitted."""
         images, losses, _ = self.sums.unflatten(0, (4, -1)).sum(1).T.tolist()
         return {f"q{i + 1}": losses[i] / images[i] for i in range(4) if images[i]}
 
     def levels(self, also: Callable[[Tensor], dict[str, list[float]]]) -> list[dict[str, float]]:
-        """The parts that any image met: the middle t/T, what else there is to say of it, and means over the images."""
+        """The intervals that contain images: the middle t/T, further columns, and means over the images.
+
+        Args:
+            also: middles of the intervals (BINS,) -> further columns by name.
+        """
         middles = (torch.arange(BINS, dtype=torch.float64) + 0.5) / BINS
         columns = {"time": middles.tolist(), **also(middles)}
         return [
@@ -48,11 +50,13 @@ class NoiseLevels:
 
 
 class LossByNoiseLevel(L.Callback):
-    """Logs each validation's loss by quarter of the clock, val/loss_q1 (next to data) … val/loss_q4, and keeps the
-    last one's by twentieths, with their log-SNR and the error of x̂_0, in a file. A model without a clock leaves none.
+    """Logs each validation's loss by quarter of time, val/loss_q1 (next to the data) … val/loss_q4.
+
+    A file holds the last validation's loss by twentieths, with their log-SNR and the error of x̂_0. A model without a
+    notion of time writes no file.
 
     Args:
-        path: of the file, .csv.
+        path: of the .csv file.
     """
 
     def __init__(self, path: str) -> None:
@@ -83,8 +87,4 @@ class LossByNoiseLevel(L.Callback):
 
 def _write(path: Path, levels: list[dict[str, float]]) -> None:
     make_run_folder(path.parent)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(levels[0]))
-    writer.writeheader()
-    writer.writerows(levels)
-    write_text(path, text.getvalue())
+    write_text(path, csv_text([levels[0], *(level.values() for level in levels)]))

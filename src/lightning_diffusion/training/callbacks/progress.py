@@ -1,4 +1,4 @@
-"""How training goes: a bar on a terminal, a line now and then in a log."""
+"""Training progress: a bar on a terminal, an occasional line in a log."""
 
 import math
 import re
@@ -16,14 +16,14 @@ from lightning_diffusion.system.console import clock
 from lightning_diffusion.system.progress import Phase, say
 
 HOUR = 3600.0
-ENOUGH_SECONDS, ENOUGH_STEPS, MANY_STEPS = 20.0, 3, 20  # after the first step, to estimate a run's time by
+ENOUGH_SECONDS, ENOUGH_STEPS, MANY_STEPS = 20.0, 3, 20  # after the first step, for an estimate of the run's time
 
 
 class RichProgress(ProgressBar):
-    """Step, loss, images/s and the time left while it trains; how far a validation is, and what it measured.
+    """Shows step, loss, images/s and time left during training, the progress of a validation, and its results.
 
-    A figure is shown once for each time that it was measured. A run that would take more than an hour on a CPU gets a
-    line that names the recipe of the same data that takes ten minutes.
+    Each measurement is shown once. If a run would take more than an hour on a CPU, a line names the ten-minute recipe
+    for the same data.
     """
 
     def __init__(self) -> None:
@@ -35,11 +35,11 @@ class RichProgress(ProgressBar):
         self._batches: Phase | None = None
         self._loss: Tensor | None = None
         self._rate, self._new_rate = 0.0, False
-        self._first_step = 0.0  # when it was done; 0 before
+        self._first_step = 0.0  # time at which it was done; 0 before
         self._steps, self._estimated = 0, False
 
     def disable(self) -> None:
-        """Called by Lightning on every rank but the first."""
+        """Silences this bar; Lightning calls it on every rank but the first."""
         self._silent = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -79,7 +79,7 @@ class RichProgress(ProgressBar):
         self._batches = None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A line of what was measured now; what follows a run's end is in its result."""
+        """Prints the measured values in a line, except at the end of the run: its summary follows."""
         measured = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
@@ -87,19 +87,19 @@ class RichProgress(ProgressBar):
         }
         last = trainer.global_step >= trainer.max_steps or trainer.state.fn != TrainerFn.FITTING
         if not (self._silent or last or trainer.sanity_checking):
-            told = ", ".join(f"{name.removeprefix('val/')} {value:.4g}" for name, value in measured.items())
-            say(f"validation after {trainer.global_step:,} steps: {told}")
+            parts = ", ".join(f"{name.removeprefix('val/')} {value:.4g}" for name, value in measured.items())
+            say(f"validation after {trainer.global_step:,} steps: {parts}")
 
     def _note(self) -> str:
-        """The loss of the last step, and the pace if it was measured since it was told."""
-        told = [] if self._loss is None else [f"loss {float(self._loss):.4f}"]
+        """The loss of the last step, and the throughput if it was measured since it was last shown."""
+        parts = [] if self._loss is None else [f"loss {float(self._loss):.4f}"]
         if self._new_rate:
-            self._new_rate = self._training is not None and not self._training.in_a_log  # which a bar keeps
-            told.append(f"{self._rate:,.0f} images/s" if self._rate >= 10 else f"{self._rate:.2g} images/s")
-        return ", ".join(told)
+            self._new_rate = self._training is not None and not self._training.in_a_log  # a bar keeps showing it
+            parts.append(f"{self._rate:,.0f} images/s" if self._rate >= 10 else f"{self._rate:.2g} images/s")
+        return ", ".join(parts)
 
     def _estimate(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Once, after some steps: a line where a CPU would need more than an hour."""
+        """Prints one line after some steps if the run needs more than an hour on this CPU."""
         self._first_step, self._steps = self._first_step or time.monotonic(), self._steps + 1
         seconds, steps = time.monotonic() - self._first_step, self._steps - 1
         if self._estimated or steps < ENOUGH_STEPS or (seconds < ENOUGH_SECONDS and steps < MANY_STEPS):

@@ -1,4 +1,4 @@
-"""What Lightning must be told of a run that is resumed."""
+"""Corrections to Lightning's training loop for resumed runs."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from lightning_diffusion.training.callbacks.lookup import is_over
 
 
 class _EndingLoop(_FitLoop):
-    """Lightning skips a run that was resumed after its last step. Here its end comes: a validation, pictures and scores
-    may be missing."""
+    """Lightning skips the whole loop for a run that is resumed after its last step. This loop still ends it properly:
+    its validation, pictures and scores may be missing."""
 
     @property
     def skip(self) -> bool:
@@ -20,26 +20,26 @@ class _EndingLoop(_FitLoop):
 
 
 def always_end(trainer: L.Trainer) -> None:
-    """Lets a run that was killed after its last step come to its end when it is resumed."""
+    """Makes a run that was killed after its last step finish when it is resumed."""
     trainer.fit_loop.__class__ = _EndingLoop
 
 
 def restart(trainer: L.Trainer, owes_validation: bool) -> None:
-    """Sets the counters of a resumed run from its step, at the start of training; others are left as they are.
+    """Sets a resumed run's counters from its step, at the start of training. A new run's counters stay as they are.
 
     Args:
-        owes_validation: whether the validation of that step is still to be run. Of a run that has taken its last step
-            already, Lightning would leave it out: `run_owed_validation` runs it.
+        owes_validation: whether the validation of that step is still to be run. After the last step, Lightning would
+            skip it: `run_owed_validation` runs it.
     """
     loop = trainer.fit_loop.epoch_loop
     if loop.restarting:
-        _count_anew(trainer, owes_validation)
+        _reset_counters(trainer, owes_validation)
     if owes_validation:
         loop.val_loop.restarting, loop.val_loop._restart_stage = False, RestartStage.RESTARTED_MID_EVALUATION
 
 
 def run_owed_validation(trainer: L.Trainer) -> None:
-    """The validation that belongs to the last step, after training."""
+    """Runs the validation of the last step after training."""
     loop = trainer.fit_loop.epoch_loop
     trainer.validating = True
     loop.val_loop.run()
@@ -47,8 +47,8 @@ def run_owed_validation(trainer: L.Trainer) -> None:
     loop._batches_that_stepped += 1
 
 
-def _count_anew(trainer: L.Trainer, owes_validation: bool) -> None:
-    """Counters from the step alone: what a checkpoint holds of them depends on the hook that it was saved in, and some
+def _reset_counters(trainer: L.Trainer, owes_validation: bool) -> None:
+    """Derives the counters from the step. Those in a checkpoint depend on the hook in which it was saved, and some
     count a batch or a step twice."""
     loop = trainer.fit_loop.epoch_loop
     progress: Any = loop.batch_progress
@@ -58,5 +58,5 @@ def _count_anew(trainer: L.Trainer, owes_validation: bool) -> None:
         )
     loop.update_restart_stage()
     assert trainer.fit_loop._data_fetcher is not None
-    at_validation = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)  # it resumes at this step's very end
+    at_validation = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)  # the run resumes after this step
     loop._batches_that_stepped = trainer.global_step - (at_validation and (owes_validation or not is_over(trainer)))

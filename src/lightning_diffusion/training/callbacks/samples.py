@@ -1,4 +1,4 @@
-"""Pictures of what the model makes, always from the same noise."""
+"""Pictures of samples, always from the same noise."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from lightning_diffusion.models.contracts import Generator
 from lightning_diffusion.runs.pictures import grid, square_columns, write_gif, write_png
 from lightning_diffusion.system.progress import Phase
 from lightning_diffusion.training.callbacks.budget import Budget
-from lightning_diffusion.training.callbacks.throughput import left_out
+from lightning_diffusion.training.callbacks.throughput import untimed
 from lightning_diffusion.training.loggers.wandb import WandbLogger
 from lightning_diffusion.training.module import TrainingModule
 from lightning_diffusion.training.ownership import make_run_folder
@@ -23,17 +23,17 @@ BATCH = 64
 
 
 class SampleGrid(L.Callback):
-    """Sample grids during training, a final one and an animation of the way to it, made with the averaged weights.
+    """Draws sample grids during training, and a final grid and an animation at the end, with the averaged weights.
 
-    Writes step_NNNNNNN.png every n steps, final.png and trajectory.gif at the end, and hands them to W&B by path.
-    With classes, each column of the grid is a class.
+    Writes step_NNNNNNN.png every n steps, final.png and trajectory.gif at the end, and logs them to W&B. With classes,
+    each column of a grid shows one class.
 
     Args:
-        directory: where the pictures go.
-        every_n_steps: optimizer steps between grids; 0 for the final one alone.
-        num_samples: in a grid, ≥ 1.
-        share: of the time since the start that grids may take, in (0, 1]. A grid that would take more is left out;
-            the first and the final one are always drawn.
+        directory: folder of the pictures.
+        every_n_steps: optimizer steps between grids; 0 draws only the final one.
+        num_samples: samples in a grid, ≥ 1.
+        share: share of the time since the start that grids may take, in (0, 1]. A grid that would exceed it is
+            skipped; the first and the final one are always drawn.
         seed: of the noise.
     """
 
@@ -52,27 +52,27 @@ class SampleGrid(L.Callback):
             )
         self.directory, self.seed = Path(directory), seed
         self.every_n_steps, self.num_samples = every_n_steps, num_samples
-        self._meeting = RankBarrier("samples")
+        self._barrier = RankBarrier("samples")
         self._pictured_step, self._budget = 0, Budget(share)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._budget.start()
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Between two steps: a run that is stopped here can go on from here."""
+        """Draws between two steps, where a stopped run can be resumed."""
         step = trainer.global_step
         if self.every_n_steps and step and step % self.every_n_steps == 0 and step != self._pictured_step:
-            self._pictured_step = step  # a step of accumulation changes nothing
-            with left_out(trainer):
+            self._pictured_step = step  # accumulated batches belong to the same step
+            with untimed(trainer):
                 if self._budget.allows_another():
-                    with self._budget.spent():
+                    with self._budget.counted():
                         self._picture(trainer, pl_module, f"step_{step:07d}")
-                self._meeting(trainer)
+                self._barrier(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._picture(trainer, pl_module, "final")
         self._animation(trainer, pl_module)
-        self._meeting(trainer)
+        self._barrier(trainer)
 
     @rank_zero_only
     def _picture(self, trainer: L.Trainer, module: L.LightningModule, name: str) -> None:
@@ -114,6 +114,6 @@ class SampleGrid(L.Callback):
 
 
 def _generator(module: L.LightningModule) -> Generator | None:
-    """The model with its averaged weights, if it draws."""
+    """The model with averaged weights; None if it cannot draw samples."""
     assert isinstance(module, TrainingModule)
     return module.ema.model if isinstance(module.ema.model, Generator) else None

@@ -1,8 +1,8 @@
-"""How good samples are, as training goes on."""
+"""Scores of samples during training."""
 
 import math
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
@@ -16,35 +16,41 @@ from lightning_diffusion.models.contracts import Generator
 from lightning_diffusion.system.progress import Phase, say
 from lightning_diffusion.training.callbacks.budget import Budget
 from lightning_diffusion.training.callbacks.lookup import callbacks_of, is_over
-from lightning_diffusion.training.callbacks.stop import ends_anywhere
-from lightning_diffusion.training.callbacks.throughput import left_out
+from lightning_diffusion.training.callbacks.stop import interruptible
+from lightning_diffusion.training.callbacks.throughput import untimed
 from lightning_diffusion.training.module import TrainingModule
 from lightning_diffusion.training.ranks import RankBarrier
 
-Part = tuple[int, Features, int]  # number of its first sample, features, evaluations of the network
+
+class BatchFeatures(NamedTuple):
+    """A batch of drawn samples: the number of its first sample, its features, and the network evaluations it took."""
+
+    start: int
+    features: Features
+    cost: int
 
 
 class SampleScores(L.Callback):
-    """Draws samples with the averaged weights at the end of a validation, and logs their distances from the training
-    images under the names that the extractor gives them.
+    """Draws samples with the averaged weights at the end of a validation and logs their distances from the training
+    images. The extractor names the scores.
 
-    The number of samples is part of a score's value, and so belongs to the configuration: no clock changes it. A share
-    of the time decides only how often scores are measured. The last step is always measured, and so is every validation
-    that is due where a callback monitors a score. What is measured is a function of the weights and the configuration.
+    A score depends on its number of samples, so the configuration fixes that number. The share of time only decides how
+    often scores are measured. The last step is always measured; if a callback monitors a score, so is every validation
+    that is due. The scores are a function of the weights and the configuration.
 
-    The monitored value is never an old one: from the next step on, and at validations where nothing is measured, the
-    metrics are NaN, which a ModelCheckpoint ranks last; loggers never see these.
+    The metrics never hold an old value: from the next step on, and at validations without a measurement, they are NaN,
+    which a ModelCheckpoint ranks last. Loggers never see these NaN.
 
-    Each rank makes its share of the samples; the scores are those of one device. The extractor is no part of the
-    module: it is neither trained nor saved.
+    Each rank draws its share of the samples; the scores equal those of a single device. The extractor is not part of
+    the module: it is neither trained nor saved.
 
     Args:
-        extractor: of features, any option of conf/metrics but the likelihood.
-        every_n_steps: optimizer steps between measurements, which wait for the next validation; 0 for the last only.
-        num_samples: None takes as many as there are held-out images, 1,000 at most.
-        share: of the time since the start that measurements may take, in (0, 1]; one that would take more is left out.
-            None measures whenever it is due.
-        batch_size: of samples.
+        extractor: of features, any option of conf/metrics except the likelihood.
+        every_n_steps: optimizer steps between measurements, each made at the next validation; 0 measures only the end.
+        num_samples: None takes as many as there are held-out images, at most 1,000.
+        share: share of the time since the start that measurements may take, in (0, 1]; a measurement that would exceed
+            it is skipped. None skips none.
+        batch_size: of the samples.
         seed: of their noise.
     """
 
@@ -73,41 +79,41 @@ class SampleScores(L.Callback):
         self.scores: dict[str, Score] = {}
         self._comparison: Comparison | None = None
         self._floor: dict[str, Score] = {}
-        self._meeting, self._budget, self._is_monitored = RankBarrier("scores"), Budget(share), False
+        self._barrier, self._budget, self._is_monitored = RankBarrier("scores"), Budget(share), False
         self._measured_step, self._fresh = 0, False
         self._how: dict[str, Any] = {}
         self._nfe, self._seconds_taken = 0.0, 0.0
 
     @property
     def names(self) -> list[str]:
-        """What the scores are reported by."""
+        """The names of the scores."""
         return names(self.extractor)
 
     def check(self, train: ImageSet) -> None:
-        """Raises ValueError or FileNotFoundError where these images cannot be scored against."""
+        """Raises ValueError or FileNotFoundError if these images cannot be the reference of scores."""
         if len(train) < MIN_SAMPLES:
             raise ValueError(
-                f"callbacks.scores: {len(train)} training images, at least {MIN_SAMPLES} are needed; choose "
+                f"callbacks.scores: scores need at least {MIN_SAMPLES} training images, found {len(train)}; choose "
                 "callbacks=default to train without scores"
             )
         self.extractor.check(train)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Makes ready what samples are compared with, once the run can be saved and takes signals."""
+        """Prepares the reference images, once the run can be saved and handles signals."""
         splits = trainer.datamodule.splits  # type: ignore[attr-defined]
         if self.num_samples is None:
             self.num_samples = max(MIN_SAMPLES, min(1000, len(splits["val"])))
-        with left_out(trainer), ends_anywhere(trainer):
+        with untimed(trainer), interruptible(trainer):
             self._comparison = Comparison(self.extractor, splits["train"], splits["val"], trainer.strategy.root_device)
             self._floor = self._comparison.floor(self.num_samples)
         monitored = {getattr(callback, "monitor", None) for callback in callbacks_of(trainer, L.Callback)}
         self._is_monitored = not monitored.isdisjoint(self.names)
         self._budget.start()
-        self._tell_reference(len(splits["train"]))
+        self._announce(len(splits["train"]))
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         if self._fresh:
-            self._disown(pl_module)
+            self._invalidate(pl_module)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or self._comparison is None:
@@ -115,11 +121,11 @@ class SampleScores(L.Callback):
         step = trainer.global_step
         if step != self._measured_step or not self.scores:
             if not self._due(trainer):
-                self._disown(pl_module)
+                self._invalidate(pl_module)
                 return
-            with self._budget.spent():
+            with self._budget.counted():
                 self.scores = self._measure(trainer, pl_module)
-            if step != self._measured_step:  # else a resumed run has logged it before it was stopped
+            if step != self._measured_step:  # otherwise the run logged it before it was stopped
                 self._log(trainer)
             self._measured_step = step
         self._fresh = True
@@ -130,11 +136,11 @@ class SampleScores(L.Callback):
         return {"measured_step": self._measured_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Checkpoints of earlier versions hold a number of samples too, which a clock had chosen; it is not used."""
+        """Ignores the number of samples in checkpoints of earlier versions, which chose it by elapsed time."""
         self._measured_step = state_dict["measured_step"]
 
     def summary(self) -> dict[str, Any]:
-        """The last scores, each with what real images reach, and what they must be read with."""
+        """The last scores, each with the value of real images, and the conditions of the measurement."""
         if self._comparison is None or not self.scores:
             return {}
         found = self._comparison.beside_floor(self.scores, self.num_samples or MIN_SAMPLES)
@@ -142,62 +148,59 @@ class SampleScores(L.Callback):
         return {"scores": found, "how": how | {"step": self._measured_step, **self._comparison.how()}}
 
     def _log(self, trainer: L.Trainer) -> None:
-        """To the loggers by themselves: what `log` is given, NaN too, is for callbacks only."""
-        row = trainer.global_step - (trainer.state.fn == TrainerFn.FITTING)  # Lightning's, of the step just taken
+        """Writes to the loggers directly: values given to `log`, which can be NaN, are for callbacks only."""
+        row = trainer.global_step - (trainer.state.fn == TrainerFn.FITTING)  # Lightning's number of the step just taken
         values = {name: score.value for name, score in self.scores.items()}
         values |= {f"floor/{name}": self._floor[name].value for name in values if name in self._floor}
         for logger in trainer.loggers:
             logger.log_metrics(values | {"scores/num_samples": float(self.num_samples or 0)}, row)
 
     def _due(self, trainer: L.Trainer) -> bool:
-        """Whether training is over, or a multiple of every_n_steps has passed since the last measurement and the budget
-        allows another, as rank 0's clock has it."""
+        """Whether training is over, or a multiple of every_n_steps has passed since the last measurement and rank 0's
+        budget allows another."""
         step, n = trainer.global_step, self.every_n_steps
         if is_over(trainer) or trainer.state.fn != TrainerFn.FITTING:
             return True
         if n == 0 or step // n == self._measured_step // n:
             return False
-        return self._is_monitored or bool(self._meeting(trainer, self._budget.allows_another())[0])
+        return self._is_monitored or bool(self._barrier(trainer, self._budget.allows_another())[0])
 
     def _measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, Score]:
         assert isinstance(module, TrainingModule)
         assert isinstance(module.ema.model, Generator)
         assert self._comparison is not None
         started, model = time.monotonic(), module.ema.model
-        self._how, batches = model.how(), self._deal(trainer)
+        self._how, batches = model.how(), self._own_batches(trainer)
         drawing = Phase(f"scores: drawing {self.num_samples:,} samples", model.num_steps * len(batches))
         with drawing, trainer.precision_plugin.forward_context():
-            parts = [self._part(model, batch, trainer, drawing) for batch in batches]
-        everybodys = sorted(
-            (part for ranks in self._meeting(trainer, parts) for part in ranks), key=lambda part: part[0]
-        )
-        features = concatenate([part for _, part, _ in everybodys])
-        self._nfe = sum(cost for *_, cost in everybodys) / len(features.vectors)
-        with ends_anywhere(trainer):
+            drawn = [self._features_of(model, batch, trainer, drawing) for batch in batches]
+        everything = [batch for rank in self._barrier(trainer, drawn) for batch in rank]
+        everything.sort(key=lambda batch: batch.start)
+        features = concatenate([batch.features for batch in everything])
+        self._nfe = sum(batch.cost for batch in everything) / len(features.vectors)
+        with interruptible(trainer):
             found = self._comparison(features)
         self._seconds_taken = time.monotonic() - started
         return found
 
-    def _deal(self, trainer: L.Trainer) -> list[range]:
+    def _own_batches(self, trainer: L.Trainer) -> list[range]:
         assert self.num_samples is not None
         return shard_batches(self.num_samples, self.batch_size, trainer.global_rank, trainer.world_size)
 
-    def _part(self, model: Generator, batch: range, trainer: L.Trainer, drawing: Phase) -> Part:
+    def _features_of(self, model: Generator, batch: range, trainer: L.Trainer, drawing: Phase) -> BatchFeatures:
         drawn = model.draw(batch, model.conditions_in_turn(batch), self.seed, drawing.advance)
-        return batch.start, self.extractor(drawn.images, trainer.strategy.root_device), drawn.cost
+        return BatchFeatures(batch.start, self.extractor(drawn.images, trainer.strategy.root_device), drawn.cost)
 
-    def _disown(self, module: L.LightningModule) -> None:
-        """What is in the metrics is not this step's."""
+    def _invalidate(self, module: L.LightningModule) -> None:
+        """Sets the metrics to NaN: they do not belong to this step."""
         assert self._comparison is not None
         self._fresh = False
         for name in self._comparison.names:
             module.log(name, math.nan, logger=False)
 
     @rank_zero_only
-    def _tell_reference(self, count: int) -> None:
+    def _announce(self, count: int) -> None:
         assert self._comparison is not None
-        words = [
-            f"scores: {self._comparison.names[0]} … of {self.num_samples:,} samples against {count:,} training images"
-        ]
-        words += [f"{key} {value:.1%}" for key, value in self.extractor.note().items()]
-        say(", ".join(words))
+        notes = [f", {key} {value:.1%}" for key, value in self.extractor.note().items()]
+        what = f"{self._comparison.names[0]} … of {self.num_samples:,} samples against {count:,} training images"
+        say("".join(["scores: ", what, *notes]))

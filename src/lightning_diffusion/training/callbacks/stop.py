@@ -1,4 +1,4 @@
-"""Runs that are asked to stop: by a signal to any of their processes, wherever they are."""
+"""Stopping a run by a signal to any of its processes, at any time."""
 
 import contextlib
 import os
@@ -21,35 +21,35 @@ ASKED, OVER = "stop/asked", "stop/over"  # keys of the process group's store
 
 
 class Stopped(SystemExit):
-    """A run that was asked to stop, and did: its status is 128 + the signal's number."""
+    """Raised to end a run that a signal asked to stop. Its exit status is 128 + the signal's number."""
 
 
 class StopOnSignal(L.Callback):
     """SIGTERM, SIGUSR1 and Ctrl-C end a run with a checkpoint; a second Ctrl-C ends it at once.
 
-    A handler only takes a note. The run looks at it where it can end: between two steps, before each evaluation of the
-    averaged network (validation, samples, scores) and while it waits for other ranks. Inside `ends_anywhere` it ends
-    where it is. Rank 0 leads: the others pass their signals on to it, and work on until it has saved, so that it never
-    waits for them inside a collective. Where weights are shared out, saving takes all ranks, which therefore stop
-    together, between two steps.
+    The signal handler only records the signal. The run checks for it where it can end: between two steps, before each
+    evaluation of the averaged network (validation, samples, scores) and while it waits for other ranks. Inside
+    `interruptible` it ends immediately. Rank 0 decides: the others forward their signals to it and keep working until
+    it has saved, so that it never waits for them inside a collective. With sharded weights, saving takes all ranks;
+    they stop together, between two steps.
     """
 
     def __init__(self) -> None:
-        self._signum = self._interrupts = 0  # the first signal, and how often it was Ctrl-C
-        self._leads = self._alone = True
+        self._signum = self._interrupts = 0  # the first signal; number of Ctrl-C
+        self._leads = self._unsharded = True
         self._anywhere = self._installed = False
         self._previous: dict[int, Any] = {}
         self._hook: RemovableHandle | None = None
-        self._watch: _Watch | None = None
+        self._relay: _SignalRelay | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, TrainingModule)
-        self._leads, self._alone = trainer.is_global_zero, pl_module.device_mesh is None
+        self._leads, self._unsharded = trainer.is_global_zero, pl_module.device_mesh is None
         if not self._installed:
             self._previous = {signum: signal.getsignal(signum) for signum in SIGNALS}  # before Lightning's own
-        self._hook = pl_module.ema.model.network.register_forward_pre_hook(lambda *_: self.look())
+        self._hook = pl_module.ema.model.network.register_forward_pre_hook(lambda *_: self.stop_if_asked())
         if trainer.world_size > 1:
-            self._watch = _Watch(self)
+            self._relay = _SignalRelay(self)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._install()
@@ -58,22 +58,23 @@ class StopOnSignal(L.Callback):
         self._install()
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Between two steps, after the validation that may follow the first."""
-        self.look()
-        if not self._alone and trainer.strategy.reduce_boolean_decision(bool(self._signum), all=False):
+        """Stops between two steps, after the validation that can follow the first of them."""
+        self.stop_if_asked()
+        if not self._unsharded and trainer.strategy.reduce_boolean_decision(bool(self._signum), all=False):
             raise Stopped(128 + (self._signum or signal.SIGTERM))
 
-    def look(self) -> None:
-        """Ends the run here if it was asked to stop, and can."""
-        if self._signum and self._leads and self._alone:
+    def stop_if_asked(self) -> None:
+        """Ends the run here if a signal asked it to stop and this rank may end it."""
+        if self._signum and self._leads and self._unsharded:
             raise Stopped(128 + self._signum)
 
     @contextlib.contextmanager
-    def ends_anywhere(self) -> Iterator[None]:
-        """For work that takes long, of which nothing is kept half done, and in which no rank waits for another."""
+    def interruptible(self) -> Iterator[None]:
+        """Lets a signal end the slow work inside at any point. The work must be atomic, and no rank may wait for
+        another in it."""
         self._anywhere = True
         try:
-            self.look()
+            self.stop_if_asked()
             yield
         finally:
             self._anywhere = False
@@ -82,34 +83,34 @@ class StopOnSignal(L.Callback):
         self._restore()
         if self._hook is not None:
             self._hook.remove()
-        if self._watch is not None:
-            self._watch.stop()
+        if self._relay is not None:
+            self._relay.stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """A rank that fails because the first one has stopped leaves without a word; its watch goes on."""
-        if self._watch is not None and not self._leads:
-            self._watch.join(5 * POLL)
+        """Gives the relay time to end this rank silently if it failed only because rank 0 has stopped."""
+        if self._relay is not None and not self._leads:
+            self._relay.join(5 * POLL)
         if not isinstance(exception, Stopped):
             self._restore()
 
     def dismiss(self) -> None:
-        """Lets the other ranks leave: rank 0 has saved."""
-        if self._watch is not None:
-            self._watch.dismiss()
+        """Lets the other ranks end: rank 0 has saved."""
+        if self._relay is not None:
+            self._relay.dismiss()
 
     def asked(self) -> int:
-        """The signal that was noted, or 0."""
+        """The recorded signal, or 0."""
         return self._signum
 
     def pass_on(self, signum: int) -> None:
-        """Takes a signal that another rank has received as this process's own; called by a thread."""
+        """Handles a signal that another rank received. A thread calls this."""
         if not self._signum:
             self._signum = signum
             if self._installed:
-                os.kill(os.getpid(), signal.SIGUSR1)  # calls `_note` in the main thread, which may be `ends_anywhere`
+                os.kill(os.getpid(), signal.SIGUSR1)  # runs `_note` in the main thread, which may be in `interruptible`
 
     def _install(self) -> None:
-        """Later than `setup`, after which Lightning installs handlers of its own: they leave ranks waiting."""
+        """Installs the handlers after Lightning's own, which `setup` is too early for: those leave ranks waiting."""
         if not self._installed:
             self._installed = True
             for signum in SIGNALS:
@@ -124,38 +125,38 @@ class StopOnSignal(L.Callback):
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self._interrupts += signum == signal.SIGINT
         if self._interrupts > 1:
-            os._exit(128 + signum)  # other ranks and loaders follow when this process is gone
+            os._exit(128 + signum)  # other ranks and data workers end with this process
         self._signum = self._signum or signum
         if self._anywhere:
-            self.look()
+            self.stop_if_asked()
 
 
-def look(trainer: L.Trainer) -> None:
-    """Ends the run here if it was asked to stop, and can: for whoever takes long."""
+def stop_if_asked(trainer: L.Trainer) -> None:
+    """Ends the run here if a signal asked it to stop and this rank may end it. For slow work."""
     for callback in callbacks_of(trainer, StopOnSignal):
-        callback.look()
+        callback.stop_if_asked()
 
 
 @contextlib.contextmanager
-def ends_anywhere(trainer: L.Trainer) -> Iterator[None]:
-    """Within, a run that is asked to stop ends at once, wherever it is."""
+def interruptible(trainer: L.Trainer) -> Iterator[None]:
+    """Lets a signal end the run at any point of the work inside."""
     with contextlib.ExitStack() as stack:
         for callback in callbacks_of(trainer, StopOnSignal):
-            stack.enter_context(callback.ends_anywhere())
+            stack.enter_context(callback.interruptible())
         yield
 
 
 def dismiss(trainer: L.Trainer) -> None:
-    """Lets the other ranks leave: rank 0 has saved."""
+    """Lets the other ranks end: rank 0 has saved."""
     for callback in callbacks_of(trainer, StopOnSignal):
         callback.dismiss()
 
 
-class _Watch(threading.Thread):
-    """Carries signals from any rank to the first, and ends the others when that one is done or gone."""
+class _SignalRelay(threading.Thread):
+    """Forwards signals from any rank to rank 0, and ends the other ranks when rank 0 has finished or died."""
 
     def __init__(self, stop: StopOnSignal) -> None:
-        super().__init__(name="stop", daemon=True)
+        super().__init__(name="signal relay", daemon=True)
         self._request, self._finished = stop, threading.Event()
         self._store = dist.distributed_c10d._get_default_store().clone()  # a connection of its own
         self._leads = dist.get_rank() == 0
@@ -165,7 +166,7 @@ class _Watch(threading.Thread):
         while not self._finished.wait(POLL):
             try:
                 self._exchange()
-            except RuntimeError:  # no answer: the first rank is gone
+            except RuntimeError:  # no answer: rank 0 is gone
                 if not self._finished.wait(GRACE):
                     os._exit(1)
 
@@ -184,4 +185,4 @@ class _Watch(threading.Thread):
         if signum := self._request.asked():
             self._store.set(ASKED, str(signum))
         if self._store.check([OVER]):
-            os._exit(0)  # it may be inside a collective, which nobody will join
+            os._exit(0)  # this rank may be in a collective that no other rank joins

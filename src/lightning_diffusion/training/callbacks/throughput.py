@@ -1,4 +1,4 @@
-"""How fast training goes."""
+"""Training speed."""
 
 import contextlib
 import time
@@ -12,9 +12,9 @@ from lightning_diffusion.training.loggers.csv import is_log_step
 
 
 class Throughput(L.Callback):
-    """Logs images per second over all devices, validation and sampling left out.
+    """Logs images per second over all devices, without validation and sampling.
 
-    Time is taken between log steps, at which the loss is read anyway: nothing waits for the device in between.
+    It measures between log steps, where the loss is read anyway, so it adds no synchronization with the device.
     """
 
     def __init__(self) -> None:
@@ -44,8 +44,8 @@ class Throughput(L.Callback):
         self._pause()
 
     @contextlib.contextmanager
-    def left_out(self) -> Iterator[None]:
-        """Work inside is not part of training."""
+    def untimed(self) -> Iterator[None]:
+        """Excludes the work inside from the measurement."""
         self._pause()
         yield
         self._restart()
@@ -65,9 +65,9 @@ class Throughput(L.Callback):
 
 
 @contextlib.contextmanager
-def left_out(trainer: L.Trainer) -> Iterator[None]:
-    """Work inside does not count as training."""
+def untimed(trainer: L.Trainer) -> Iterator[None]:
+    """Excludes the work inside from the measured speed of training."""
     with contextlib.ExitStack() as stack:
         for callback in callbacks_of(trainer, Throughput):
-            stack.enter_context(callback.left_out())
+            stack.enter_context(callback.untimed())
         yield

@@ -1,7 +1,6 @@
-"""Where metrics go on every run, and when."""
+"""The metrics file of every run, and the steps at which metrics are logged."""
 
 import csv
-import io
 import itertools
 import os
 import sys
@@ -14,19 +13,19 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_diffusion.runs.run import relative
-from lightning_diffusion.system.files import NotWritten, read_bytes, write_text
+from lightning_diffusion.system.files import csv_text, read_bytes, write_text, writing
 from lightning_diffusion.training.ownership import check_owned, make_run_folder
 
 
 def is_log_step(trainer: L.Trainer, step: int) -> bool:
-    """Whether loggers keep what is logged at optimizer step number `step`, counted from 1: `log` costs milliseconds,
-    so nobody calls it on other steps."""
+    """Whether loggers write at optimizer step number `step`, counted from 1. A call of `log` takes milliseconds, so
+    other steps make none."""
     return step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
 
 class CSVLogger(Logger):
-    """metrics.csv: a row for each call, written at once. Going on in the same folder replaces the rows from there on,
-    and any that a kill has torn.
+    """Writes metrics.csv, a row for each call, immediately. A run that resumes in the same folder replaces the rows
+    after its checkpoint and drops those that a kill left incomplete.
 
     Args:
         path: of the file.
@@ -61,54 +60,44 @@ class CSVLogger(Logger):
             self._rewrite(row)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The run's config.yaml has them."""
+        """Does nothing: the run's config.yaml holds them."""
 
     @rank_zero_only
     def settle(self) -> None:
-        """Waits until the rows are on the disk: a checkpoint is saved next."""
+        """Flushes the rows to the disk, before a checkpoint is saved."""
         if self._columns:
-            try:
-                with self.path.open("ab") as file:
-                    os.fsync(file.fileno())
-            except OSError as error:
-                raise NotWritten(f"{self.path}: could not be written ({error.strerror})") from error
+            with writing(self.path), self.path.open("ab") as file:
+                os.fsync(file.fileno())
 
     def _append(self, row: dict[str, Any]) -> None:
-        try:
-            with self.path.open("r+b", buffering=0) as file:  # which makes no new file, should it be gone
-                file.seek(0, os.SEEK_END)
-                file.write(_csv(self._columns, [row], header=False).encode())
-        except OSError as error:
-            raise NotWritten(f"{self.path}: could not be written ({error.strerror})") from error
+        with writing(self.path), self.path.open("r+b", buffering=0) as file:  # creates no new file if it is gone
+            file.seek(0, os.SEEK_END)
+            file.write(_csv(self._columns, [row], header=False).encode())
 
     def _rewrite(self, row: dict[str, Any]) -> None:
-        """The first row of this run, or a column that the file does not have yet."""
+        """Writes the whole file: for this run's first row, or for a column that the file does not have yet."""
         if not self._columns:
             make_run_folder(self.path.parent)
         rows = _read(self.path) if self.path.exists() else []
         if not self._columns:
-            rows = list(itertools.takewhile(lambda old: not _again(old, row), rows))
+            rows = list(itertools.takewhile(lambda old: not _is_rewritten(old, row), rows))
         self._columns = list(dict.fromkeys(key for r in [*rows, row] for key in r))
         write_text(self.path, _csv(self._columns, [*rows, row]))
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], header: bool = True) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns)
-    if header:
-        writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    cells = ([row.get(column) for column in columns] for row in rows)
+    return csv_text([columns, *cells] if header else cells)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """The rows that are whole; reports the others. The last one is torn where it does not end its line."""
+    """The complete rows; prints how many are incomplete. The last row is incomplete if its line does not end."""
     lines = read_bytes(path).decode(errors="replace").splitlines(keepends=True)
     torn = [lines.pop()] if lines and not lines[-1].endswith("\n") else []
     rows = list(csv.DictReader(lines))
     whole = [row for row in rows if _is_whole(row)]
     if dropped := len(torn) + len(rows) - len(whole):
-        print(f"{relative(path)}: {dropped} torn row{'s' * (dropped > 1)} left out", file=sys.stderr)
+        print(f"{relative(path)}: dropped {dropped} incomplete row{'s' * (dropped > 1)}", file=sys.stderr)
     return whole
 
 
@@ -116,7 +105,7 @@ def _is_whole(row: Mapping[str | None, str | None]) -> bool:
     return None not in row and None not in row.values() and (row.get("step") or "").isdecimal()
 
 
-def _again(old: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-    """Whether a run that goes on with `row` comes to `old` now, or is past the place where it would have."""
+def _is_rewritten(old: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether a run that resumes with `row` writes `old` again: it is of a later step, or of the same call."""
     shared = any(old.get(key) for key in row if key != "step")
     return int(old["step"]) > row["step"] or (int(old["step"]) == row["step"] and shared)

@@ -1,4 +1,4 @@
-"""Muon: steps of one size in every direction of a weight matrix."""
+"""Muon: update steps of equal size in every direction of a weight matrix."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,15 +8,15 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 from torch.optim.optimizer import Optimizer
 
-from lightning_diffusion.training.sharding import like, unshard
+from lightning_diffusion.training.sharding import shard_like, unshard
 
-LEAST_SIDE = 16  # of a matrix; what is smaller, as an image's few channels, is AdamW's
+LEAST_SIDE = 16  # of a matrix; AdamW updates smaller ones, such as those of an image's few channels
 QUINTIC = (3.4445, -4.7750, 2.0315)  # of Newton–Schulz, by Jordan; brings singular values of 0.01 … 1 near 1 in 5 steps
-RMS = 0.2  # of AdamW's updates, so that one learning rate does for both
+RMS = 0.2  # of AdamW's updates, so that one learning rate fits both
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """About U Vᵀ of each U S Vᵀ in a batch (n, r, c), with singular values of 0.7 … 1.2, by five products.
+    """Approximates U Vᵀ for each U S Vᵀ of a batch (n, r, c) in 5 iterations, with singular values of 0.7 … 1.2.
 
     X ← aX + (b XXᵀ + c (XXᵀ)²) X ,   X_0 = G/‖G‖
 
@@ -33,20 +33,20 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 class Muon(Optimizer):
-    """Weights of convolutions and linear maps by Muon, everything else by AdamW.
+    """Updates the weights of convolutions and linear layers by Muon, everything else by AdamW.
 
     M ← μ M + (1 − μ) g ,   W ← (1 − ηλ) W − η · 0.2 √max(r, c) · orthogonalize((1 − μ) g + μ M)
 
-    A kernel (out, in, h, w) is a matrix of r = out rows and c = in · h · w columns. Weights with a side, out or in, of
-    less than 16 are AdamW's.
+    A kernel (out, in, h, w) is a matrix of r = out rows and c = in · h · w columns. AdamW updates weights with fewer
+    than 16 rows (out) or input channels (in).
 
     Args:
         params: parameters of a module.
-        lr: η, of both.
+        lr: η, for both.
         momentum: μ in [0, 1).
-        betas, eps: of AdamW.
-        weight_decay: λ, of both.
-        fused: AdamW in one kernel.
+        betas, eps: for AdamW.
+        weight_decay: λ, for both.
+        fused: runs AdamW as one kernel.
 
     Raises:
         ValueError: a value out of range.
@@ -90,7 +90,7 @@ class Muon(Optimizer):
         return loss
 
     def _muon(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """Matrices of one shape together."""
+        """Updates matrices of equal shape together."""
         alike: dict[torch.Size, list[Tensor]] = {}
         for p in parameters:
             if not self.state[p]:
@@ -105,7 +105,7 @@ class Muon(Optimizer):
             if wanted.is_cuda:
                 wanted = wanted.bfloat16()
             updates = orthogonalize(wanted).to(ps[0].dtype).unflatten(2, shape[1:])
-            parts = [like(p, update) for p, update in zip(ps, updates, strict=True)]
+            parts = [shard_like(p, update) for p, update in zip(ps, updates, strict=True)]
             torch._foreach_mul_(ps, 1 - lr * group["weight_decay"])
             torch._foreach_sub_(ps, parts, alpha=lr * RMS * max(wanted.shape[1:]) ** 0.5)
 

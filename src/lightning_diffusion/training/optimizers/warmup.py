@@ -1,4 +1,4 @@
-"""Learning-rate schedules. ("scheduler" means this and nothing else in the house.)"""
+"""Learning-rate schedules. ("Scheduler" always means a learning-rate scheduler in this project.)"""
 
 import math
 
@@ -12,7 +12,7 @@ def warmup_cosine(optimizer: Optimizer, warmup_steps: int, max_steps: int, final
     Args:
         warmup_steps: ≥ 0.
         max_steps: > warmup_steps.
-        final: share of the peak left at the end, in [0, 1].
+        final: final learning rate as a share of the peak, in [0, 1].
     """
     _check(warmup_steps, final)
 
