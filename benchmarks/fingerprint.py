@@ -1,12 +1,13 @@
 """Hashes of what training and sampling compute on a CPU, to show that a change of the code left every bit as it was.
 
-python -m benchmarks.fingerprint [NAME …] > before.txt     # then the same with the changed code, > after.txt
+python -m benchmarks.fingerprint [--noise former] [NAME …] > before.txt     # then with the changed code, > after.txt
 diff <(cut -d'|' -f2-4 before.txt) <(cut -d'|' -f2-4 after.txt)
 
 Each case trains for 100 steps by `python -m src.train` and draws 64 samples by `python -m src.sample`, with one thread,
 in a temporary folder. The weights are all floating-point values of last.ckpt, trained and averaged, in the order of its
 state dict; their names do not count. Samples have two hashes: of their pixels, and of the floating-point numbers that
-led to them (benchmarks/exact.py). Compare hashes of one machine and one version of torch only.
+led to them (benchmarks/exact.py). `--noise former` takes the random numbers of benchmarks/former_noise.py, in runs
+of one process. Compare hashes of one machine and one version of torch only.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from benchmarks.exact import digest
 from benchmarks.turns import Table
 
 REPOSITORY = Path(__file__).parent.parent
-TRAIN, SAMPLE = "src.train", "src.sample"
+TRAIN, SAMPLE, FORMER = "src.train", "src.sample", "benchmarks.former_noise"
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 STEPS = 100
 TRAINED = (
@@ -48,6 +49,7 @@ class Case:
     train: str
     draws: Mapping[str, str]
     needs: Path = REPOSITORY
+    processes: int = 1
 
 
 CASES = {
@@ -76,6 +78,7 @@ CASES = {
     "two_ranks": Case(  # gloo
         "experiment=digits trainer=ddp_cpu trainer.devices=2 backbone.channels=16",
         {"heun": f"sampler=heun sampler.num_steps=10 time_grid=trailing {CLIP}"},
+        processes=2,
     ),
 }
 
@@ -89,19 +92,20 @@ def run(program: str, words: str, folder: Path) -> None:
     """Runs it in the folder; where it fails, this program ends with what it said."""
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", program, *words.split()]
+    command = [sys.executable, "-m", *program.split(), *words.split()]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"python -m {program} {words}: status {done.returncode}\n{done.stdout}{done.stderr}")
 
 
-def fingerprint(case: Case, folder: Path) -> tuple[str, str]:
+def fingerprint(case: Case, folder: Path, former: bool) -> tuple[str, str]:
     """Hashes of the weights, and of each set of samples: pixels, and the numbers behind them."""
-    run(TRAIN, f"{case.train} {TRAINED}", folder)
+    train, sample = (f"{FORMER} {TRAIN}", f"{FORMER} {SAMPLE}") if former else (TRAIN, SAMPLE)
+    run(train, f"{case.train} {TRAINED}", folder)
     content = torch.load(folder / "run" / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
     samples = []
     for sampler, words in case.draws.items():
-        run("benchmarks.exact", f"{sampler}.txt {SAMPLE} {DRAWN} output_dir={sampler} {words}", folder)
+        run("benchmarks.exact", f"{sampler}.txt {sample} {DRAWN} output_dir={sampler} {words}", folder)
         images = np.load(folder / sampler / "samples.npz")["images"]
         pixels = digest([torch.from_numpy(images)])
         samples.append(f"{sampler} {pixels} {(folder / f'{sampler}.txt').read_text()}")
@@ -111,7 +115,9 @@ def fingerprint(case: Case, folder: Path) -> tuple[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", metavar="NAME", nargs="*", help=f"all unless given: {', '.join(CASES)}")
-    names = parser.parse_args().names or list(CASES)
+    parser.add_argument("--noise", choices=["now", "former"], default="now", help="the generator of random numbers")
+    given = parser.parse_args()
+    names, former = given.names or list(CASES), given.noise == "former"
     if unknown := [name for name in names if name not in CASES]:
         parser.error(f"{', '.join(unknown)}: no such case; choose {', '.join(CASES)}")
     table = Table("fingerprint", "case", "weights", "samples", "seconds")
@@ -119,9 +125,12 @@ def main() -> None:
         if not CASES[name].needs.exists():
             table.add(name, f"skipped: {CASES[name].needs} is missing", "", "")
             continue
+        if former and CASES[name].processes > 1:
+            table.add(name, "skipped: --noise former is for runs of one process", "", "")
+            continue
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            hashes = fingerprint(CASES[name], Path(folder))
+            hashes = fingerprint(CASES[name], Path(folder), former)
         table.add(name, *hashes, time.perf_counter() - began)
 
 

@@ -15,7 +15,7 @@ from lightning_diffusion.codecs.image_size import height_width
 from lightning_diffusion.configuration.arguments import Node, parse
 from lightning_diffusion.data.batch import Batch
 from lightning_diffusion.data.module import ImageDataModule
-from lightning_diffusion.diffusion.noise import BatchRNG, stream_seed
+from lightning_diffusion.diffusion.noise import BatchRNG
 from lightning_diffusion.models.contracts import Training
 from lightning_diffusion.training.guard import BatchRecord, Guard
 from lightning_diffusion.training.module import TrainingModule
@@ -61,7 +61,7 @@ class BareLoop:
         module, batch = self.module, next(self.batches)
         images = batch.images.to(self.device, non_blocking=True)
         condition = None if batch.condition is None else batch.condition.to(self.device)
-        rng = BatchRNG(stream_seed("train", module.seed, batch.start), self.device)
+        rng = BatchRNG(module.seed, batch.start, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             batch, training = Batch(images, condition, batch.start), Training(0.0, module.ema.model)
             losses = module.objective.loss(module.model, batch, rng, training)

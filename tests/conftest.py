@@ -1,11 +1,10 @@
 import functools
 import gc
-import io
+import importlib.metadata
 import os
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: no threads within, nor in what it starts
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,6 +13,19 @@ os.environ["PYTHONPATH"] = "{0}:{0}/src".format(Path(__file__).parent.parent)  #
 
 from src.train import main as train
 from tests.command import in_process
+from tests.once import once
+
+LONGEST = (  # wait for processes, and train in them: first, so that all workers end at the same time
+    "notebooks/lecture.ipynb", "tests/training/test_wandb.py", "tests/test_wheel.py", "tests/test_sweep.py",
+    "tests/training/test_scores.py", "tests/test_api.py", "tests/test_hardware.py", "tests/test_signals.py",
+    "tests/test_deferred.py", "tests/metrics/test_extractors.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first; those who have nothing left take the others' short tests."""
+    places = {file: place for place, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.split("::")[0], len(LONGEST)))
 
 
 def pytest_collection_finish():
@@ -23,16 +35,9 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def parsed_once():
-    """The same few yaml files make up a thousand compositions: each text is parsed once in a session."""
-    load = OmegaConf.load
-    parsed = functools.lru_cache(512)(lambda text: OmegaConf.to_container(load(io.StringIO(text))))
-
-    def load_once(file):
-        return OmegaConf.create(parsed(file.read())) if hasattr(file, "read") else load(file)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OmegaConf, "load", staticmethod(load_once))
+def composed_once():
+    """The same few yaml files and words make up a thousand command lines of a session."""
+    with once():
         yield
 
 
@@ -50,6 +55,22 @@ def unhurried():
     """On a busy machine anything may take long enough for a line that tells how far it is: none among the outputs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lightning_diffusion.system.progress.QUIET", 3600.0)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unsynced():
+    """No test cuts the power. What is written waits for no disk, but where tests.test_files counts on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plugins_once():
+    """Every Trainer looks for plug-ins in the metadata of all that is installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.metadata, "entry_points", functools.cache(importlib.metadata.entry_points))
         yield
 
 

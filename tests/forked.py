@@ -22,8 +22,10 @@ from pathlib import Path
 class Forked:
     """What a test needs of subprocess.Popen. The process is a child of the server, which reaps it."""
 
-    def __init__(self, module, arguments, cwd, environment, group):
-        self.stdout, self.stderr = (tempfile.NamedTemporaryFile("r", prefix="forked-") for _ in range(2))  # noqa: SIM115
+    def __init__(self, module, arguments, cwd, environment, group, log=None):
+        """Takes an open file for all of its output as `log`."""
+        new = functools.partial(tempfile.NamedTemporaryFile, "r", prefix="forked-")
+        self.stdout, self.stderr = log or new(), log or new()
         self.returncode = None
         self.pid = _ask(
             module=module, arguments=arguments, cwd=str(cwd), environment=environment, group=group,
@@ -54,6 +56,13 @@ class Forked:
 
     def kill(self):
         self.send_signal(signal.SIGKILL)
+
+
+def popen(command, *, env, stdout, start_new_session, **others):
+    """In the place of subprocess.Popen, for `python -m module arguments…` with all output in one file."""
+    assert command[:2] == [sys.executable, "-m"], command
+    assert others.pop("stderr") == subprocess.STDOUT, "the errors go elsewhere"
+    return Forked(command[2], command[3:], os.getcwd(), env, start_new_session, log=stdout)
 
 
 @functools.cache
@@ -100,7 +109,8 @@ def _become(module, arguments, cwd, environment, group, out, err):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
-    for target, (name, mode) in enumerate([(os.devnull, os.O_RDONLY), (out, os.O_WRONLY), (err, os.O_WRONLY)]):
+    write = os.O_WRONLY | os.O_APPEND
+    for target, (name, mode) in enumerate([(os.devnull, os.O_RDONLY), (out, write), (err, write)]):
         opened = os.open(name, mode)
         os.dup2(opened, target)
         os.close(opened)

@@ -116,7 +116,7 @@ def test_none_of_each_part():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Condition(), "condition: has no part; give one, or None"),
+        (lambda: Condition(), "condition: no part is given; give one, or None"),
         (
             lambda: Condition(label=torch.arange(3), tokens=torch.zeros(2, 4, dtype=torch.long)),
             "its parts must have the same length, not label 3, tokens 2",
@@ -131,8 +131,8 @@ def test_none_of_each_part():
         (lambda: Condition(tokens=torch.arange(3)), "condition.tokens: must be int64 with 2 dimensions"),
         (lambda: every_part().none(None), "condition.label: there is no class that stands for none"),
         (lambda: every_part(2).dropped(torch.tensor([True, False])), "condition.label: there is no class that"),
-        (lambda: every_part(3).dropped(torch.tensor([True]), every_part(3)), r"3 samples, and `where` has .* \(1,\)"),
-        (lambda: every_part(3).dropped(torch.ones(3) > 0, every_part(2)), "3 samples, and 2 that stand for none"),
+        (lambda: every_part(3).dropped(torch.tensor([True]), every_part(3)), r"3 samples, but `where` has .* \(1,\)"),
+        (lambda: every_part(3).dropped(torch.ones(3) > 0, every_part(2)), "3 samples, but 2 in `none`; give 1 or 3"),
     ],
 )
 def test_refusals_in_one_line(make, says):

@@ -59,7 +59,7 @@ def test_the_sampler_of_the_extension_guide_works_and_equals_ddim(tmp_path):
     exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], scope)
     denoiser = Gaussian(schedules.cosine(), torch.full((4,), 0.3), 0.2 * torch.eye(4))
     arguments = (denoiser, range(4), (1, 2, 2), 0)
-    euler, ddim = scope["Euler"](20, Trailing()).sample(*arguments), DDIM(Trailing(), 20).sample(*arguments)
+    euler, ddim = scope["Euler"](Trailing(), 20).sample(*arguments), DDIM(Trailing(), 20).sample(*arguments)
     torch.testing.assert_close(euler, ddim, rtol=1e-4, atol=1e-4)
 
 

@@ -231,7 +231,7 @@ class TestImages:
         [
             ("images=SETS/a.npz", "reference: missing; give reference=FOLDER"),
             ("images=SETS/nothing reference=digits", "no such file or folder; give a folder of images or an .npz file"),
-            ("images=SETS reference=digits", "images that are compared must be of one size"),
+            ("images=SETS reference=digits", "images to compare must have one size"),
             ("images=SETS/colour reference=digits", "C×H×W = 3×12×10, but the reference has 1×8×8"),
             ("images=SETS/a.npz reference=SETS/b.npz", "metrics=classifier: these images have no labels"),
             ("images=SETS/a.npz reference=digitz", "or data set; did you mean digits?"),

@@ -58,7 +58,7 @@ def weights(folder):
 
 @pytest.mark.parametrize("family", ["gaussian", "masks"])
 def test_after_a_kill_it_ends_with_the_weights_that_it_would_have_had(outside, family):
-    words = [f"model={family}", "trainer.max_steps=60"]
+    words = [f"model={family}", "trainer.max_steps=40"]
     trained(outside, *words, f"hydra.run.dir={family}/whole")
     words += [f"hydra.run.dir={family}/run"]
     process = start("tests.killed_train", "before_link", 2, *WORDS, *words, cwd=outside, forked=True)
@@ -74,7 +74,8 @@ def test_after_a_kill_it_ends_with_the_weights_that_it_would_have_had(outside, f
 class TestGaussian:
     @pytest.fixture(scope="class")
     def folder(self, outside):
-        words = ["model=gaussian", "trainer.max_steps=150", "trainer.val_check_interval=150", "callbacks=scores"]
+        words = ["model=gaussian", "trainer.max_steps=150", "trainer.val_check_interval=150"]
+        words += ["callbacks=scores", "metrics.steps=10"]
         out = trained(outside, *words, "module.ema_decay=0.9", "hydra.run.dir=run")
         assert "Moments, 1,408 parameters" in out
         return outside / "run"
@@ -110,7 +111,7 @@ class TestGaussian:
         measured = json.loads((folder / "metrics.json").read_text())
         assert measured["val/bits_per_dim"] == pytest.approx(measured["val/loss"], rel=1e-5)
         assert measured["scores"]["fd_classifier"]["num_samples"] == 297
-        done(evaluate, *TRUST, "num_samples=100", f"output_dir={tmp_path}", cwd=outside)
+        done(evaluate, *TRUST, "metrics.steps=10", "num_samples=100", f"output_dir={tmp_path}", cwd=outside)
         assert json.loads((tmp_path / "metrics.json").read_text())["how"]["nfe"] == 1
 
     def test_parts_of_another_family_are_refused(self, folder, outside):

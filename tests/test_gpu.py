@@ -11,9 +11,10 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.data.dataset import Batches, InMemory
 from lightning_diffusion.data.workers import Loader
-from lightning_diffusion.diffusion import beta
+from lightning_diffusion.diffusion import beta, threefry
 from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
 from lightning_diffusion.diffusion.guidance import Unguided
+from lightning_diffusion.diffusion.noise import BatchRNG, IndexedNoise
 from lightning_diffusion.diffusion.parameterization import V
 from lightning_diffusion.diffusion.samplers.ddim import DDIM
 from lightning_diffusion.diffusion.time_grid import Trailing
@@ -97,6 +98,28 @@ def test_samples_are_those_of_the_cpu(how):
         images.append(torch.cat(batches).cpu().numpy().astype(int))
     assert images[0].std() > 30
     assert np.abs(images[0] - images[1]).max() <= 1
+
+
+def test_noise_has_the_bits_of_the_cpu():
+    """Across 2³¹, where int32 wraps."""
+    items = torch.arange(2**31 - 3, 2**31 + 3)
+    for got, expected in zip(*(threefry.words((5, 6), items.to(d), 2**31 - 2, 9) for d in (GPU, "cpu")), strict=True):
+        assert torch.equal(got.cpu(), expected)
+    assert torch.equal(threefry.uniform((5, 6), items.to(GPU), 7).cpu(), threefry.uniform((5, 6), items, 7))
+    z, expected = (IndexedNoise(1, range(500), (1, 28, 28), device)() for device in (GPU, "cpu"))
+    torch.testing.assert_close(z.cpu(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_host_never_waits_for_noise():
+    like = torch.empty(8, 3, 8, 8, device=GPU)
+    IndexedNoise(0, range(8), (3, 8, 8), GPU)()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        noise, rng = IndexedNoise(0, range(8), (3, 8, 8), GPU), BatchRNG(0, 16, GPU)
+        drawn = [noise(), noise(), rng.normal(like), rng.uniform(8), rng.spread(8)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(value.device.type == "cuda" for value in drawn)
 
 
 @pytest.fixture

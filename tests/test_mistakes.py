@@ -27,7 +27,10 @@ TRAIN = [
     ("backbone.attention_resolutions=[5]", "no level is 5 pixels wide"),
     ("backbone.dropout=true", "backbone.dropout=True: expected a number"),
     ("data.batch_size=0", "data.batch_size=0: must be at least 1"),
-    ("data.image_size=[16]", "data.image_size=[16]: choose a whole number of at least 1 for squares, or [H,W]"),
+    (
+        "data.image_size=[16]",
+        "data.image_size=[16]: choose a whole number of at least 1 for squares, or two",
+    ),
     ("data.image_size=[16,0]", "data.image_size=[16,0]: choose"),
     ("data.image_size=a", "data.image_size='a': expected a whole number or a list"),
     ("data.image_size=[16,24,3]", "data.image_size=[16,24,3]: choose"),
@@ -270,7 +273,7 @@ def test_damaged_data_is_named_before_training(tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     status, _, err = in_process(train, "experiment=mnist", f"data.root={tmp_path}/files", cwd=tmp_path)
     assert status == 2
-    assert "t10k-labels-idx1-ubyte: holds 19 bytes where its header promises 20" in err
+    assert "t10k-labels-idx1-ubyte: holds 19 bytes, but its header declares 20" in err
 
 
 def test_as_a_command_one_that_hydra_finds(tmp_path):

@@ -3,6 +3,8 @@
 import json
 import signal
 import time
+from subprocess import DEVNULL, STDOUT
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from lightning_diffusion.app.sweep import Sweep, sweep_to_resume
 from lightning_diffusion.configuration.errors import ConfigError
 from src.train import main as train
 from tests.command import in_process, run, start
+from tests.forked import popen
 from tests.runs import TINY
 
 OPTIONS = [*TINY, "trainer.max_steps=4"]
@@ -30,6 +33,14 @@ def only_sweep(cwd):
     return folder
 
 
+@pytest.fixture
+def forked_jobs(monkeypatch):
+    """Each job is still a process of its own, without the seconds of its imports; the slow tests start real ones."""
+    forking = SimpleNamespace(Popen=popen, DEVNULL=DEVNULL, STDOUT=STDOUT)
+    monkeypatch.setattr("lightning_diffusion.runs.job.subprocess", forking)
+
+
+@pytest.mark.usefixtures("forked_jobs")
 def test_a_job_that_fails_ends_alone_and_is_told(tmp_path):
     words = ["-m", *OPTIONS, "schedule.T=-5,10"]
     status, out, err = in_process(train, *words, cwd=tmp_path)

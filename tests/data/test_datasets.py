@@ -64,8 +64,8 @@ TRAIN_IMAGES = "train-images-idx3-ubyte"
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda raw: raw[:-1], "holds 15679 bytes where its header promises 15680"),
-        (lambda raw: raw + b"\0", "holds more than the 15680 bytes that its header promises"),
+        (lambda raw: raw[:-1], "holds 15679 bytes, but its header declares 15680"),
+        (lambda raw: raw + b"\0", "holds more than the 15680 bytes that its header declares"),
         (lambda raw: raw[:10], "truncated in its header"),
         (lambda raw: b"", "magic number missing, expected 00000803"),
         (lambda raw: raw[:3] + b"\x01" + raw[4:], "magic number 00000801, expected 00000803"),

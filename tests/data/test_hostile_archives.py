@@ -99,8 +99,8 @@ REFUSED = {
     "tar-negative-size": (".tar.gz", tarred((tar_info("a.png", -512), None)), "makes it more than"),
     "tar-negative-header": (".tar.gz", tarred((tar_info("n", -512, tarfile.XHDTYPE), None)), "not a readable archive"),
     "tar-cut": (".tar", PACKED_ONCE[: -1024 - 100], "unexpected end of data"),
-    "tar-cut-between-members": (".tar", tarred("d/1.png", "d/2.png", packed=False, end=False), "it breaks off"),
-    "tar-damaged-header": (".tar", patched(PACKED_ONCE, (b"d/2.png", 0, b"x")), "a header in it is damaged"),
+    "tar-cut-between-members": (".tar", tarred("d/1.png", "d/2.png", packed=False, end=False), "it is truncated"),
+    "tar-damaged-header": (".tar", patched(PACKED_ONCE, (b"d/2.png", 0, b"x")), "one of its headers is damaged"),
     "tar.gz-cut": (".tar.gz", tarred("d/1.png", "d/2.png")[:-30], ""),
     "tar.gz-is-not-packed": (".tar.gz", PACKED_ONCE, "Not a gzipped file"),
     "tar-is-text": (".tar", b"hello" * 200, "not a readable archive"),
@@ -174,7 +174,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "photos.zip").write_bytes(zipped("1.png", "2.png"))
     with pytest.raises(
-        ValueError, match=r"data.cache_dir=\S+/file/cache: cannot be written .*; make room or name another"
+        ValueError, match=r"data.cache_dir=\S+/file/cache: cannot be written .*; free some space or choose another"
     ):
         unpacked(tmp_path / "photos.zip", str(tmp_path / "file" / "cache"))
 
@@ -199,7 +199,7 @@ def test_an_index_of_hundreds_of_thousands_of_members_is_not_read(tmp_path):
     index = entry * 500_000
     end = b"PK\5\6" + bytes(8) + len(index).to_bytes(4, "little") + bytes(6)
     (tmp_path / "a.zip").write_bytes(index + end)
-    with little_memory(100), pytest.raises(ValueError, match="what it says about its content is too long"):
+    with little_memory(100), pytest.raises(ValueError, match="its index is too long"):
         unpacked(tmp_path / "a.zip", str(tmp_path / "cache"))
 
 

@@ -141,14 +141,14 @@ REFUSED = {
     "zero-high-gif": (GIF.replace(b"\1\0\1\0", b"\1\0\0\0"), ""),
     "zero-wide-bmp": (bmp_of(0, 5), ""),
     "zero-sized-jpeg": (jpeg_of(0, 0), ""),
-    "bomb-png": (lambda: png(10000, 10000, 8, 0, 10000 * 10001), "10000×10000 pixels, of which 26,843,545 are"),
+    "bomb-png": (lambda: png(10000, 10000, 8, 0, 10000 * 10001), "10000×10000 pixels; at most 26,843,545 are"),
     "bomb-png-in-full": (
         lambda: png(30000, 30000, 1, 0, 30000 * 3751), "could be decompression bomb"
     ),
     "bomb-gif": (GIF[:6] + struct.pack("<2H", 65535, 65535) + GIF[10:], "bomb"),
     "bomb-jpeg": (jpeg_of(12000, 12000), "12000×12000 pixels"),
     "bomb-bmp": (bmp_of(2**30, 2**30), "bomb"),
-    "bomb-webp": (lambda: saved(Image.new("L", (4200, 4200)), "WEBP", method=0), "of which 16,777,216 are the most"),
+    "bomb-webp": (lambda: saved(Image.new("L", (4200, 4200)), "WEBP", method=0), "at most 16,777,216 are read"),
     "bomb-webp-header-alone": (WEBP, ""),
     "bomb-of-words-in-a-png": (lambda: words(1, 80 * MB), ""),
     "bomb-of-many-words-in-a-png": (lambda: words(80, MB), ""),

@@ -89,7 +89,7 @@ def test_in_place_of_mnist_s_or_cifar_10_s_files(tmp_path, make, monkeypatch):
     write_mnist(tmp_path / "m")
     (tmp_path / "m" / "train-images-idx3-ubyte").unlink()
     make(tmp_path / "m" / "train-images-idx3-ubyte")
-    with pytest.raises(FileNotFoundError, match=r"MNIST's IDX files are not there; give data=mnist .*may fetch them"):
+    with pytest.raises(FileNotFoundError, match=r"MNIST's IDX files are missing; give data=mnist .*can download them"):
         MNIST(str(tmp_path / "m"), **GREY).setup()
     write_cifar10(tmp_path, monkeypatch)
     data = CIFAR10(str(tmp_path), **(OPTIONS | {"image_size": 32}))
@@ -97,7 +97,7 @@ def test_in_place_of_mnist_s_or_cifar_10_s_files(tmp_path, make, monkeypatch):
     batch = next((tmp_path / "cifar-10-batches-py").glob("data_batch*"))
     batch.unlink()
     make(batch)
-    with pytest.raises(FileNotFoundError, match=r"data.root=\S+: cifar-10-batches-py is not there.*may fetch them"):
+    with pytest.raises(FileNotFoundError, match=r"data.root=\S+: cifar-10-batches-py is missing.*can download them"):
         data.setup()
 
 
@@ -134,7 +134,7 @@ def test_setup_fetches_nothing_and_writes_nothing_beside_the_cache(tmp_path, mon
         (MNIST(str(tmp_path / "none"), "FashionMNIST", **GREY), "data=mnist data.dataset=FashionMNIST data.root=DIR"),
         (CIFAR10(str(tmp_path / "c"), **(OPTIONS | {"image_size": 32})), "data=cifar10 data.root=DIR"),  # still packed
     ):
-        with pytest.raises(FileNotFoundError, match=f"data.root=.*; give {remedy}, which may fetch them"):
+        with pytest.raises(FileNotFoundError, match=f"data.root=.*; give {remedy}, which can download them"):
             data.setup()
     ImageFolder(str(root), **OPTIONS).setup()
     assert tree(tmp_path) == before

@@ -1,4 +1,5 @@
 import csv
+import os
 
 from lightning_diffusion.training.loggers.csv import CSVLogger
 
@@ -14,6 +15,16 @@ def test_columns_may_come_later_and_every_row_is_on_disk_at_once(tmp_path):
     logger.log_metrics({"loss": 0.4, "val": 0.6}, step=2)
     logger.log_metrics({"loss": 0.3}, step=3)
     assert rows(logger.path) == [(1, "0.5", ""), (2, "0.4", "0.6"), (3, "0.3", "")]
+
+
+def test_it_settles_its_own_file(tmp_path, monkeypatch):
+    settled = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: settled.append(os.fstat(descriptor).st_ino))
+    logger = CSVLogger(str(tmp_path / "metrics.csv"))
+    logger.log_metrics({"loss": 0.5}, step=1)
+    settled.clear()
+    logger.settle()
+    assert settled == [logger.path.stat().st_ino]
 
 
 def test_going_on_from_an_earlier_step_replaces_what_came_after(tmp_path):

@@ -183,6 +183,6 @@ def test_two_ranks_score_as_one_and_nobody_waits_inside_a_collective(tmp_path):
     first, second = (json.loads((tmp_path / f"{r}.json").read_text()) for r in (0, 1))
     assert first == second
     assert first["collectives"]
-    denoiser = runs.module().ema.model
+    denoiser = quick(runs.module()).ema.model
     denoiser.load_state_dict(torch.load(tmp_path / "averaged.pt"))
     check_equal(first["scores"], tmp_path / "cache", denoiser, 50, 25)

@@ -1,4 +1,4 @@
-"""What a sample is asked to be: a class, attributes, an image or tokens."""
+"""The condition of a sample: a class, attributes, an image or tokens."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 DIMENSIONS: Final = {"label": 1, "attributes": 2, "image": 4, "tokens": 2}
-WHOLE: Final = ("label", "tokens")  # parts of whole numbers
+WHOLE: Final = ("label", "tokens")  # integer parts
 
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """What each of B samples is asked to be, by one part or several. Without any part there is no condition: None.
+    """The condition of B samples, in one part or several. None replaces a condition without parts.
 
     Args:
         label: the class, int64 (B,).
@@ -22,7 +22,7 @@ class Condition:
         tokens: int64 (B, L).
 
     Raises:
-        ValueError: no part, parts of different lengths, or a part of another shape or kind.
+        ValueError: no part, parts of different lengths, or a part with a wrong shape or dtype.
     """
 
     label: Tensor | None = None
@@ -32,7 +32,7 @@ class Condition:
 
     def __post_init__(self) -> None:
         if not self.parts:
-            raise ValueError("condition: has no part; give one, or None for no condition")
+            raise ValueError("condition: no part is given; give one, or None for no condition")
         for name, part in self.parts.items():
             whole = name in WHOLE
             fits = part.dtype == torch.int64 if whole else part.is_floating_point()
@@ -43,12 +43,12 @@ class Condition:
                 )
         lengths = {name: len(part) for name, part in self.parts.items()}
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{name} {length}" for name, length in lengths.items())
-            raise ValueError(f"condition: its parts must have the same length, not {told}")
+            listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise ValueError(f"condition: its parts must have the same length, not {listed}")
 
     @property
     def parts(self) -> dict[str, Tensor]:
-        """Those that are there, by name."""
+        """The parts that are given, by name."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: part for name, part in found.items() if part is not None}
 
@@ -56,7 +56,7 @@ class Condition:
         return len(next(iter(self.parts.values())))
 
     def __getitem__(self, items: slice | range | Tensor) -> Self:
-        """The condition of some samples: a slice or a range of them, or an index tensor, int64 (b,) or bool (B,)."""
+        """The condition of the samples in a slice, a range or an index tensor, int64 (b,) or bool (B,)."""
         if isinstance(items, range):
             items = torch.tensor(list(items), dtype=torch.long)
         if isinstance(items, int) or (isinstance(items, Tensor) and items.ndim != 1):
@@ -64,19 +64,19 @@ class Condition:
         return self._each(lambda name, part: part[items])
 
     def to(self, device: torch.device | str) -> Self:
-        """On another device. A copy to a GPU does not wait, as Lightning's copies of a batch's tensors do not."""
+        """The condition on another device. A copy to a GPU does not block the host, as for a batch's tensors."""
         to_gpu = torch.device(device).type == "cuda"
         return self._each(lambda name, part: part.to(device, non_blocking=to_gpu))
 
     def pin_memory(self) -> Self:
-        """In memory that a GPU copies from by itself; torch's DataLoader calls it."""
+        """The condition in pinned memory; torch's DataLoader calls this method."""
         return self._each(lambda name, part: part.pin_memory())
 
     def none(self, no_class: int | None) -> Self:
-        """What stands for no condition, as long as this one: this label, zeros for every other part.
+        """The "no condition" of the same length: `no_class` as the label, zeros for every other part.
 
         Raises:
-            ValueError: a label without a class that stands for none.
+            ValueError: this condition has a label, and there is no class for "none".
         """
         if self.label is not None and no_class is None:
             raise ValueError("condition.label: there is no class that stands for none")
@@ -84,20 +84,20 @@ class Condition:
         return self._each(lambda name, part: torch.full_like(part, values.get(name, 0)))
 
     def dropped(self, where: Tensor, none: "Condition | None" = None) -> Self:
-        """This condition, with `none` in its place for some samples.
+        """This condition with that of some samples replaced by `none`.
 
         Args:
             where: bool (B,).
-            none: what stands for no condition, part by part, of length 1 or B. A part that it lacks is zeros; it must
-                have a label where this one has.
+            none: the "no condition", of length 1 or B. A missing part is zeros, except the label: if this condition
+                has one, `none` needs one too.
 
         Raises:
-            ValueError: a length that does not fit, or no label.
+            ValueError: a wrong length, or a missing label.
         """
         if where.shape != (len(self),):
-            raise ValueError(f"condition: {len(self)} samples, and `where` has the shape {tuple(where.shape)}")
+            raise ValueError(f"condition: {len(self)} samples, but `where` has the shape {tuple(where.shape)}")
         if none is not None and len(none) not in (1, len(self)):
-            raise ValueError(f"condition: {len(self)} samples, and {len(none)} that stand for none; give 1 or as many")
+            raise ValueError(f"condition: {len(self)} samples, but {len(none)} in `none`; give 1 or {len(self)}")
 
         def drop(name: str, part: Tensor) -> Tensor:
             instead = getattr(none, name, None)
@@ -110,15 +110,15 @@ class Condition:
 
     @classmethod
     def cat(cls, conditions: Sequence[Self]) -> Self:
-        """One after the other.
+        """Concatenate conditions.
 
         Raises:
-            ValueError: conditions that do not have the same parts.
+            ValueError: conditions with different parts.
         """
         names = [tuple(condition.parts) for condition in conditions]
         if len(set(names)) > 1:
-            told = " and ".join(" + ".join(each) for each in sorted(set(names)))
-            raise ValueError(f"condition: only conditions of the same parts can be joined, not {told}")
+            listed = " and ".join(" + ".join(each) for each in sorted(set(names)))
+            raise ValueError(f"condition: only conditions with the same parts can be joined, not {listed}")
         return cls(**{name: torch.cat([condition.parts[name] for condition in conditions]) for name in names[0]})
 
     def _each(self, change: Callable[[str, Tensor], Tensor]) -> Self:
@@ -126,5 +126,5 @@ class Condition:
 
 
 def by_label(label: Tensor | None) -> Condition | None:
-    """The condition of these classes, int64 (B,); None without classes."""
+    """The condition with these labels, int64 (B,), or None without labels."""
     return None if label is None else Condition(label=label)

@@ -1,4 +1,4 @@
-"""The door between uint8 pictures and what a model works on: here the pixels themselves, in [−1, 1]."""
+"""Codecs: they convert between uint8 pictures and the space that a model works in, here pixels in [−1, 1]."""
 
 from abc import ABC, abstractmethod
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 class Codec(ABC):
-    """Encodes pictures for a model and decodes what it draws. It travels in the checkpoint."""
+    """Encodes pictures for a model and decodes its samples. It is stored in the checkpoint."""
 
     @abstractmethod
     def shape(self, picture: tuple[int, int, int]) -> tuple[int, ...]:
-        """Of the code of a picture (C, H, W)."""
+        """The shape of the code of a picture (C, H, W)."""
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Images out of an archive from anywhere: unpacked once, inside one folder, and no more than its size explains."""
+"""Unpacks images from an untrusted archive: once, into a single folder, with a limit on the unpacked size."""
 
 import contextlib
 import gzip
@@ -22,15 +22,15 @@ from lightning_diffusion.system.progress import Phase
 
 DEFAULT_CACHE = "~/.cache/lightning-diffusion"
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
-INDEX = 5 * 2**22  # bytes of a zip's index, which is read at once: 200,000 members of CelebA
-BLOCK = 512  # bytes that a member costs at least, however empty it is; tar's unit
-LONGEST = (255, 1000)  # bytes of a name, and of a path, that file systems take
+INDEX = 5 * 2**22  # largest index of a zip in bytes, read at once: enough for CelebA's 200,000 members
+BLOCK = 512  # bytes that each member counts for at least, even an empty one; tar's unit
+LONGEST = (255, 1000)  # bytes of a name and of a path; file systems accept no more
 
 Kind = Literal["file", "folder", "other"]
 
 
 class Member(NamedTuple):
-    """size: in bytes, as promised. kind: other are links, devices and pipes. open: gives its content."""
+    """size: in bytes, as declared. kind: "other" is a link, a device or a pipe. open: opens the content."""
 
     name: str
     size: int
@@ -39,19 +39,20 @@ class Member(NamedTuple):
 
 
 def cache_folder(cache_dir: str | None = None) -> Path:
-    """cache_dir, or else $LIGHTNING_DIFFUSION_CACHE, or else ~/.cache/lightning-diffusion."""
+    """cache_dir if given, else $LIGHTNING_DIFFUSION_CACHE if set, else ~/.cache/lightning-diffusion."""
     return Path(cache_dir or os.environ.get("LIGHTNING_DIFFUSION_CACHE") or DEFAULT_CACHE).expanduser()
 
 
 def unpacked(archive: Path, cache_dir: str | None) -> Path:
-    """The folder with the archive's images, made by whichever process comes first and kept under the content's hash.
+    """The folder with the archive's images, named after the content's hash. The first process to need it unpacks it.
 
-    A single folder that holds class folders and nothing beside it is entered. Files that are no images are left out.
+    If the archive holds only one folder, and that folder holds class folders, the result is the inner folder. Files
+    other than images are not unpacked.
 
     Raises:
-        ValueError: an archive that cannot be read, or that is refused with its member: one that climbs out of the
-            folder, has an absolute or impossible name, comes twice, is a link, a device or encrypted, or that
-            unpacks to more than `bounded.most`; a folder that cannot be written.
+        ValueError: the archive cannot be read, the folder cannot be written, or a member is refused: it climbs out of
+            the folder, has an absolute or impossible name, occurs twice, is a link, a device or encrypted, or unpacks
+            to more than `limited_reader.most` allows.
     """
     if not archive.name.lower().endswith(ENDINGS):
         raise ValueError(f"data.root={archive}: neither a folder nor one of {' '.join(ENDINGS)}")
@@ -67,7 +68,7 @@ def unpacked(archive: Path, cache_dir: str | None) -> Path:
                     _unpack(archive, folder, phase.advance)
     except OSError as error:
         raise ValueError(
-            f"data.cache_dir={folder.parent}: cannot be written ({reason(error)}); make room or name another"
+            f"data.cache_dir={folder.parent}: cannot be written ({reason(error)}); free some space or choose another"
         ) from error
     while len(inside := list(folder.iterdir())) == 1 and any(path.is_dir() for path in inside[0].glob("*")):
         folder = inside[0]
@@ -75,7 +76,7 @@ def unpacked(archive: Path, cache_dir: str | None) -> Path:
 
 
 def _unpack(archive: Path, folder: Path, on_file: Callable[[], None]) -> None:
-    """All or nothing: beside its place, then into it. What a killed process has left there is removed first."""
+    """Unpack into a temporary folder, then rename it. Remove the remains of a killed process first."""
     beside, total, limit = folder.with_suffix(".partial"), 0, most(archive)
     shutil.rmtree(beside, ignore_errors=True)
     try:
@@ -95,8 +96,8 @@ def _unpack(archive: Path, folder: Path, on_file: Callable[[], None]) -> None:
 
 
 def _inside(member: Member) -> Path:
-    """The member's path below the folder; ValueError for one that leads anywhere else, or that no file can have."""
-    path = PureWindowsPath(member.name)  # knows both separators, and drives
+    """The member's path below the folder. Raises ValueError for a path outside the folder or an impossible name."""
+    path = PureWindowsPath(member.name)  # understands both separators, and drives
     if member.kind == "other":
         raise ValueError("is a link, a device or a pipe")
     if path.drive or path.root:
@@ -123,7 +124,7 @@ def _write(member: Member, path: Path) -> None:
 
 
 def _content(member: Member) -> Iterator[bytes]:
-    """The member's bytes, as many as it promises; ValueError where reading fails."""
+    """The member's bytes, exactly as many as declared. Raises ValueError if reading fails."""
     left = member.size
     try:
         with member.open() as file:
@@ -132,14 +133,14 @@ def _content(member: Member) -> Iterator[bytes]:
                 if left < 0:
                     break
                 yield chunk
-    except Exception as error:  # what zipfile, tarfile and zlib raise on garbage is nearly anything
+    except Exception as error:  # zipfile, tarfile and zlib raise nearly anything on garbage
         raise ValueError(f"cannot be unpacked ({reason(error)})") from error
     if left:
-        raise ValueError("is not as long as it promises")
+        raise ValueError("is shorter than declared")
 
 
 def _members(archive: Path) -> Iterator[Member]:
-    """All of them, in the archive's order; ValueError where reading fails."""
+    """All members, in the archive's order. Raises ValueError if reading fails."""
     try:
         yield from (_zipped if archive.name.lower().endswith(".zip") else _tarred)(archive)
     except Exception as error:
@@ -148,7 +149,7 @@ def _members(archive: Path) -> Iterator[Member]:
 
 def _zipped(archive: Path) -> Iterator[Member]:
     with archive.open("rb") as raw, zipfile.ZipFile(source := LimitedReader(raw, INDEX)) as file:
-        source.left = sys.maxsize  # of content zipfile reads small pieces
+        source.left = sys.maxsize  # zipfile reads content in small pieces
         for info in file.infolist():
             plain = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
             kind: Kind = "other" if not plain else "folder" if info.is_dir() else "file"
@@ -165,10 +166,10 @@ def _tarred(archive: Path) -> Iterator[Member]:
             kind: Kind = "file" if info.isreg() else "folder" if info.isdir() else "other"
             source.left = max(0, info.size)
             yield Member(info.name, info.size, kind, partial(file.extractfile, info))
-            source.left = CHUNK  # for what it says of the next
+            source.left = CHUNK  # for the next header
         raw.seek(file.offset)
         if raw.read(BLOCK) != bytes(BLOCK):  # tarfile takes a damaged header for the end
-            raise ValueError("it breaks off, or a header in it is damaged")
+            raise ValueError("it is truncated, or one of its headers is damaged")
 
 
 def _digest(archive: Path) -> str:
@@ -182,5 +183,5 @@ def _refused(archive: Path, member: Member) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(
-            f"data.root={archive}: refused, its member {member.name!r} {reason(error)}; pack the images anew without it"
+            f"data.root={archive}: refused, its member {member.name!r} {reason(error)}; pack the images without it"
         ) from error

@@ -14,7 +14,7 @@ class ArrayFile(ImageDataModule):
     """The array `images` or `arr_0` of an .npz file, uint8 N×H×W×C or N×H×W, and its `labels`, N whole numbers.
 
     Args:
-        root: the file.
+        root: path of the file.
         val_fraction: share held out, in (0, 1), by a fixed shuffle; at least one image.
     """
 

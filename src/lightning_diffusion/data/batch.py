@@ -1,4 +1,4 @@
-"""What a loader yields."""
+"""A batch of images with their conditions."""
 
 from typing import NamedTuple
 
@@ -8,11 +8,11 @@ from lightning_diffusion.codecs.condition import Condition
 
 
 class Batch(NamedTuple):
-    """What a loader yields.
+    """A batch of images.
 
-    images: uint8 (B, C, H, W). condition: of length B, or None where the model has none. start: the first image's
-    position in the order of the data (in training an endless one); it names the batch on every rank and in every run.
-    targets: what is predicted from each image, such as masks, (B, …), or None.
+    images: uint8 (B, C, H, W). condition: of length B, or None for a model without conditions. start: position of the
+    first image in the order of the data, which is endless in training; it identifies the batch on every rank and in
+    every run. targets: values to predict from each image, such as masks, (B, …), or None.
     """
 
     images: Tensor

@@ -15,11 +15,11 @@ from lightning_diffusion.system.progress import Phase
 class CIFAR10(ImageDataModule):
     """50,000 training and 10,000 held-out colour images of 32×32 pixels, in ten classes.
 
-    torchvision downloads the archive into `root`, or unpacks the one that lies there; either way its published
-    checksum decides.
+    torchvision downloads the archive into `root`, or unpacks the one that is there. In both cases it checks the
+    published checksum.
 
     Args:
-        root: folder of cifar-10-python.tar.gz or of the unpacked cifar-10-batches-py.
+        root: folder that contains cifar-10-python.tar.gz or the unpacked cifar-10-batches-py.
     """
 
     def __init__(self, root: str, **options: Any) -> None:
@@ -42,8 +42,8 @@ class CIFAR10(ImageDataModule):
                 dataset = torchvision.datasets.CIFAR10(str(self.root), train=split == "train")
         except (OSError, RuntimeError) as error:
             raise FileNotFoundError(
-                f"data.root={self.root}: cifar-10-batches-py is not there, or its files have other checksums than "
-                "those published; give data=cifar10 data.root=DIR, which may fetch them"
+                f"data.root={self.root}: cifar-10-batches-py is missing, or its files do not have the published "
+                "checksums; give data=cifar10 data.root=DIR, which can download them"
             ) from error
         images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()  # (N, 3, 32, 32)
         return InMemory(images, torch.tensor(dataset.targets))

@@ -1,4 +1,4 @@
-"""Images that answer a whole batch of indices at once, as uint8."""
+"""Image data sets that return a whole batch of images at once, as uint8."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -25,12 +25,12 @@ class ImageDataset(ABC):
         """A hash of every image and label as `dataset[…]` gives them, in order; 64 hexadecimal digits."""
 
     def label_range(self) -> tuple[int, int] | None:
-        """The smallest and the largest label; None without labels, and where only looking at every image could tell."""
+        """The smallest and the largest label, or None without labels or if finding them means reading every image."""
         return None
 
 
 class WrongLabel(ValueError):
-    """A label that is none of the classes, in one line that names the key."""
+    """A label outside the classes; the message is one line that names the key."""
 
 
 def range_of(labels: Tensor | None) -> tuple[int, int] | None:
@@ -41,7 +41,7 @@ def range_of(labels: Tensor | None) -> tuple[int, int] | None:
 
 
 def check_labels(labels: tuple[int, int] | None, num_classes: int) -> None:
-    """Raises WrongLabel where the smallest or the largest of them is none of 0 … num_classes − 1."""
+    """Raise WrongLabel if the smallest or the largest label is not one of 0 … num_classes − 1."""
     if labels is None or 0 <= labels[0] <= labels[1] < num_classes:
         return
     remedy = "number the classes from 0" if labels[0] < 0 else f"set data.num_classes={labels[1] + 1}"
@@ -78,7 +78,7 @@ class InMemory(ImageDataset):
 
 
 class First(ImageDataset):
-    """The first so many images of a data set."""
+    """The first `count` images of a data set."""
 
     def __init__(self, dataset: ImageDataset, count: int) -> None:
         self.dataset, self.count = dataset, count
@@ -118,13 +118,13 @@ class Mirrored(ImageDataset):
 
 
 class Batches(Dataset[Batch]):
-    """The DataLoader's view: a (start, indices) pair of an order -> the batch.
+    """The data set of the DataLoader: a pair (start, indices) of an order -> the batch.
 
     Args:
-        num_classes: None leaves labels out; else they are the condition.
+        num_classes: None omits labels; otherwise they are the condition.
 
     Raises:
-        WrongLabel: on access, where the data set does not know its labels beforehand.
+        WrongLabel: on access, if the labels could not be checked in advance.
     """
 
     def __init__(self, dataset: ImageDataset, num_classes: int | None) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-# What is read, by Pillow's names and the endings of files. No other format is tried, whatever a file holds: Pillow
-# hands some of them to other programs.
+# Supported formats: Pillow's name and the file name endings. No other format is tried, whatever a file contains:
+# Pillow passes some of them to external programs.
 FORMATS = {
     "PNG": (".png",),
     "JPEG": (".jpg", ".jpeg"),
@@ -27,32 +27,32 @@ SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
 MEMORY = 2**28  # bytes that decoding one image may take: 27 million pixels of a PNG or a colour JPEG
 
 
-# Once and for all: to silence Pillow around each image would make Python show every other warning again.
+# Globally: a filter around each image would make Python show every other warning again.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class UnreadableImage(ValueError):
-    """A file that is not an image, or too large a one: one line that names it."""
+    """A file that is not an image, or an image that is too large; the message is one line that names the file."""
 
 
 def reason(error: Exception) -> str:
-    """What an error says, in a few words of one line."""
+    """The reason for an error, in a few words on one line."""
     return str(getattr(error, "strerror", None) or str(error).split("\n")[0] or type(error).__name__)
 
 
 def is_image_file(name: str) -> bool:
-    """Whether a file's name is that of an image; ._name, which macOS puts beside name in its archives, is not."""
+    """Whether a file has the name of an image. ._name is not one: macOS adds it to archives next to name."""
     return Path(name).suffix.lower() in SUFFIXES and not name.startswith("._")
 
 
 def image_shape(path: Path) -> tuple[int, int, int]:
-    """(C, H, W) of the upright image as the file's header has it, C = 1 for grey and 3 for colour; nothing is decoded.
+    """(C, H, W) of the upright image, C = 1 for grey and 3 for colour. Only the file's header is read.
 
     Raises:
-        UnreadableImage: as `read_image`, as far as the header tells.
+        UnreadableImage: as `read_image`, for errors that the header shows.
     """
     with _opened(path) as file:
-        # a TIFF is turned already, and to look for a PNG's tags behind its pixels would decode them
+        # Pillow has rotated a TIFF already, and reading a PNG's tags after its pixels would decode the pixels
         known = "exif" in file.info if file.format == "PNG" else file.format != "TIFF"
         tags = file.getexif() if known else {}
         width, height = file.size if tags.get(ExifTags.Base.Orientation, 1) < 5 else file.size[::-1]
@@ -60,14 +60,14 @@ def image_shape(path: Path) -> tuple[int, int, int]:
 
 
 def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
-    """One file -> uint8 (C, H, W): upright by its EXIF tag, resized (bicubic) until it just covers H×W, centre crop.
+    """Read one file as uint8 (C, H, W): rotate it by its EXIF tag, resize it (bicubic) to cover H×W, crop the centre.
 
-    16-bit grey is scaled by its range (65535 becomes 255), of 16-bit colour the high byte is kept. What is transparent
-    lies on white. Palettes, 1-bit images and CMYK become grey or RGB; of an animation the first frame is read.
+    16-bit grey is scaled (65535 becomes 255); 16-bit colour keeps the high byte. Transparent pixels are placed on
+    white. Palettes, 1-bit images and CMYK become grey or RGB. Only the first frame of an animation is read.
 
     Raises:
-        UnreadableImage: missing, forbidden, empty, truncated, no image of FORMATS, of 32 bits a channel (which have no
-            agreed white), or so large that decoding would take more than MEMORY, which the header decides beforehand.
+        UnreadableImage: missing, forbidden, empty or truncated; not an image of FORMATS; 32 bits per channel, for which
+            there is no agreed white; or so large, by its header, that decoding would take more than MEMORY.
     """
     from torchvision.transforms import functional as F  # here, as it takes half a second
 
@@ -75,7 +75,7 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
     with _opened(path) as file:
         ImageOps.exif_transpose(file, in_place=True)
         image = _eight_bits(file, "L" if channels == 1 else "RGB")
-        # a line of a million pixels would be enlarged with its shorter side; most of it is cropped away anyway
+        # resizing would enlarge a very long, thin image, only for most of it to be cropped: crop it first
         reach = min(image.size) * max(8, math.ceil(max(height, width) / min(height, width)))
         if max(image.size) > reach:
             image = F.center_crop(image, [min(image.height, reach), min(image.width, reach)])
@@ -84,14 +84,14 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
 
 
 def _covering(image: Image.Image, height: int, width: int) -> list[int]:
-    """The least [height, width] of the image's own shape that covers another."""
+    """The smallest [height, width] with the image's aspect ratio that covers height × width."""
     if image.height * width <= image.width * height:
         return [height, int(height * image.width / image.height)]
     return [int(width * image.height / image.width), width]
 
 
 def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
-    """Any image as "L" or "RGB"; never more than two copies of it at once."""
+    """Convert any image to "L" or "RGB", with at most two copies in memory."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         image = image.convert("I").point([(value + 128) // 257 for value in range(65536)], "L")
     elif image.mode in ("I", "F"):
@@ -104,11 +104,11 @@ def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """The file, its header read and its size checked; whatever Pillow raises is the file's fault."""
+    """Open the file, read its header and check its size. Any error of Pillow counts as an error of the file."""
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise ValueError("a pipe or a device")  # which could block for ever
-        # no path for Pillow, which would map the file into memory and so garble a turned TIFF
+        # Pillow gets no path: it would map the file into memory, which garbles a rotated TIFF
         with path.open("rb") as raw, Image.open(raw, formats=tuple(FORMATS)) as file:
             _check_size(file)
             yield file
@@ -120,7 +120,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _check_size(file: Image.Image) -> None:
-    """Raises ValueError for an image without pixels, and for one that decoding would need more than MEMORY for."""
+    """Raise ValueError for an image without pixels, or one whose decoding would take more than MEMORY."""
     if min(file.size) < 1:
         raise ValueError(f"{file.height}×{file.width} pixels")
     # bytes a pixel, measured: two copies of four bytes and what the decoder holds. A progressive JPEG holds all of its
@@ -128,4 +128,4 @@ def _check_size(file: Image.Image) -> None:
     coefficients = 2 * len(file.getbands())
     cost = {"JPEG": 4 + coefficients, "MPO": 4 + coefficients, "WEBP": 16, "TIFF": 12}.get(file.format or "", 10)
     if file.width * file.height > MEMORY // cost:
-        raise ValueError(f"{file.height}×{file.width} pixels, of which {MEMORY // cost:,} are the most that are read")
+        raise ValueError(f"{file.height}×{file.width} pixels; at most {MEMORY // cost:,} are read")

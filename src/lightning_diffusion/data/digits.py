@@ -25,8 +25,8 @@ class Digits(ImageDataModule):
 
 
 def read_digits() -> tuple[Tensor, Tensor]:
-    """Images (1797, 1, 8, 8) of values 0 … 16, and their labels (1797,), without importing scikit-learn, which takes
-    two seconds; with it where its file lies elsewhere."""
+    """Images (1797, 1, 8, 8) with values 0 … 16, and their labels (1797,). The file is read without importing
+    scikit-learn, which takes two seconds, unless it is not where recent versions have it."""
     package = importlib.util.find_spec("sklearn")
     folders = package.submodule_search_locations if package is not None else None
     path = Path(folders[0] if folders else ".") / "datasets" / "data" / "digits.csv.gz"

@@ -1,4 +1,4 @@
-"""Downloads by torchvision, which say how far they are."""
+"""Downloads by torchvision, with progress."""
 
 import contextlib
 import io
@@ -11,13 +11,13 @@ from lightning_diffusion.system.progress import Phase
 
 @contextlib.contextmanager
 def downloading(name: str, root: Path) -> Iterator[None]:
-    """Within, torchvision fetches into `root`: its own bars are silent, and the bytes that have come are shown."""
+    """Within this context, hide torchvision's progress bars and show the bytes downloaded into `root`."""
     with Phase(f"getting {name} into {root}", note=_Come(root)), contextlib.redirect_stderr(io.StringIO()):
         yield
 
 
 class _Come:
-    """How many bytes have come into a folder, looked up every other second."""
+    """The growth of a folder in bytes, updated every two seconds."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.before, self.text, self.looked = folder, _bytes(folder), "", 0.0

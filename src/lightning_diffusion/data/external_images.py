@@ -1,4 +1,4 @@
-"""Images that somebody else has made: a folder of files, or an .npz array."""
+"""Images from other sources: a folder of files, or an .npz array."""
 
 from pathlib import Path
 
@@ -12,19 +12,19 @@ from lightning_diffusion.data.image_files import Files, image_files
 from lightning_diffusion.data.npz import read_npz
 
 CLASSES = 100_000  # at most
-ARRAYS = ("images", "arr_0")  # src.sample's name, and that of guided-diffusion's sample files
+ARRAYS = ("images", "arr_0")  # the names in the files of src.sample and of guided-diffusion
 
 
 def read_images(path: Path, key: str) -> ImageDataset:
-    """All images of a folder, in the order of their paths, or of an .npz file; as they are, none is resized.
+    """All images of a folder, in the order of their paths, or of an .npz file, without resizing.
 
-    In a folder with class subfolders alone, or in an .npz with an array `labels`, the images have labels.
+    They have labels if the folder contains only class subfolders, or the .npz file an array `labels`.
 
     Args:
         key: of the configuration, for messages.
 
     Raises:
-        FileNotFoundError, ValueError: nothing there, unreadable, or of several sizes.
+        FileNotFoundError, ValueError: missing or unreadable images, or images of several sizes.
     """
     if path.is_dir():
         return _read_folder(path, key)
@@ -45,8 +45,8 @@ def _read_folder(folder: Path, key: str) -> ImageDataset:
     for path, (_, h, w) in rest:
         if (h, w) != (height, width):
             raise ValueError(
-                f"{key}={folder}: {first.name} is {height}×{width} and {path.name} is {h}×{w} (H×W); images that are "
-                "compared must be of one size, resize them first"
+                f"{key}={folder}: {first.name} is {height}×{width} and {path.name} is {h}×{w} (H×W); images to "
+                "compare must have one size; resize them first"
             )
     return Files(paths, _labels(paths, folder), (max(c for c, _, _ in shapes.values()), height, width))
 
@@ -60,7 +60,7 @@ def _labels(paths: list[Path], folder: Path) -> Tensor | None:
 
 
 def read_array(path: Path, key: str) -> InMemory:
-    """All images of an .npz file, and their labels where it has any. Raises ValueError as `read_images` does."""
+    """All images of an .npz file, with their labels if there are any. Raises ValueError as `read_images` does."""
     try:
         arrays = read_npz(path, dict.fromkeys(ARRAYS, "u") | {"labels": "iufb"})
         labels = arrays.pop("labels", None)
@@ -82,7 +82,7 @@ def read_array(path: Path, key: str) -> InMemory:
 
 
 def _channels_first(images: np.ndarray) -> Tensor:
-    """(N, H, W, C) -> (N, C, H, W) in the same memory, some images at a time: a copy would need all of it twice."""
+    """(N, H, W, C) -> (N, C, H, W) in place, a block of images at a time: a copy would need twice the memory."""
     N, H, W, C = images.shape
     given = torch.from_numpy(images)
     turned = given.view(N, C, H, W)

@@ -1,4 +1,4 @@
-"""MNIST's file format, read and validated here: some distributions' files have other gzip checksums than torchvision's.
+"""Reads MNIST's file format. torchvision rejects the files of some distributions, whose gzip checksums differ.
 
 Ref: "The IDX file format", LeCun et al., The MNIST database
 """
@@ -18,14 +18,14 @@ UINT8 = 0x08
 
 
 def read_idx(path: Path, ndim: int) -> Tensor:
-    """An IDX file of unsigned bytes, plain or gzip by its content -> uint8 tensor of `ndim` dimensions.
+    """Read an IDX file of unsigned bytes, plain or gzip, as a uint8 tensor of `ndim` dimensions.
 
     Layout: two zero bytes, type code 0x08, number of dimensions, each size as a big-endian uint32, then the bytes.
-    A damaged gzip stream fails its own checksum; those that are published are checked when torchvision downloads.
+    A damaged gzip stream fails its own checksum. torchvision checks the published checksums when it downloads.
 
     Raises:
-        ValueError: a file that cannot be read, a damaged gzip stream, another magic number, another byte count than the
-            header promises, or a promise that no such file keeps (`bounded.most`).
+        ValueError: an unreadable file, a damaged gzip stream, a wrong magic number, or a header that does not match the
+            number of bytes or declares more than `limited_reader.most` allows.
     """
     try:
         with path.open("rb") as raw:

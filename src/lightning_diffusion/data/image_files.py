@@ -12,34 +12,34 @@ from torch import Tensor
 from lightning_diffusion.data.dataset import ImageDataset, range_of
 from lightning_diffusion.data.decoding import is_image_file, read_image
 
-KEPT = 2**28  # bytes of decoded images that stay in memory, so that each file is decoded once, not once an epoch
+KEPT = 2**28  # bytes of decoded images kept in memory, so that each file is decoded once, not in every epoch
 
 
 def image_files(folder: Path) -> list[Path]:
-    """All image files below a folder, by path.
+    """All image files below a folder, sorted by path.
 
     Raises:
-        OSError: a folder that cannot be read, whose images would be missing unnoticed.
+        OSError: a folder that cannot be read; its images would be missing without notice.
     """
 
     def stop(error: OSError) -> None:
         raise error
 
     names = (Path(parent, name) for parent, _, names in os.walk(folder, onerror=stop) for name in names)
-    return sorted(path for path in names if is_image_file(path.name))  # links to nowhere and pipes too: none is read
+    return sorted(path for path in names if is_image_file(path.name))  # with broken links and pipes: none is read
 
 
 class Files(ImageDataset):
-    """Image files, read when they are first asked for, and kept where all together take at most KEPT bytes."""
+    """Image files, read on first access, and kept in memory if all of them take at most KEPT bytes."""
 
     def __init__(self, paths: list[Path], labels: Tensor | None, shape: tuple[int, int, int]) -> None:
         self.paths, self.labels, self.shape = paths, labels, shape
         self._keeps = len(paths) * math.prod(shape) <= KEPT
-        self._kept: Tensor | None = None  # (N, C, H, W), of which those of _is_kept are filled in
+        self._kept: Tensor | None = None  # (N, C, H, W), filled where _is_kept
         self._is_kept = torch.zeros(len(paths), dtype=torch.bool)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without images: a loader process that is sent this set reads its own."""
+        """The state without images: a loader process that receives this data set reads its own."""
         return self.__dict__ | {"_kept": None, "_is_kept": torch.zeros(len(self.paths), dtype=torch.bool)}
 
     def __len__(self) -> int:

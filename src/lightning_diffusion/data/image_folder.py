@@ -1,4 +1,4 @@
-"""Any folder of images, with or without class subfolders."""
+"""A folder of images, with or without class subfolders."""
 
 import sys
 from functools import cached_property
@@ -18,23 +18,23 @@ from lightning_diffusion.data.order import check_fraction, shuffled_split
 from lightning_diffusion.system.console import printable
 from lightning_diffusion.system.progress import Phase
 
-NAMED = 3  # unreadable files that a line names
-LINE = 2000  # characters of it
+NAMED = 3  # unreadable files named in the message
+LINE = 2000  # characters of the message
 
 
 class ImageFolder(ImageDataModule):
-    """Images scaled until they just cover image_size, and centre-cropped to it; grey (channels=1) or colour (3).
+    """Images scaled to cover image_size and cropped to its centre, in grey (channels=1) or colour (3).
 
-    With data.num_classes=K the K subfolders of `root`, sorted by name, are the classes; with None, every image below
-    `root` counts and labels are left out.
+    With data.num_classes=K, the classes are the K subfolders of `root`, sorted by name. With None, all images below
+    `root` are used, without labels.
 
     Args:
-        num_classes: "auto" takes the classes that the folder has, see `count_classes`.
+        num_classes: "auto" uses the classes of the folder, see `count_classes`.
         root: the folder, or an archive of it (`archive.ENDINGS`), which is unpacked once for each content.
         val_fraction: share held out, in (0, 1), by a fixed shuffle of the sorted paths; at least one image.
-        unreadable: "stop" at a file that is not a readable image: at once if its header tells, else when it is read.
-            "skip" decodes every file once beforehand, and leaves out and counts those that fail.
-        cache_dir: where archives are unpacked; None for `archive.cache_folder`.
+        unreadable: "stop" raises an error for an unreadable image: at once if the header is damaged, otherwise when
+            it is read. "skip" decodes every file once in advance, and omits and counts those that fail.
+        cache_dir: folder for unpacked archives; None for `archive.cache_folder`.
     """
 
     def __init__(
@@ -63,9 +63,9 @@ class ImageFolder(ImageDataModule):
         super().setup(stage)
 
     def count_classes(self) -> int | None:
-        """The number of subfolders, if every image lies in one of several and they hold two images each on average.
+        """The number of subfolders, if there are several, hold all images, and two images or more on average.
 
-        Otherwise None. Nothing is decoded.
+        Otherwise None. No image is decoded.
         """
         folders = self._class_folders(self._found)
         count = len(set(folders))
@@ -84,7 +84,7 @@ class ImageFolder(ImageDataModule):
 
     @cached_property
     def _found(self) -> list[Path]:
-        """All image files, by path, readable or not."""
+        """All image files, readable or not, sorted by path."""
         folder = self.folder
         try:
             return image_files(folder)
@@ -93,7 +93,7 @@ class ImageFolder(ImageDataModule):
 
     @cached_property
     def paths(self) -> list[Path]:
-        """The images of both splits, by path."""
+        """The images of both splits, sorted by path."""
         found = self._found
         readable = self._checked_headers(found) if self.unreadable == "stop" else self._decodable(found)
         if len(readable) < 2:
@@ -123,7 +123,7 @@ class ImageFolder(ImageDataModule):
         return paths
 
     def _decodable(self, paths: list[Path]) -> list[Path]:
-        """Those that can be read: the same ones, in the same order, in every run on the same files."""
+        """The readable files, which are the same in every run, in the same order."""
         failed = []
         with Phase(f"reading every image of {self.root}", len(paths), "image") as phase:
             for path in paths:
@@ -138,7 +138,7 @@ class ImageFolder(ImageDataModule):
         return [path for path in paths if path not in set(failed)]
 
     def _class_folders(self, paths: list[Path]) -> list[str]:
-        """The subfolder of the root that each path lies in, "" for none."""
+        """The subfolder of the root that contains each path, or "" for the root itself."""
         return [path.relative_to(self.folder).parts[0] if path.parent != self.folder else "" for path in paths]
 
     def _labels(self, paths: list[Path]) -> Tensor:

@@ -16,7 +16,7 @@ NAMES = [f"{prefix}-{part}" for prefix in PREFIX.values() for part in ("images-i
 class MNIST(ImageDataModule):
     """60,000 training and 10,000 held-out grey images of 28×28 pixels, in ten classes.
 
-    The four IDX files (`.gz` or not) lie in `root`, or where torchvision puts them; missing ones are downloaded.
+    The four IDX files (`.gz` or not) are in `root`, or where torchvision puts them. Missing files are downloaded.
 
     Args:
         root: the folder of the files.
@@ -51,8 +51,8 @@ class MNIST(ImageDataModule):
         )
         if images_path is None or labels_path is None:
             raise FileNotFoundError(
-                f"data.root={self.root}: {self.dataset}'s IDX files are not there; give data=mnist "
-                f"data.dataset={self.dataset} data.root=DIR, which may fetch them"
+                f"data.root={self.root}: {self.dataset}'s IDX files are missing; give data=mnist "
+                f"data.dataset={self.dataset} data.root=DIR, which can download them"
             )
         images, labels = read_idx(images_path, ndim=3), read_idx(labels_path, ndim=1)
         if len(images) != len(labels):

@@ -1,4 +1,4 @@
-"""The LightningDataModule around any set of images."""
+"""The LightningDataModule of any image data set."""
 
 import os
 import resource
@@ -17,31 +17,31 @@ from lightning_diffusion.data.workers import Loader
 from lightning_diffusion.system.memory import check_fits
 
 Split = Literal["train", "val"]
-AUTO = "auto"  # of data.num_classes: the number that the data turn out to have
-OPEN_FILES = 256  # that a process with loader processes may need: batches reach it through files
-WORKERS_PER_CORE = 8  # beyond which they only wait for each other
+AUTO = "auto"  # value of data.num_classes: the number of classes found in the data
+OPEN_FILES = 256  # that a process with loader processes can need, because it receives batches through files
+WORKERS_PER_CORE = 8  # more would only wait for each other
 
 
 class ImageDataModule(L.LightningDataModule, ABC):
-    """Images as uint8 batches, in an order that is a function of (seed, batch number) alone.
+    """Images as uint8 batches, in an order that is a function of (seed, batch number) only.
 
     Training is one endless epoch of `trainer.max_steps` batches. A subclass reads one data set.
 
     Args:
-        channels: 1 (grey), 3 (colour), or any other number that the data have.
+        channels: 1 (grey), 3 (colour), or any other number of channels in the data.
         image_size: side in pixels, or [H, W].
-        num_classes: classes to condition on; None leaves labels out.
+        num_classes: number of classes to condition on; None omits labels.
         batch_size: images in one batch of all devices together; divisible by their number.
         num_workers: loader processes; 0 is fastest for data in memory.
         horizontal_flip: trains on every training image's mirror image too.
         seed: of the order.
-        num_images: trains on the first so many alone; None takes all.
+        num_images: number of training images, from the first; None takes all.
 
     Raises:
-        ValueError: a value out of range; on setup, data that contradicts channels, image_size or num_classes.
+        ValueError: a value out of range; on setup, data that contradict channels, image_size or num_classes.
 
-    `prepare_data` may fetch files and write them. `setup` without it reads what is there: it fetches nothing and
-    writes nothing but into the cache, so that data which a model's file names can be read safely.
+    `prepare_data` can download and write files. `setup` without it only reads existing files and writes only into the
+    cache, so that it is safe to read the data that a model's file names.
     """
 
     def __init__(
@@ -79,25 +79,25 @@ class ImageDataModule(L.LightningDataModule, ABC):
         self.horizontal_flip, self.num_images = horizontal_flip, num_images
         self.splits: dict[Split, ImageDataset] = {}
 
-    fetches = True  # whether `prepare_data` may fetch what is missing; no model's file or saved run makes it do so
+    fetches = True  # whether `prepare_data` may download missing files; False for data named by a model's file or a run
 
     def prepare_data(self) -> None:
         if self.fetches:
             self.fetch()
 
     def fetch(self) -> None:
-        """Puts the files where `read` finds them, from the network or out of an archive, in one process of all."""
+        """Download or unpack the files for `read`; called in one process only."""
 
     @abstractmethod
     def read(self, split: Split) -> ImageDataset:
-        """The images of a split, held out ones for "val", from files that are there; nothing is fetched.
+        """The images of a split from existing files; those of "val" are held out. Nothing is downloaded.
 
         Raises:
-            ValueError, FileNotFoundError: files missing or damaged, in a line that names them and the remedy.
+            ValueError, FileNotFoundError: missing or damaged files; the message names them and the remedy in one line.
         """
 
     def count_classes(self) -> int | None:
-        """What data.num_classes=auto stands for, or the number as it was given; only files are looked through."""
+        """The number of classes: as given, or as found in the data for data.num_classes=auto. No image is decoded."""
         return self.num_classes
 
     @property
@@ -114,11 +114,11 @@ class ImageDataModule(L.LightningDataModule, ABC):
 
     @property
     def num_val_batches(self) -> int:
-        """Of all devices together."""
+        """Number of validation batches, of all devices together."""
         return -(-len(self.splits["val"]) // self.batch_size)
 
     def check_devices(self, count: int) -> None:
-        """Raises ValueError where a batch does not divide over so many devices."""
+        """Raise ValueError if a batch does not divide evenly over `count` devices."""
         if self.batch_size % count:
             raise ValueError(
                 f"data.batch_size={self.batch_size} does not divide over {count} devices; choose a multiple of {count}"

@@ -1,4 +1,4 @@
-"""numpy's .npz files, arrays of plain numbers alone: nothing in them is executed."""
+"""Reads numpy's .npz files, only arrays of plain numbers: no code in them is executed."""
 
 import sys
 import zipfile
@@ -11,14 +11,14 @@ from lightning_diffusion.data.limited_reader import CHUNK, LimitedReader, most, 
 
 
 def read_npz(path: Path, kinds: dict[str, str]) -> dict[str, np.ndarray]:
-    """Those of the arrays named in `kinds` that the file holds.
+    """The arrays of the file that `kinds` names.
 
     Args:
-        kinds: for each name the letters of the kinds of numbers that it may have: "u" unsigned, "i", "f", "b".
+        kinds: for each name, the letters of the allowed kinds of numbers: "u" unsigned, "i", "f", "b".
 
     Raises:
-        Exception: nearly any, where the file is damaged or not what it says of itself, where an array is of another
-            kind, or where they are larger than `bounded.most` together.
+        Exception: nearly any, if the file is damaged or its headers are false, an array has another kind, or all arrays
+            together are larger than `limited_reader.most` allows.
     """
     limit = most(path)
     arrays: dict[str, np.ndarray] = {}
@@ -34,7 +34,7 @@ def read_npz(path: Path, kinds: dict[str, str]) -> dict[str, np.ndarray]:
 
 def _read(file: zipfile.ZipFile, info: zipfile.ZipInfo, kinds: str, limit: int) -> np.ndarray:
     with open_member(file, info) as member:
-        if npy.read_magic(member) != (1, 0):  # later ones are for structures, and have headers of any length
+        if npy.read_magic(member) != (1, 0):  # later versions are for structures, with headers of any length
             raise ValueError(f"{info.filename} is not in numpy's format 1.0")
         shape, fortran, dtype = npy.read_array_header_1_0(member)
         if dtype.kind not in kinds or (fortran and len(shape) > 1):

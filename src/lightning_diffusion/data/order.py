@@ -1,5 +1,4 @@
-"""Which images make up which batch: pure functions of (seed, batch number), so that a resumed run sees what it would
-have seen."""
+"""The images of each batch, as pure functions of (seed, batch number): a resumed run sees the same images."""
 
 from collections.abc import Iterator
 
@@ -16,23 +15,23 @@ def check_fraction(val_fraction: float) -> None:
 
 
 def shuffled_split(count: int, val_fraction: float) -> tuple[Tensor, Tensor]:
-    """Indices to train on and indices held out, at least one of each, of `count` ≥ 2 by a fixed shuffle."""
+    """Training indices and held-out indices from a fixed shuffle of `count` ≥ 2, at least one of each."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
     num_val = min(max(1, round(val_fraction * count)), count - 1)
     return order[num_val:], order[:num_val]
 
 
 class EndlessShuffle(Sampler[Key]):
-    """Shuffled epochs, one after the other without a seam; batch b holds positions bB … bB + B − 1 of that stream.
+    """Shuffled epochs in one endless stream; batch b holds its positions bB … bB + B − 1.
 
     Each rank takes its contiguous slice of every batch.
 
     Args:
         size: number of images N.
         batch_size: of all ranks together.
-        num_batches: where the order ends.
+        num_batches: total number of batches.
         seed: of the shuffles.
-        first_batch: where iteration begins (a resumed run's next batch); the length counts from 0 all the same.
+        first_batch: the batch to start from (a resumed run's next batch); the length still counts from 0.
         rank, world_size: this process among all.
     """
 
@@ -58,7 +57,7 @@ class EndlessShuffle(Sampler[Key]):
         for batch in range(self.first_batch, self.num_batches):
             start = batch * self.batch_size + self.rank * share
             pieces, position = [], start
-            while position < start + share:  # a batch may span the seam between two epochs, or several tiny ones
+            while position < start + share:  # a batch can span two epochs, or several tiny ones
                 if position // self.size != epoch:
                     epoch = position // self.size
                     permutation = self._permutation(epoch)
@@ -74,7 +73,7 @@ class EndlessShuffle(Sampler[Key]):
 
 
 class Sequential(Sampler[Key]):
-    """Every image once, in order; each rank takes its contiguous slice of every batch."""
+    """All images once, in order. Each rank takes its contiguous slice of every batch."""
 
     def __init__(self, size: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         self.size, self.batch_size, self.rank, self.world_size = size, batch_size, rank, world_size

@@ -1,4 +1,4 @@
-"""Loader processes that outlive a signal to their process group: the run decides when they end."""
+"""Loader processes that survive a signal to their process group: the run decides when they end."""
 
 import signal
 from typing import Any
@@ -14,9 +14,9 @@ SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
 class Loader(DataLoader[Batch]):
     """A DataLoader whose workers survive Ctrl-C and a SIGTERM to the group, so that the run can save a checkpoint.
 
-    A terminal sends Ctrl-C to every process of the group, and a scheduler its SIGTERM. A worker that dies of it ends
-    the run in the middle of a step. So workers ignore these signals, which are held back while they start, and the
-    loader ends them by SIGKILL, where it would have sent SIGTERM.
+    A terminal sends Ctrl-C to every process of the group, and a scheduler SIGTERM. A worker killed by such a signal
+    would end the run in the middle of a step. Workers therefore ignore these signals, which are blocked while they
+    start, and the loader ends them with SIGKILL instead of SIGTERM.
     """
 
     def __init__(self, batches: Batches, num_workers: int, **options: Any) -> None:

@@ -163,7 +163,7 @@ class TrainingModule(L.LightningModule):
             torch.default_generator.manual_seed(seed)
         else:
             torch.manual_seed(seed)
-        return BatchRNG(stream_seed("train", self.seed, first), self.device, rank, world_size)
+        return BatchRNG(self.seed, first, self.device, rank, world_size)
 
     @property
     def _runs_ahead(self) -> bool:
