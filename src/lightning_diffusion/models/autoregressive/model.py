@@ -12,6 +12,7 @@ from lightning_diffusion.codecs.pixels import to_model
 from lightning_diffusion.diffusion.noise import IndexedNoise
 from lightning_diffusion.models.contracts import Drawn, Generator, Likelihood, Model, OnStep, no_report
 from lightning_diffusion.networks.pixelcnn import GatedPixelCNN, PixelByPixel
+from lightning_diffusion.networks.summary import Inputs, noisy_images
 
 
 class Autoregressive(Model, Generator, Likelihood):
@@ -35,6 +36,10 @@ class Autoregressive(Model, Generator, Likelihood):
     @property
     def network(self) -> nn.Module:
         return self.pixels
+
+    def example(self, count: int, device: str) -> Inputs:
+        x, _, condition = noisy_images(self.shape, self.num_classes)(count, device)
+        return x, condition
 
     @property
     def num_steps(self) -> int:

@@ -14,6 +14,7 @@ from lightning_diffusion.diffusion.likelihood import log_bin
 from lightning_diffusion.diffusion.noise import IndexedNoise
 from lightning_diffusion.models.contracts import Drawn, Generator, Likelihood, Model, OnStep, no_report
 from lightning_diffusion.networks.autoencoder import ConvAutoencoder
+from lightning_diffusion.networks.summary import Inputs, noisy_images
 
 WALK = 24  # steps of a walk through the latent space
 LEAST_STD = 2 / 255 / 8  # of a component, an eighth of a grey level
@@ -64,6 +65,10 @@ class VAE(Model, Generator, Likelihood):
     @property
     def network(self) -> nn.Module:
         return self.autoencoder
+
+    def example(self, count: int, device: str) -> Inputs:
+        x, _, condition = noisy_images(self.shape, self.num_classes)(count, device)
+        return x, torch.zeros(count, self.autoencoder.latent_dim, device=device), condition
 
     @property
     def num_steps(self) -> int:
