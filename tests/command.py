@@ -1,4 +1,4 @@
-"""The programs as a user runs them: in this process where speed matters, as a command where the process does."""
+"""Run the programs as a user does: in this process for speed, or as a command to test the process."""
 
 import contextlib
 import io
@@ -17,9 +17,9 @@ REPOSITORY = Path(__file__).parent.parent
 
 
 def _composed_once(words):
-    """Hydra composes a command line twice, the first time to read hydra.mode, which only a sweep's words set.
+    """Skip the first of Hydra's two compositions, which only reads hydra.mode, unless the words may start a sweep.
 
-    That time is left out here, where no word is a sweep's; processes that are started do as users' do.
+    Started processes compose twice, as for users.
     """
     if any(word in ("-m", "--multirun") or "sweep" in word or "hydra.mode" in word for word in words):
         return contextlib.nullcontext()
@@ -27,7 +27,7 @@ def _composed_once(words):
 
 
 def in_process(main, *arguments, cwd):
-    """Runs a program's main with a command line; returns (status, stdout, stderr)."""
+    """Run a program's main with a command line. Return (status, stdout, stderr)."""
     out, err, argv, folder = io.StringIO(), io.StringIO(), sys.argv, Path.cwd()
     sys.argv, status = ["program", *map(str, arguments)], 0
     os.chdir(cwd)
@@ -43,11 +43,11 @@ def in_process(main, *arguments, cwd):
 
 
 def start(module, *arguments, cwd, group=False, forked=False, **environment):
-    """Starts `python -m module …` with the repository on its path; a variable given as None is unset.
+    """Start `python -m module …` with the repository on its path. A variable given as None is unset.
 
     Args:
-        group: whether in a process group of its own, as a shell does.
-        forked: whether by tests.forked, without the seconds of its imports.
+        group: start it in its own process group, as a shell does.
+        forked: fork it from the server of tests.forked, without the seconds of imports.
     """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     merged = clean | environment
@@ -67,7 +67,7 @@ def start(module, *arguments, cwd, group=False, forked=False, **environment):
 
 
 def start_ranks(module, *arguments, cwd, count=2, forked=False, **environment):
-    """Starts it `count` times, in the environment that torchrun gives, or srun where it has a job's number."""
+    """Start `count` ranks with torchrun's environment, or srun's if SLURM_JOB_ID is given."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -83,7 +83,7 @@ def start_ranks(module, *arguments, cwd, count=2, forked=False, **environment):
 
 
 def run(module, *arguments, cwd, timeout=120, forked=False, **environment):
-    """Runs it to its end; returns (status, stdout, stderr)."""
+    """Run a module to its end. Return (status, stdout, stderr)."""
     process = start(module, *arguments, cwd=cwd, forked=forked, **environment)
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err

@@ -6,16 +6,20 @@ from pathlib import Path
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: no threads within, nor in what it starts
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core: no threads in it or in the processes it starts
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-os.environ["PYTHONPATH"] = "{0}:{0}/src".format(Path(__file__).parent.parent)  # of every process that a test starts
+os.environ["PYTHONPATH"] = "{0}:{0}/src".format(Path(__file__).parent.parent)  # for every process that a test starts
 
-from src.train import main as train
-from tests.command import in_process
-from tests.once import once
+from lightning_diffusion.system.lazy_import import TORCHMETRICS, defer
 
-LONGEST = (  # wait for processes, and train in them: first, so that all workers end at the same time
+defer("torchmetrics", TORCHMETRICS)  # as the programs do; a test that needs the rest of it imports that
+
+from src.train import main as train  # noqa: E402
+from tests.command import in_process  # noqa: E402
+from tests.once import once  # noqa: E402
+
+LONGEST = (  # they wait for processes and train in them; started first, they let all workers end at the same time
     "notebooks/lecture.ipynb", "tests/training/test_wandb.py", "tests/test_wheel.py", "tests/test_sweep.py",
     "tests/training/test_scores.py", "tests/test_api.py", "tests/test_hardware.py", "tests/test_signals.py",
     "tests/test_deferred.py", "tests/metrics/test_extractors.py",
@@ -23,27 +27,27 @@ LONGEST = (  # wait for processes, and train in them: first, so that all workers
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files first; those who have nothing left take the others' short tests."""
+    """Put the longest files first, so that idle workers have short tests left to take over."""
     places = {file: place for place, file in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.nodeid.split("::")[0], len(LONGEST)))
 
 
 def pytest_collection_finish():
-    """Spares the garbage collector the half million objects that the imports have left for good."""
+    """Exempt the half million objects that the imports leave behind from garbage collection."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def composed_once():
-    """The same few yaml files and words make up a thousand command lines of a session."""
+    """Compose each choice of options once: a session has a thousand command lines, and few choices."""
     with once():
         yield
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_dir(tmp_path_factory):
-    """Extractors, references and floors of this session alone; also of the programs that tests start."""
+    """A cache of extractors, references and floors for this session and the processes that it starts."""
     folder = str(tmp_path_factory.mktemp("cache"))
     os.environ["LIGHTNING_DIFFUSION_CACHE"] = folder
     yield folder
@@ -52,7 +56,7 @@ def cache_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def unhurried():
-    """On a busy machine anything may take long enough for a line that tells how far it is: none among the outputs."""
+    """Turn off progress lines. On a busy machine, any step can take long enough to print one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lightning_diffusion.system.progress.QUIET", 3600.0)
         yield
@@ -60,7 +64,7 @@ def unhurried():
 
 @pytest.fixture(scope="session", autouse=True)
 def unsynced():
-    """No test cuts the power. What is written waits for no disk, but where tests.test_files counts on it."""
+    """Skip os.fsync, which only a power cut can tell apart. The tests of the order of syncs replace it themselves."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
@@ -68,7 +72,7 @@ def unsynced():
 
 @pytest.fixture(scope="session", autouse=True)
 def plugins_once():
-    """Every Trainer looks for plug-ins in the metadata of all that is installed."""
+    """Read the metadata of the installed packages once instead of for every Trainer."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importlib.metadata, "entry_points", functools.cache(importlib.metadata.entry_points))
         yield
@@ -77,7 +81,7 @@ def plugins_once():
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A finished run: (its folder, its standard output)."""
-    from tests.runs import TINY  # imports Lightning, which xdist's own process has no use for
+    from tests.runs import TINY  # here, because it imports Lightning, which xdist's controller does not need
 
     folder = tmp_path_factory.mktemp("finished")
     options = ["schedule.T=100", "trainer.max_steps=40", "trainer.val_check_interval=20", "trainer.log_every_n_steps=5"]

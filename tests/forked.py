@@ -1,7 +1,7 @@
-"""Real processes that begin where the imports have ended: forked from one that has made them and does nothing else.
+"""Real processes without the seconds of imports: each is forked from a server that has imported everything.
 
-A process of its own costs seconds of imports, whatever it then does. These skip that part; signals, exit statuses,
-locks, files and memory are a process's own. A test of the start itself takes `tests.command.start`.
+Signals, exit statuses, locks, files and memory are those of any process. Tests of the start itself use
+`tests.command.start`.
 """
 
 import atexit
@@ -20,10 +20,10 @@ from pathlib import Path
 
 
 class Forked:
-    """What a test needs of subprocess.Popen. The process is a child of the server, which reaps it."""
+    """The part of subprocess.Popen that tests use. The process is a child of the server, which reaps it."""
 
     def __init__(self, module, arguments, cwd, environment, group, log=None):
-        """Takes an open file for all of its output as `log`."""
+        """Start the process. If `log`, an open file, is given, all output goes there."""
         new = functools.partial(tempfile.NamedTemporaryFile, "r", prefix="forked-")
         self.stdout, self.stderr = log or new(), log or new()
         self.returncode = None
@@ -59,15 +59,15 @@ class Forked:
 
 
 def popen(command, *, env, stdout, start_new_session, **others):
-    """In the place of subprocess.Popen, for `python -m module arguments…` with all output in one file."""
+    """Stand in for subprocess.Popen, for `python -m module arguments…` with all output in one file."""
     assert command[:2] == [sys.executable, "-m"], command
-    assert others.pop("stderr") == subprocess.STDOUT, "the errors go elsewhere"
+    assert others.pop("stderr") == subprocess.STDOUT, "expected errors and output in the same file"
     return Forked(command[2], command[3:], os.getcwd(), env, start_new_session, log=stdout)
 
 
 @functools.cache
 def _server():
-    """Started with the first process that is asked for; it ends when this end of the pipe is closed."""
+    """Return the server. It starts with the first request and ends when this end of the pipe closes."""
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.forked"],
         cwd=Path(__file__).parent.parent,
@@ -88,7 +88,7 @@ def _ask(**request):
 
 
 def _serve():
-    """Answers requests until there are no more; returns, in each process that is forked, the request it is for."""
+    """Answer requests until the pipe closes. In each forked process, return its request."""
     for line in sys.stdin:
         request = json.loads(line)
         if "poll" in request:
@@ -103,7 +103,7 @@ def _serve():
 
 
 def _become(module, arguments, cwd, environment, group, out, err):
-    """`python -m module arguments…`, with all that its starter would have given it."""
+    """Run `python -m module arguments…` with the given folder, environment and files."""
     if group:
         os.setsid()
     os.environ.clear()

@@ -1,7 +1,7 @@
-"""Hydra's work on the same few files and words, done once in a test process: they make up a thousand command lines.
+"""Caches for Hydra: a test process parses and composes the same few files and words a thousand times.
 
-Only functions of the project's own conf/ and of the words are kept. A command line that adds a folder composes as it
-does for a user, and so does every process that a test starts. tests/test_once.py compares both ways.
+Only results that depend on nothing but conf/ and the words are cached. Command lines that add a folder, and all
+processes that tests start, compose as for users. tests/test_once.py compares cached and uncached results.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from omegaconf import OmegaConf, base, grammar_parser
 from lightning_diffusion.configuration.trusted_targets import CONF
 
 SOURCES = {("file", str(CONF)), ("pkg", "hydra.conf"), ("structured", "")}
-LIBRARIES = {  # as users have them
+LIBRARIES = {  # the functions that the caches replace
     (OmegaConf, "load"): OmegaConf.__dict__["load"],
     (yaml, "safe_load"): yaml.safe_load,
     (base, "parse"): grammar_parser.parse,
@@ -50,7 +50,7 @@ def _parsed_yaml(text):
 
 
 def safe_load(stream):
-    """The programs read the default options with it before Hydra does."""
+    """Parse each text once. The programs read the default options this way before Hydra does."""
     return copy.deepcopy(_parsed_yaml(stream)) if isinstance(stream, str) else _safe_load(stream)
 
 
@@ -60,26 +60,26 @@ def _parsed_word(word, rule):
 
 
 def parse_rule(self, word, rule):
-    """A word of the command line. Functions and sweeps are parsed each time: their values may be drawn."""
+    """Parse each word of the command line once, except functions and sweeps, whose values can be random."""
     if "(" in word or "," in word:
         return _parse_rule(self, word, rule)
     return copy.deepcopy(_parsed_word(word, rule))
 
 
 def share_repository(self, delegate):
-    """Hydra copies its repository with all that the store of dataclasses holds. It changes its list of sources only."""
+    """Copy the repository shallowly. Hydra copies all stored dataclasses, but replaces only the list of sources."""
     self.delegate, self.cache = copy.copy(delegate), {}
 
 
 def interpolation_map(overrides, defaults, self_added):
-    """The choices that an interpolation in a defaults list may name. Hydra makes it for lists without one too."""
+    """Return the choices for interpolations in a defaults list, or None if it has none. Hydra always builds them."""
     if any(not default.is_self() and default.is_interpolation() for default in defaults):
         return _interpolation_map(overrides, defaults, self_added)
     return None
 
 
 def _choices(repo, config_name, overrides, **options):
-    """All that a defaults list, and the composition of its files, depends on; None if other folders take part."""
+    """Return the key of a defaults list and its composition, or None if folders other than conf/ are searched."""
     sources = [(source.scheme(), source.path, source.provider) for source in repo.get_sources()]
     if not {source[:2] for source in sources} <= SOURCES:
         return None
@@ -92,7 +92,7 @@ _configs: dict[str, Any] = {}
 
 
 def create_defaults_list(repo, config_name, overrides_list, **options):
-    """The defaults list, once for each choice of options."""
+    """Create the defaults list once for each choice of options."""
     overrides = defaults_list.Overrides(repo=repo, overrides_list=overrides_list)
     repo.choices = _choices(repo, config_name, overrides, **options)
     if repo.choices not in _lists:
@@ -106,7 +106,7 @@ def create_defaults_list(repo, config_name, overrides_list, **options):
 
 
 def compose(self, defaults, repo):
-    """The configuration before single values are overridden, once for each choice of options."""
+    """Compose the configuration, before single values are overridden, once for each choice of options."""
     if repo.choices is None:
         return _compose(self, defaults=defaults, repo=repo)
     if repo.choices not in _configs:

@@ -22,6 +22,7 @@ from lightning_diffusion.training.optimizers.warmup import warmup_cosine
 TINY = [
     "backbone.channels=8",
     "backbone.channel_mults=[1]",
+    "backbone.num_blocks=1",
     "data.batch_size=16",
     "trainer.accelerator=cpu",
     "trainer.limit_val_batches=2",

@@ -114,9 +114,13 @@ def test_mistakes(finished, tmp_path, options, says):
 def test_samples_are_scored_beside_real_images_with_all_that_a_score_needs(finished, tmp_path):
     found, out = measured(finished, tmp_path, "num_samples=40", "num_steps=4", "metrics.steps=100")
     assert list(found) == [
-        *(f"{n}_classifier" for n in ("fd", "kd", "is", "precision", "recall", "density", "coverage", "near_copies")),
+        *(f"{n}_classifier" for n in ("fd", "kd", "is", "precision", "recall", "density", "coverage", "vendi")),
+        "near_copies_classifier",
         "how",
     ]
+    vendi = found["vendi_classifier"]
+    assert vendi["num_samples"] == vendi["floor"]["num_samples"] == 40
+    assert 1 < vendi["floor"]["value"] < 40
     score = found["fd_classifier"]
     assert score["num_samples"] == score["floor"]["num_samples"] == 40
     assert score["num_real"] == 1500

@@ -1,4 +1,4 @@
-"""What the tests compose once is what Hydra composes each time."""
+"""Cached compositions equal those that Hydra makes each time."""
 
 import hydra
 import pytest
@@ -24,7 +24,7 @@ def compose(folder, words):
 
 
 def facts(config):
-    """Every node with its type and flags, interpolations unresolved; an error's text."""
+    """Return every node with its type and flags and unresolved interpolations, or an error's text."""
     if isinstance(config, str):
         return config
     if OmegaConf.is_config(config) and not config._is_none() and not config._is_missing():

@@ -308,6 +308,7 @@ def test_it_is_one_run_for_wandb(tmp_path, monkeypatch):
     for arguments in ([*options, "trainer.max_steps=2", "hydra.run.dir=run"], ["resume=run", "trainer.max_steps=4"]):
         status, _, err = in_process(train, *arguments, cwd=tmp_path)
         assert status == 0, err
+        assert "W&B is off" not in err, "W&B did not start in time: " + err
     folders = list((tmp_path / "run" / "wandb").glob("offline-run-*"))
     assert len(folders) == 2
     assert len({folder.name.rsplit("-", 1)[1] for folder in folders}) == 1

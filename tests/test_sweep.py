@@ -35,7 +35,7 @@ def only_sweep(cwd):
 
 @pytest.fixture
 def forked_jobs(monkeypatch):
-    """Each job is still a process of its own, without the seconds of its imports; the slow tests start real ones."""
+    """Fork each job's process, without the seconds of imports. The slow tests start real ones."""
     forking = SimpleNamespace(Popen=popen, DEVNULL=DEVNULL, STDOUT=STDOUT)
     monkeypatch.setattr("lightning_diffusion.runs.job.subprocess", forking)
 
