@@ -1,10 +1,13 @@
-"""The former random numbers, by torch's own generators, to show that a change leaves everything else as it was.
+"""Runs a program with the random numbers of before, by torch's own generators: all else should be as it was.
 
 python -m benchmarks.former_noise PROGRAM [WORD …]     # as python -m PROGRAM WORD …
 
-It takes effect in this process only: a run of several processes starts the others without it.
+Needs:  a program of one process: others that it starts have the random numbers of today.
+Prints: what the program prints.
+Takes:  as long as the program.
 """
 
+import argparse
 import contextlib
 import runpy
 import sys
@@ -14,6 +17,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from benchmarks.turns import parser_of
 from lightning_diffusion.diffusion.noise import BatchRNG, IndexedNoise, stream_seed
 
 
@@ -81,10 +85,13 @@ def former_noise() -> Iterator[None]:
 
 
 def main() -> None:
-    _, program, *words = sys.argv
-    sys.argv = [program, *words]
+    parser = parser_of(__doc__)
+    parser.add_argument("program", help="a module, such as src.train")
+    parser.add_argument("words", metavar="WORD", nargs=argparse.REMAINDER, help="arguments of the program")
+    given = parser.parse_args()
+    sys.argv = [given.program, *given.words]
     with former_noise():
-        runpy.run_module(program, run_name="__main__", alter_sys=True)
+        runpy.run_module(given.program, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
-"""Milliseconds of a draw of noise, next to torch.randn of the same shape, which draws by one sequential generator.
+"""The time of a draw of noise compared with torch.randn of the same shape, which draws by one sequential generator.
 
-python -m benchmarks.noise [--rounds N] [--out FOLDER]
+python -m benchmarks.noise [--rounds 200] [--out FOLDER]
+
+Needs:  nothing.
+Prints: a table of milliseconds, and how many times as long a draw takes, for sampling and for training.
+Takes:  a few seconds.
 """
 
 import statistics

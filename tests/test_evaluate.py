@@ -96,7 +96,7 @@ def test_a_better_model_needs_fewer_bits(finished, tmp_path):
         ("reference=digits data=digits", "reference: given together with data=NAME"),
         ("data=digits data.image_size=16", "data.image_size=16: this model was made for 8"),
         ("metrics.steps=0", "metrics.steps=0: choose at least 10"),
-        ("metrics=inception metrics.weights=nowhere.pth", "metrics.weights=nowhere.pth: no such file; put https"),
+        ("metrics=inception metrics.weights=nowhere.pth", "metrics.weights=nowhere.pth: no such file; save https"),
         ("metrics=module", "metrics"),
         ("images=x.npz", "images: given together with a model that draws images"),
         (
