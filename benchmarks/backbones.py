@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.digits import NETWORK, Reading, judge
 from benchmarks.loop import configuration
 from benchmarks.turns import Table, in_turns, parser_of
 from lightning_diffusion.codecs.condition import Condition
@@ -26,7 +27,6 @@ from lightning_diffusion.diffusion.samplers.ddim import DDIM
 from lightning_diffusion.diffusion.time_grid import Trailing
 from lightning_diffusion.networks.summary import noisy_images, summarize
 from lightning_diffusion.training.ema import ExponentialMovingAverage
-from tests.judge import judge
 
 BACKBONES = ("unet", "adm", "unet_lecture", "dit", "uvit")
 SHAPE, BATCH, SAMPLES, LR = (1, 8, 8), 64, 500, 1e-3
@@ -75,8 +75,8 @@ def speeds(backbone: str, x_0: Tensor, condition: Condition) -> dict[str, float]
     return {name: BATCH / statistics.median(taken) for name, taken in in_turns(steps, rounds=15, warm_up=3).items()}
 
 
-def learned(backbone: str, x_0: Tensor, condition: Condition, seconds: float) -> tuple[int, Any]:
-    """Trains for some seconds. Returns the number of steps and the judge's verdict on the averaged weights' samples."""
+def learned(backbone: str, x_0: Tensor, condition: Condition, seconds: float) -> tuple[int, Reading]:
+    """Trains for some seconds. Returns the number of steps and how a classifier reads the averaged weights' samples."""
     denoiser, objective = built(backbone)
     average = ExponentialMovingAverage(denoiser, 0.995)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=LR, fused=True)
@@ -91,11 +91,11 @@ def learned(backbone: str, x_0: Tensor, condition: Condition, seconds: float) ->
         optimizer.zero_grad()
         average.update(denoiser, step)
         step += 1
-    asked = torch.arange(SAMPLES) % 10
+    labels = torch.arange(SAMPLES) % 10
     x = DDIM(Trailing(), 50).sample(
-        Clip(average.model), range(SAMPLES), SHAPE, 0, Condition(label=asked), batch_size=100
+        Clip(average.model), range(SAMPLES), SHAPE, 0, Condition(label=labels), batch_size=100
     )
-    return step, judge(to_uint8(x).permute(0, 2, 3, 1).numpy(), asked.numpy())
+    return step, judge(to_uint8(x).permute(0, 2, 3, 1).numpy(), labels.numpy()).readings[NETWORK]
 
 
 def main() -> None:
@@ -106,12 +106,12 @@ def main() -> None:
     x_0, condition = digits()
     table = Table(
         "backbones", "backbone", "parameters", "MFLOPs", "train, images/s", "NHWC", "train bf16", "NHWC", "sample",
-        "NHWC", f"steps in {seconds:.0f} s", "confident", "read as asked",
+        "NHWC", f"steps in {seconds:.0f} s", "sure", "right class",
     )  # fmt: skip
     for backbone in BACKBONES:
         summary = summarize(built(backbone)[0].backbone, noisy_images(SHAPE, 10))
         speed = speeds(backbone, x_0, condition)
-        steps, verdict = learned(backbone, x_0, condition, seconds)
+        steps, reading = learned(backbone, x_0, condition, seconds)
         table.add(
             f"`{backbone}`",
             f"{summary.parameters:,}",
@@ -123,8 +123,8 @@ def main() -> None:
                 for cell in (f"{speed[f'{kind} NCHW']:,.0f}", f"×{ratio:.2f}")
             ),
             f"{steps:,}",
-            f"{verdict.confident:.3f}",
-            f"{verdict.as_asked:.1%}",
+            f"{reading.sure:.3f}",
+            f"{reading.right:.1%}",
         )
 
 

@@ -2,9 +2,11 @@
 
 python -m benchmarks.former_noise PROGRAM [WORD …]     # as python -m PROGRAM WORD …
 
-Needs:  a program of one process: others that it starts have the random numbers of today.
-Prints: what the program prints.
-Takes:  as long as the program.
+Needs:  the module PROGRAM.
+Prints: what PROGRAM prints.
+Takes:  as long as PROGRAM.
+
+It takes effect in this process only: a run of several processes starts the others without it.
 """
 
 import argparse
@@ -86,8 +88,8 @@ def former_noise() -> Iterator[None]:
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("program", help="a module, such as src.train")
-    parser.add_argument("words", metavar="WORD", nargs=argparse.REMAINDER, help="arguments of the program")
+    parser.add_argument("program", metavar="PROGRAM", help="src.train, for example")
+    parser.add_argument("words", metavar="WORD", nargs=argparse.REMAINDER, help="its words")
     given = parser.parse_args()
     sys.argv = [given.program, *given.words]
     with former_noise():

@@ -3,11 +3,13 @@
 python -m benchmarks.gpu PEAK_TFLOPS [--out FOLDER]       # the card's dense bf16 peak: 312 on an A100, 989 on an H100
 
 Needs:  a GPU, diffusers, and for the other rows the peers: pip install -e '.[dev,peers]'.
-Prints: images per second, share of the GPU's peak (MFU) and memory of training; samples per second at 20 evaluations.
+Prints: images per second, share of the GPU's peak (MFU) and memory of training; seconds until a network is compiled;
+        samples per second at 20 evaluations.
 Takes:  under ten minutes on an H100.
 """
 
 import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,7 +74,13 @@ def settled(build: Callable[[], Contender]) -> tuple[Contender, float]:
 
 
 def training(size: Size, peak: float) -> Table:
-    runners = {name: settled(build) for name, build in contenders(size).items()}
+    runners = {}
+    for name, build in contenders(size).items():
+        began = time.perf_counter()
+        runners[name] = settled(build)
+        print(
+            f"{name}: built, compiled and run for {STEPS + 1} steps in {time.perf_counter() - began:.0f} s", flush=True
+        )
     seconds = in_turns({name: several(runner.step) for name, (runner, _) in runners.items()}, ROUNDS, WARM_UP)
     columns = ("bf16, 32×32×3", "parameters, M", "ms a step", "images/s", "MFU", "GiB", "time in ours")
     table = Table("gpu_training", *columns, drawn=["images/s"])

@@ -1,4 +1,4 @@
-"""What a process does, by Python's own audit events: programs started, addresses asked for, files written."""
+"""The actions of a process by Python's audit events: programs started, addresses requested, files written."""
 
 import os
 import sys

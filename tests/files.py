@@ -67,7 +67,7 @@ def write_cifar10(root: Path, monkeypatch: Any) -> tuple[Tensor, Path]:
 
 
 def seal_anyway(path: Path) -> None:
-    """Seals whatever a file holds, as an attacker would, who need not call `seal`."""
+    """Seals a file with any content, as an attacker could without calling `seal`."""
     content = path.read_bytes()
     if zipfile.is_zipfile(path):
         write_sealed(path, lambda file: file.write(content), 1, 1)

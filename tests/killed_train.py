@@ -43,7 +43,7 @@ def before_prune(count):
 
 
 def before_rename(count):
-    """Of a checkpoint, beside its place by then."""
+    """Dies before a checkpoint is renamed from its temporary file in the same folder."""
     count, replace = iter(range(1, count + 1)), os.replace
 
     def call(source, target):

@@ -168,7 +168,7 @@ def test_scores_of_an_object_name_it(run):
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"sampler": "dpm_multstep"}, "sampler=dpm_multstep: no such option; did you mean dpm_multistep?"),
         ({"num_step": 3}, "num_step: no such option; did you mean num_steps?"),
@@ -187,24 +187,24 @@ def test_scores_of_an_object_name_it(run):
         ({"guidance": "autoguidance"}, "guidance.weak.ckpt_path: missing"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_an_exception_of_one_line(run, options, says):
+def test_a_mistake_is_an_exception_of_one_line(run, options, message):
     with pytest.raises(ld.ConfigError) as caught:
         run.model.draw(4, **options)
-    assert str(caught.value).startswith(says)
+    assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
 
 def test_pictures_of_another_kind_are_refused(run):
-    for images, says in (
+    for images, message in (
         (np.zeros((2, 8, 8), np.uint8), r"images: expected uint8 \(N, 8, 8, 1\), got uint8 \(2, 8, 8\)"),
         (np.zeros((2, 8, 8, 1)), r"float64 \(2, 8, 8, 1\)"),
         (torch.zeros(0, 8, 8, 1, dtype=torch.uint8), r"\(0, 8, 8, 1\)"),
     ):
         for ask in (run.model.bits_per_dim, lambda images: run.model.edit("invert", images, label=1)):
-            with pytest.raises(ld.ConfigError, match=says):
+            with pytest.raises(ld.ConfigError, match=message):
                 ask(images)
     pictures = run.model.draw(1)
-    for ask, says in (
+    for ask, message in (
         (lambda: run.model.bits_per_dim(pictures), "label: missing; this model needs the class of each image"),
         (lambda: run.model.edit("inpaint", pictures), "label: missing; this model needs"),
         (lambda: run.model.edit("inpaint", pictures, label=1), "mask: missing"),
@@ -213,7 +213,7 @@ def test_pictures_of_another_kind_are_refused(run):
         (lambda: run.model.edit(None, pictures, label=1), "edit: missing"),
         (lambda: run.model.evaluate(20, "likelihood"), "num_samples: not used with metrics=likelihood; give num_im"),
     ):
-        with pytest.raises(ld.ConfigError, match=says):
+        with pytest.raises(ld.ConfigError, match=message):
             ask()
 
 
@@ -235,7 +235,7 @@ def test_what_a_family_cannot_do_is_one_line(run):
     trained = run.model._trained
     reader = ld.LoadedModel(TrainedModel(Reader(), trained.file), run.path, torch.device("cpu"), "32-true", [])
     pictures = np.zeros((1, 8, 8, 1), np.uint8)
-    for ask, says in (
+    for ask, message in (
         (reader.draw, "model: a Reader draws no samples"),
         (reader.trajectory, "model: a Reader draws no samples"),
         (lambda: reader.draw(num_steps=3), "num_steps: no such option"),
@@ -244,7 +244,7 @@ def test_what_a_family_cannot_do_is_one_line(run):
         (lambda: reader.evaluate(20, steps=10), "a Reader draws no samples"),
         (lambda: reader.evaluate(20, steps=10, sampler="ddim"), "sampler: a Reader has no sampler"),
     ):
-        with pytest.raises(ld.ConfigError, match=says):
+        with pytest.raises(ld.ConfigError, match=message):
             ask()
 
 
@@ -260,7 +260,7 @@ def test_what_is_no_model_is_one_line(run, tmp_path):
     content = copy.copy(torch.load(run.path, weights_only=True))
     content["hyper_parameters"]["model"]["denoiser"] = {"_target_": "os.system", "command": "touch hacked"}
     DurableCheckpointIO().save_checkpoint(content, tmp_path / "hostile.ckpt")
-    for ask, says in (
+    for ask, message in (
         (lambda: ld.load(tmp_path), r"path=.*checkpoints/last.ckpt: no such file"),
         (lambda: ld.load(tmp_path / "none"), "path=.*none: no such file"),
         (lambda: ld.load(tmp_path / "hostile.ckpt"), "calls os.system, which is not part of this project"),
@@ -268,7 +268,7 @@ def test_what_is_no_model_is_one_line(run, tmp_path):
         (lambda: ld.load(run.folder, precision="16"), "precision=16: choose 32-true or bf16-mixed"),
         (lambda: ld.load(run.folder, trust="os"), "trust=os: not a list of packages; give"),
     ):
-        with pytest.raises(ld.ConfigError, match=says):
+        with pytest.raises(ld.ConfigError, match=message):
             ask()
 
 

@@ -37,12 +37,12 @@ OTHERS = {  # the libraries that a room may import, besides Python's own
     "training": {"torch", "lightning", "wandb", "rich", "omegaconf"},
     "app": {"torch", "lightning", "hydra", "omegaconf", "yaml", "numpy", "rich", "matplotlib"},
 }  # fmt: skip
-DOORS = {"__init__.py": "api", "api.py": "app"}  # files beside the rooms, and the highest that each imports
-ALONE = {"diffusion": {"networks"}, "networks": {"diffusion"}}  # pairs of one floor are kept apart anyway
+DOORS = {"__init__.py": "api", "api.py": "app"}  # files next to the rooms, and the highest room that each imports
+APART = {"diffusion": {"networks"}, "networks": {"diffusion"}}  # rooms of one floor that must not import each other
 
 
 def room_of(name):
-    """The room that a dotted name of the package lies in; None for the package itself."""
+    """The room of a dotted name of the package; None for the package itself."""
     parts = name.split(".")
     return parts[1] if parts[0] == NAME and len(parts) > 1 else None
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from benchmarks import __main__ as listing
-from benchmarks import emoji, exact, fingerprint, judge, mnist_subset, stock
+from benchmarks import backbones, digits, emoji, exact, fingerprint, judge, mnist_subset, rounding, stock
 from benchmarks.contenders import ours, theirs
 from benchmarks.peers import PEERS, Diffusers
 from benchmarks.recipes import steps_within
@@ -22,6 +22,7 @@ from benchmarks.sizes import Size, forward_flops
 from benchmarks.turns import Table, in_turns, speed_up
 from lightning_diffusion.codecs.pixels import to_uint8
 from lightning_diffusion.data.dataset import InMemory
+from lightning_diffusion.data.digits import Digits
 from lightning_diffusion.data.mnist import MNIST
 from lightning_diffusion.metrics.distances.frechet import frechet_distance, moments
 
@@ -37,12 +38,14 @@ def test_the_list_has_one_line_for_each_benchmark(capsys, monkeypatch):
     assert all(summary.endswith(".") for _, summary in lines)
 
 
-@pytest.mark.parametrize("path", [path for path in BENCHMARKS if path.stem != "fingerprint"], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda p: p.stem)
 def test_a_benchmark_s_help_states_its_command_its_needs_its_output_and_its_time(path):
     """--help prints the docstring of the file."""
     code = path.read_text()
     text = ast.get_docstring(ast.parse(code))
-    assert "parser_of(__doc__)" in code or "options(__doc__" in code
+    assert any(
+        parser in code for parser in ("parser_of(__doc__)", "options(__doc__", "ArgumentParser(description=__doc__")
+    )
     for part in (f"\npython -m benchmarks.{path.stem}", "\nNeeds:  ", "\nPrints: ", "\nTakes:  "):
         assert text.count(part) >= 1, part
 
@@ -54,7 +57,7 @@ def test_contenders_train_the_same_network():
     assert forward_flops(mine.network, TINY) == pytest.approx(forward_flops(their_own.network, TINY), rel=0.02)
     for contender in (mine, their_own):
         before = [p.detach().clone() for p in contender.network.parameters()]
-        for _ in range(4):  # what starts at zero holds back what lies before it
+        for _ in range(4):  # layers that start at zero block the gradient of those before them
             contender.step()
         moved = [not torch.equal(p, old) for p, old in zip(contender.network.parameters(), before, strict=True)]
         assert sum(moved) / len(moved) > 0.9
@@ -155,6 +158,44 @@ def test_a_fingerprint_ends_with_the_message_of_a_program_that_fails(tmp_path):
         fingerprint.run("not_there", "", tmp_path)
 
 
+@pytest.mark.slow
+def test_digits_are_read_as_what_they_are_and_copies_are_found():
+    """Half held-out digits with their labels, half training images with wrong ones."""
+    data = Digits(channels=1, image_size=8, num_classes=10, batch_size=1)
+    data.setup()
+    train, held_out = data.splits["train"], data.splits["val"]
+    images = torch.cat([held_out.images[:200], train.images[:200]]).permute(0, 2, 3, 1).numpy()
+    labels = torch.cat([held_out.labels[:200], (train.labels[:200] + 1) % 10]).numpy()
+    verdict = digits.judge(images, labels)
+    assert 0.5 <= verdict.near_copies < 0.53
+    for name, reading in verdict.readings.items():
+        assert 0.47 < reading.right < 0.51, name
+        assert min(reading.accuracy, reading.sure, reading.sure_real) > 0.9, name
+
+
+@pytest.mark.slow
+def test_networks_are_compared_in_one_row_each(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["backbones", "0.5"])
+    monkeypatch.setattr(backbones, "BACKBONES", ("unet_lecture",))
+    monkeypatch.setattr(backbones, "SAMPLES", 20)
+    backbones.main()
+    header, _, row = capsys.readouterr().out.strip().splitlines()
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert len(cells) == len(header.strip("|").split("|"))
+    assert cells[:2] == ["`unet_lecture`", "529,377"]
+    assert 0 <= float(cells[-2]) <= 1
+
+
+def test_pairs_that_amplify_rounding_are_marked():
+    """The limit is 2¹⁷ = 1.3e5: eps exceeds it on a linear chain of 20 steps, but not on one of 21."""
+    eps, mean = (rounding.option("parameterization", name) for name in ("eps", "mean"))
+    chains = {steps: rounding.option("schedule", "linear", T=steps) for steps in (13, 20, 21)}
+    flow = rounding.option("schedule", "flow")
+    assert [rounding.amplification(eps, chain) for chain in chains.values()] == ["1.2e+09 *", "1.9e+05 *", "1.6e+04"]
+    assert [rounding.amplification(mean, schedule) for schedule in (chains[13], flow)] == ["1.2e+06 *", "–"]
+    assert rounding.amplification(eps, flow) == "inf *"
+
+
 def test_the_judge_learns_what_it_is_shown_and_tells_images_from_noise(monkeypatch):
     monkeypatch.setattr(judge, "STEPS", 40)
     monkeypatch.setattr(judge, "BATCH", 32)
@@ -174,7 +215,7 @@ def test_the_judge_learns_what_it_is_shown_and_tells_images_from_noise(monkeypat
 
 @pytest.mark.skipif(not Path(emoji.FONT).exists(), reason="apt-get install fonts-noto-color-emoji")
 def test_emoji_are_told_apart_by_kind():
-    """A character's picture lies under its kind, on white; faces are yellow."""
+    """A character's picture, on white, is listed under its kind; faces are yellow."""
     found = {text: (kind, picture) for kind, text, picture in itertools.islice(emoji.emoji(emoji.FONT), 400)}
     assert [emoji.kind_of(ord(text)) for text in "😀🐶🍎🚗💜🕐♈👩🔑"] == [
         "faces", "animals", "food", "places", "hearts", "clocks", "signs", "people", "objects",

@@ -114,7 +114,7 @@ def test_none_of_each_part():
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "message"),
     [
         (lambda: Condition(), "condition: no part is given; give one, or None"),
         (
@@ -135,8 +135,8 @@ def test_none_of_each_part():
         (lambda: every_part(3).dropped(torch.ones(3) > 0, every_part(2)), "3 samples, but 2 in `none`; give 1 or 3"),
     ],
 )
-def test_refusals_in_one_line(make, says):
-    with pytest.raises(ValueError, match=says) as caught:
+def test_refusals_in_one_line(make, message):
+    with pytest.raises(ValueError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
 
@@ -176,7 +176,7 @@ class TestOnItsWay:
         assert move_data_to_device(self.batch._replace(condition=None, targets=None), "meta").condition is None
 
     def test_the_loader_pins_all_of_it(self, monkeypatch):
-        """By torch's own function, with a copy in place of pinned memory, which needs a GPU (see test_gpu.py)."""
+        """By torch's own function, with a copy instead of pinned memory, which needs a GPU (see test_gpu.py)."""
         pinned = []
         monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
         given = pin_memory(self.batch)
@@ -262,7 +262,7 @@ class TestNetworks:
                 self.dit(num_classes=10)(self.x, self.time, Condition(label=condition.label, **only.parts))
 
     def test_one_compiled_graph_serves_every_condition_of_the_same_parts(self):
-        """A condition is new at every step; compiled anew each time, it would cost minutes."""
+        """A condition is new at every step; recompiling each time would cost minutes."""
         network = randomized(self.dit(num_classes=10))
         torch._dynamo.reset()
         compiled = torch.compile(network, backend="eager", fullgraph=True)

@@ -1,4 +1,4 @@
-"""A project of one's own, that of docs/extending.md: its package, its options, and the programs with --config-dir."""
+"""A user's project, as in docs/extending.md: its package, its options, and the programs with --config-dir."""
 
 import re
 import sys

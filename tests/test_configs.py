@@ -109,7 +109,7 @@ def leaves(node, path=""):
     "option", [option for option in OPTIONS if option.parts[0] in ("experiment", "debug")], ids=str
 )
 def test_a_preset_s_own_values_are_those_of_the_run(option):
-    """None is overridden by what train.yaml says."""
+    """train.yaml overrides none of them."""
     group, name = option.parts
     config = compose(f"{group}={name}", *required_for(option))
     said = OmegaConf.to_container(OmegaConf.load((CONF / option).with_suffix(".yaml")), resolve=False)

@@ -1,4 +1,4 @@
-"""What a command imports before its first step, and that what is put off is there when asked for."""
+"""The imports of a command before its first step; deferred modules are complete when they are used."""
 
 import subprocess
 import sys
@@ -15,8 +15,8 @@ def python(code):
     return done.stdout.strip()
 
 
-def test_lightning_comes_without_what_takes_long_and_torchmetrics_is_whole_when_asked_for():
-    """scipy alone takes two seconds, torchvision and scikit-learn half a second and one."""
+def test_lightning_is_imported_without_slow_modules_and_torchmetrics_is_complete_when_used():
+    """scipy takes two seconds to import, torchvision half a second, scikit-learn one."""
     heavy = ("scipy", "torchvision", "sklearn", "pandas")
     assert python(
         f"{DEFER}import lightning_diffusion.app.commands.train, lightning_diffusion.data.digits as d; d.read_digits(); "

@@ -77,7 +77,7 @@ def test_without_words_the_samples_are_those_of_the_runs_final_grid(run, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("words", "sampler", "guidance", "says"),
+    ("words", "sampler", "guidance", "message"),
     [
         ("sampler.num_steps=3", DPMSolverMultistep(LogSNR(), 3), DynamicThreshold, "dpm_multistep, 3 steps"),
         ("sampler.order=3", DPMSolverMultistep(LogSNR(), 5, order=3), DynamicThreshold, "dpm_multistep, 5 steps"),
@@ -92,24 +92,24 @@ def test_without_words_the_samples_are_those_of_the_runs_final_grid(run, tmp_pat
         ),
     ],
 )
-def test_a_word_changes_what_it_names_and_nothing_else(run, tmp_path, words, sampler, guidance, says):
+def test_a_word_changes_what_it_names_and_nothing_else(run, tmp_path, words, sampler, guidance, message):
     images, out = drawn(tmp_path, f"ckpt_path={run.path}", *words.split())
     assert (images == made(run, sampler, guidance)).all()
     assert (images != made(run, DPMSolverMultistep(LogSNR(), 5), DynamicThreshold)).any()
-    assert says in out
+    assert message in out
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         ("sampler.eta=0.5", "sampler.eta: no such key; choose among num_steps, order, time_grid"),
         ("sampler.oder=3", "sampler.oder: no such key"),
         ("sampler=ddim sampler.order=3", "sampler.order: no such key"),
     ],
 )
-def test_a_key_that_the_runs_own_option_lacks_is_one_line(run, tmp_path, words, says):
+def test_a_key_that_the_runs_own_option_lacks_is_one_line(run, tmp_path, words, message):
     status, _, err = in_process(sample, f"ckpt_path={run.path}", *words.split(), cwd=tmp_path)
-    check_one_line(status, err, says, tmp_path)
+    check_one_line(status, err, message, tmp_path)
 
 
 def test_other_keys_may_refer_to_the_runs_own(run, tmp_path):
@@ -181,7 +181,7 @@ def test_an_edit_that_needs_latents_leaves_a_stochastic_sampler(run, tmp_path):
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 3).save(tmp_path / "a.png")
     path, strips = f"ckpt_path={rewritten(run, tmp_path, noisy)}", []
     edit = ("images=[a.png]", "label=3", "sampler.num_steps=4")
-    for words, says in (
+    for words, message in (
         (
             "edit=invert",
             "sampler=ddim: this edit needs a deterministic sampler, and the run's own, dpm_sde, is stochastic",
@@ -191,7 +191,7 @@ def test_an_edit_that_needs_latents_leaves_a_stochastic_sampler(run, tmp_path):
     ):
         images, out = drawn(tmp_path, path, *edit, *words.split())
         strips.append(images)
-        assert says in out
+        assert message in out
     assert (strips[0] == strips[1]).all()
 
 
@@ -216,8 +216,8 @@ def test_a_file_asks_for_no_walk_without_end(run, tmp_path):
     path = rewritten(run, tmp_path, lambda config: config["sampler"].update(num_steps=10**12))
     (tmp_path / "cwd").mkdir()
     status, _, err = in_process(sample, f"ckpt_path={path}", cwd=tmp_path / "cwd")
-    says = "sampler.num_steps=1000000000000: more than 100,000; or choose another sampler=…"
-    check_one_line(status, err, says, tmp_path / "cwd")
+    message = "sampler.num_steps=1000000000000: more than 100,000; or choose another sampler=…"
+    check_one_line(status, err, message, tmp_path / "cwd")
 
 
 def test_every_step_of_the_chain_is_walked_on_any_grid():

@@ -59,7 +59,7 @@ def test_a_better_model_needs_fewer_bits(finished, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ("metrics=likelihood num_images=0", "num_images=0: choose a whole number of at least 1"),
         ("metrics=likelihood num_images=100000", "num_images=100000: the val split has 297 images; choose fewer"),
@@ -105,10 +105,10 @@ def test_a_better_model_needs_fewer_bits(finished, tmp_path):
         ),
     ],
 )
-def test_mistakes(finished, tmp_path, options, says):
+def test_mistakes(finished, tmp_path, options, message):
     checkpoint = f"ckpt_path={finished[0]}/checkpoints/last.ckpt"
     status, _, err = in_process(evaluate, checkpoint, *options.split(), cwd=tmp_path)
-    check_one_line(status, err, says, tmp_path)
+    check_one_line(status, err, message, tmp_path)
 
 
 def test_samples_are_scored_beside_real_images_with_all_that_a_score_needs(finished, tmp_path):
@@ -166,8 +166,8 @@ def test_scores_over_evaluations_for_every_sampler_and_number_of_steps(finished,
     assert {float(row["floor/fd_classifier"]) for row in rows} == {found["floor"]["fd_classifier"]["value"]}
     assert Image.open(tmp_path / "out" / "curve.png").size == (900, 600)
     assert "heun" in out
-    alone, _ = measured(finished, tmp_path, *options[:2], "sampler=heun", "num_steps=5", "time_grid=logsnr")
-    assert alone["fd_classifier"]["value"] == found["walks"][3]["fd_classifier"]
+    single, _ = measured(finished, tmp_path, *options[:2], "sampler=heun", "num_steps=5", "time_grid=logsnr")
+    assert single["fd_classifier"]["value"] == found["walks"][3]["fd_classifier"]
 
 
 def test_on_request_it_extrapolates_to_infinitely_many_samples(finished, tmp_path):
@@ -231,7 +231,7 @@ class TestImages:
         assert found["fd_pixels"]["value"] > 0
 
     @pytest.mark.parametrize(
-        ("options", "says"),
+        ("options", "message"),
         [
             ("images=SETS/a.npz", "reference: missing; give reference=FOLDER"),
             ("images=SETS/nothing reference=digits", "no such file or folder; give a folder of images or an .npz file"),
@@ -241,9 +241,9 @@ class TestImages:
             ("images=SETS/a.npz reference=digitz", "or data set; did you mean digits?"),
         ],
     )
-    def test_mistakes(self, sets, tmp_path, options, says):
+    def test_mistakes(self, sets, tmp_path, options, message):
         status, _, err = in_process(evaluate, *options.replace("SETS", str(sets)).split(), cwd=tmp_path)
-        check_one_line(status, err, says, tmp_path)
+        check_one_line(status, err, message, tmp_path)
 
 
 def test_pixels_are_spread_evenly_over_their_own_level(finished, monkeypatch):

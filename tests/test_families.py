@@ -1,4 +1,4 @@
-"""Families of models from outside: tests/toy_family is a package with its yamls, which nothing in ours knows of.
+"""Families of models from outside: tests/toy_family is a package with its yamls, independent of this one.
 
 The real programs train both, resume them to the bit after a kill, sample or predict, evaluate, report and sweep.
 """
@@ -115,7 +115,7 @@ class TestGaussian:
         assert json.loads((tmp_path / "metrics.json").read_text())["how"]["nfe"] == 1
 
     def test_parts_of_another_family_are_refused(self, folder, outside):
-        for main, words, says in (
+        for main, words, message in (
             (train, [*WORDS, "model=gaussian", "schedule=linear"], "schedule: not used by the chosen model"),
             (summary, [*WORDS, "model=gaussian"], "model: the cost of a Moments cannot be measured"),
             (sample, [*TRUST, "sampler=ddim"], "sampler: a Gaussian has no sampler; leave it out"),
@@ -127,7 +127,7 @@ class TestGaussian:
         ):
             status, _, err = in_process(main, *words, cwd=outside)
             assert (status, len(err.strip().splitlines())) == (2, 1), err
-            assert says in err
+            assert message in err
 
     def test_a_report_holds_it(self, folder, outside):
         out = done(report, "runs=run", cwd=outside)
@@ -149,7 +149,7 @@ class TestMasks:
         images, _ = data.splits["val"][torch.arange(297)]
         assert float((model.predict(images) == (images[:, 0] >= 128)).float().mean()) > 0.97
         path = ["ckpt_path=masks/it/checkpoints/last.ckpt", "trust=[toy]", "device=cpu"]
-        for main, words, says in (
+        for main, words, message in (
             (sample, path, "a LinearMasks draws no samples"),
             (evaluate, path, "a LinearMasks draws no samples to score"),
             (evaluate, [*path, "metrics=likelihood"], "this model has no likelihood"),
@@ -158,7 +158,7 @@ class TestMasks:
         ):
             status, _, err = in_process(main, *words, cwd=outside)
             assert (status, len(err.strip().splitlines())) == (2, 1), err
-            assert says in err
+            assert message in err
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ def small_disk(tmp_path):
 
 
 class TestReplacing:
-    """A file is whole or not there, whatever ends the attempt, and nothing else is left in the folder."""
+    """However an attempt ends, a file is complete or absent, and nothing else is left in the folder."""
 
     @pytest.fixture
     def path(self, tmp_path):
@@ -55,11 +55,12 @@ class TestReplacing:
 
     def test_content_and_name_are_on_the_disk_in_this_order(self, path, monkeypatch):
         """fsync of the file, rename, fsync of the folder: any other order can lose both contents in a power cut."""
-        calls = []
+        calls, sizes = [], []
         fsync, replace = os.fsync, os.replace
 
         def noted_fsync(descriptor):
             calls.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+            sizes.append(os.fstat(descriptor).st_size)
             fsync(descriptor)
 
         def noted_replace(source, target):
@@ -71,6 +72,7 @@ class TestReplacing:
         write_bytes(path, b"after")
         temporary = str(path.with_name(f".file.{os.getpid()}"))
         assert calls == [temporary, (temporary, str(path)), str(path.parent)]
+        assert sizes[0] == len(b"after"), "fsync before all of the content was handed to the system"
         assert path.read_bytes() == b"after"
 
     def test_a_leftover_link_is_replaced_and_never_followed(self, path):

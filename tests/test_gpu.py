@@ -42,7 +42,7 @@ def network(patch_size=1, scale_shift=False, resampling="conv"):
         8, 1, 32, (1, 2), 1, (4,) if patch_size == 1 else (), num_classes=10,
         patch_size=patch_size, scale_shift=scale_shift, resampling=resampling,
     )  # fmt: skip
-    for parameter in made.parameters():  # nothing that starts at zero hides what lies before it
+    for parameter in made.parameters():  # a layer that starts at zero would hide those before it
         torch.nn.init.normal_(parameter, std=0.1)
     return made
 

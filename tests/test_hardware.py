@@ -30,9 +30,9 @@ FSDP = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def single(tmp_path_factory):
     """The run on one device."""
-    folder = tmp_path_factory.mktemp("alone")
+    folder = tmp_path_factory.mktemp("single")
     status, _, err = in_process(train, *OPTIONS, "trainer=cpu", cwd=folder)
     assert status == 0, err
     return folder / "run"
@@ -69,14 +69,14 @@ def check_equal_runs(got, expected):
     ],
     ids=["ddp", "fsdp", "four"],
 )
-def test_the_same_curve_on_several_devices(tmp_path, alone, options):
+def test_the_same_curve_on_several_devices(tmp_path, single, options):
     """Times, noise, dropped labels and the time sampler's memory too; 101 samples are dealt out over the ranks."""
     status, out, err = run("src.train", *OPTIONS, *options, cwd=tmp_path, forked=True)
     assert status == 0, err
     assert out.count("val/loss") == 1  # one rank speaks
     assert " × cpu" in out
     assert "Grad strides" not in err
-    check_equal_runs(tmp_path / "run", alone)
+    check_equal_runs(tmp_path / "run", single)
     scores = json.loads((tmp_path / "run" / "metrics.json").read_text())["scores"]
     assert scores["fd_classifier"]["num_samples"] == 101
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
@@ -94,19 +94,19 @@ def test_muon_puts_matrices_together_that_are_shared_out(tmp_path):
 
 
 @pytest.mark.slow
-def test_torchrun_makes_one_run(tmp_path, alone):
+def test_torchrun_makes_one_run(tmp_path, single):
     options = [option for option in OPTIONS if "run.dir" not in option]
     ranks = start_ranks("src.train", *options, "trainer=ddp_cpu", cwd=tmp_path)
     for process in ranks:
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
     (run_dir,) = (tmp_path / "runs" / "digits").iterdir()
-    check_equal_runs(run_dir, alone)
+    check_equal_runs(run_dir, single)
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
 @pytest.mark.slow
-def test_slurm_makes_one_run(tmp_path, alone):
+def test_slurm_makes_one_run(tmp_path, single):
     """Two tasks of one node, with the variables that srun gives them."""
     options = [option for option in OPTIONS if "run.dir" not in option]
     common = {
@@ -119,7 +119,7 @@ def test_slurm_makes_one_run(tmp_path, alone):
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
     (run_dir,) = (tmp_path / "runs" / "digits").iterdir()
-    check_equal_runs(run_dir, alone)
+    check_equal_runs(run_dir, single)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_bf16_slowdown_is_a_ratio_of_times():
     assert 0 < bf16_slowdown(side=16) < 1e6
 
 
-def test_bf16_true_rounds_the_network_alone(tmp_path, alone, monkeypatch):
+def test_bf16_true_rounds_only_the_network(tmp_path, single, monkeypatch):
     monkeypatch.setattr("lightning_diffusion.training.summary.bf16_slowdown", lambda: 300.0)
     status, out, err = in_process(train, *OPTIONS, "trainer=cpu", "trainer.precision=bf16-true", cwd=tmp_path)
     assert status == 0, err
@@ -223,7 +223,7 @@ def test_bf16_true_rounds_the_network_alone(tmp_path, alone, monkeypatch):
         value for name, value in checkpoint["state_dict"].items() if name.startswith("ema.model.denoiser.backbone")
     ]
     assert any((value != value.bfloat16().float()).any() for value in averaged)
-    mine, theirs = curve(tmp_path / "run"), curve(alone)
+    mine, theirs = curve(tmp_path / "run"), curve(single)
     for step in range(6):
         assert mine[str(step), "train/loss"] == pytest.approx(theirs[str(step), "train/loss"], rel=0.03)
     arguments = ["ckpt_path=run/checkpoints/last.ckpt", "num_samples=10", "sampler.num_steps=4", "output_dir=out"]
@@ -233,16 +233,16 @@ def test_bf16_true_rounds_the_network_alone(tmp_path, alone, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_compiled_in_place(tmp_path, alone, precision):
+def test_compiled_in_place(tmp_path, single, precision):
     options = ["trainer=cpu", "compile=true", f"trainer.precision={precision}"]
     status, _, err = in_process(train, *OPTIONS, *options, cwd=tmp_path)
     assert status == 0, err
     names = [
         list(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
-        for folder in (tmp_path / "run", alone)
+        for folder in (tmp_path / "run", single)
     ]
     assert names[0] == names[1]
-    mine, theirs = curve(tmp_path / "run"), curve(alone)
+    mine, theirs = curve(tmp_path / "run"), curve(single)
     rel = 1e-4 if precision == "32-true" else 0.03
     for step in range(6):
         assert mine[str(step), "train/loss"] == pytest.approx(theirs[str(step), "train/loss"], rel=rel)

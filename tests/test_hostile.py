@@ -91,7 +91,7 @@ def test_12_checkpoints_that_run_code_when_unpickled(tmp_path, kind, monkeypatch
 
 @pytest.mark.slow
 def test_a_checkpoint_that_turns_hostile_is_not_executed_by_lightning_either(finished, tmp_path):
-    """By each of the programs, where torch is told to trust everything."""
+    """By none of the programs, even if torch is set to trust everything."""
     trace = tmp_path / "executed"
     torch.save(content(state_dict=Hostile(os.mkdir, str(trace))), tmp_path / "a.ckpt")
     seal_anyway(tmp_path / "a.ckpt")
@@ -124,7 +124,7 @@ def test_nothing_is_fetched(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (lambda c: c.pop("optimizer_states"), "it has no optimizer state"),
         (lambda c: c.update(optimizer_states=[]), "it has no optimizer state"),
@@ -141,7 +141,7 @@ def test_nothing_is_fetched(tmp_path):
         ),
     ],
 )
-def test_a_part_that_is_missing_is_an_error(finished, tmp_path, change, says):
+def test_a_part_that_is_missing_is_an_error(finished, tmp_path, change, message):
     checkpoint = torch.load(finished[0] / "checkpoints" / "last.ckpt", weights_only=True)
     change(checkpoint)
     torch.save(checkpoint, tmp_path / "a.ckpt")
@@ -149,7 +149,7 @@ def test_a_part_that_is_missing_is_an_error(finished, tmp_path, change, says):
     (tmp_path / "empty").mkdir()
     status, _, err = in_process(train, *TINY, f"ckpt_path={tmp_path}/a.ckpt", cwd=tmp_path / "empty")
     assert (status, len(err.splitlines())) == (2, 1), err
-    assert says in err
+    assert message in err
     assert list((tmp_path / "empty").iterdir()) == []
 
 
@@ -168,7 +168,7 @@ def test_a_checkpoint_of_another_optimizer_is_named(finished, tmp_path):
 
 
 def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(finished, tmp_path):
-    """For every program that is told last.ckpt; any other file is refused."""
+    """For every program that loads last.ckpt; any other damaged file is refused."""
     shutil.copytree(finished[0] / "checkpoints", tmp_path / "c", symlinks=True)
     newest = tmp_path / "c" / "step_0000040.ckpt"
     newest.write_bytes(newest.read_bytes()[:-1])

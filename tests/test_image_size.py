@@ -109,8 +109,8 @@ def test_pictures_that_are_not_square(folder, tmp_path):
     assert np.array_equal(samples(tmp_path / "further"), drawn)
 
     status, _, err = in_process(evaluate, exported, *data[:3], "data.image_size=16", *few, cwd=tmp_path)
-    says = "data.image_size=16: this model was made for [16,24]; set data.image_size=[16,24]"
-    assert (status, says in err, len(err.splitlines())) == (2, True, 1), err
+    message = "data.image_size=16: this model was made for [16,24]; set data.image_size=[16,24]"
+    assert (status, message in err, len(err.splitlines())) == (2, True, 1), err
 
 
 def test_a_summary_names_both_sides(tmp_path):
@@ -164,8 +164,8 @@ def test_what_two_channels_cannot_do(two_channels, tmp_path):
     check_one_line(status, err, "images: this model's images have 2 channels, but picture files have 1 or 3", tmp_path)
     given = [f"images={two_channels}/a.npz", f"reference={two_channels}/a.npz", "metrics=imagenet_lite"]
     status, _, err = in_process(evaluate, *given, cwd=tmp_path)
-    says = "metrics: this extractor takes grey or colour images, not 2 channels; choose metrics=classifier"
-    check_one_line(status, err, says, tmp_path)
+    message = "metrics: this extractor takes grey or colour images, not 2 channels; choose metrics=classifier"
+    check_one_line(status, err, message, tmp_path)
 
 
 def test_an_array_is_split_as_it_says(two_channels):

@@ -75,7 +75,7 @@ def test_a_scheduler_asks_every_process_of_the_group(tmp_path, signum):
 
 
 def check_whole(folder):
-    """Files under their final names can be read, and nothing else lies there."""
+    """Files with final names can be read, and there are no others."""
     for path in folder.rglob("*"):
         if path.suffix == ".png":
             Image.open(path).load()

@@ -168,12 +168,12 @@ OF_A_KIND = (  # with another that is tried by default: the same check of the sa
 )  # fmt: skip
 
 
-def check_one_line(status, err, says, folder):
+def check_one_line(status, err, message, folder):
     assert status == 2, err
     lines = err.strip().splitlines()
     assert len(lines) == 1, err
     assert re.match(r"error: ([\w.]+|\S+=\S*)(=|: |;|,)", lines[0]) or "command line was" in lines[0], lines[0]
-    assert says in lines[0]
+    assert message in lines[0]
     assert not list(folder.rglob("*")), "something was written"
 
 
@@ -182,8 +182,8 @@ def check_one_line(status, err, says, folder):
 def test_hardware_that_is_not_here(tmp_path, option):
     status, _, err = in_process(train, f"trainer={option}", cwd=tmp_path)
     accelerator = "mps" if option == "mps" else "gpu"
-    says = f"trainer.accelerator={accelerator}: not available here; choose trainer=cpu, or ddp_cpu for several"
-    check_one_line(status, err, says, tmp_path)
+    message = f"trainer.accelerator={accelerator}: not available here; choose trainer=cpu, or ddp_cpu for several"
+    check_one_line(status, err, message, tmp_path)
 
 
 def test_a_folder_that_holds_a_run_is_left_as_it_is(finished, tmp_path):
@@ -199,17 +199,17 @@ def test_a_folder_that_holds_a_run_is_left_as_it_is(finished, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "says"),
+    ("overrides", "message"),
     [pytest.param(*mistake, marks=[pytest.mark.slow] if mistake[0] in OF_A_KIND else []) for mistake in TRAIN],
     ids=[overrides for overrides, _ in TRAIN],
 )
-def test_train(tmp_path, overrides, says):
+def test_train(tmp_path, overrides, message):
     status, _, err = in_process(train, *overrides.split(), cwd=tmp_path)
-    check_one_line(status, err, says, tmp_path)
+    check_one_line(status, err, message, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "says"),
+    ("overrides", "message"),
     [
         ("", "ckpt_path: missing; give ckpt_path=…"),
         ("ckpt_path=nowhere.ckpt", "ckpt_path=nowhere.ckpt: no such file"),
@@ -217,9 +217,9 @@ def test_train(tmp_path, overrides, says):
         ("ckpt_path=nowhere.ckpt sampler=dim", "sampler=dim: no such option; did you mean ddim?"),
     ],
 )
-def test_sample(tmp_path, overrides, says):
+def test_sample(tmp_path, overrides, message):
     status, _, err = in_process(sample, *overrides.split(), cwd=tmp_path)
-    check_one_line(status, err, says, tmp_path)
+    check_one_line(status, err, message, tmp_path)
 
 
 def test_files_that_are_no_checkpoints_are_refused_and_not_executed(tmp_path):

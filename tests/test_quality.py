@@ -1,4 +1,4 @@
-"""The embedded default, as a user runs it, judged by classifiers of real digits; and how long judging takes."""
+"""The default run, judged by classifiers of real digits; and the time that scores take."""
 
 import json
 import time
@@ -6,14 +6,14 @@ import time
 import numpy as np
 import pytest
 
+from benchmarks.digits import judge
 from lightning_diffusion.data.mnist import MNIST
 from tests.command import run
 from tests.files import FASHION_MNIST
-from tests.judge import judge
 
 
 @pytest.mark.slow
-def test_the_default_command_makes_digits_that_are_read_as_asked_and_are_no_copies(tmp_path):
+def test_the_default_command_draws_digits_of_the_requested_class_and_no_copies(tmp_path):
     status, _, err = run("src.train", "hydra.run.dir=run", "logger=csv", cwd=tmp_path, timeout=600)
     assert status == 0, err
     options = ["num_samples=500", "batch_size=100", "seed=1", "sampler.num_steps=10", "output_dir=out"]
@@ -23,16 +23,16 @@ def test_the_default_command_makes_digits_that_are_read_as_asked_and_are_no_copi
         verdict = judge(samples["images"], samples["labels"])
     print(verdict)
     for name, reading in verdict.readings.items():
-        assert reading.accuracy > 0.95, name  # the judge itself
-        assert reading.confident >= 0.95 * reading.confident_real, name
-        assert reading.as_asked >= 0.95, name
+        assert reading.accuracy > 0.95, name  # of the classifier itself
+        assert reading.sure >= 0.95 * reading.sure_real, name
+        assert reading.right >= 0.95, name
     assert verdict.near_copies < 0.05
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not FASHION_MNIST.exists(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_ten_thousand_images_are_scored_in_half_a_minute(tmp_path):
-    """Fashion-MNIST's held-out images, as if somebody had made them; classifier and reference are kept from before."""
+    """Fashion-MNIST's held-out images instead of samples. The second time, classifier and reference are cached."""
     data = MNIST(str(FASHION_MNIST), "FashionMNIST", channels=1, image_size=28, num_classes=10, batch_size=1)
     data.setup()
     np.savez(tmp_path / "images.npz", images=data.splits["val"].images.permute(0, 2, 3, 1).numpy())

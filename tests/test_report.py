@@ -101,7 +101,7 @@ def test_the_best_cell_is_the_darkest(sweep, metric, best):
     assert min(values, key=lambda value: sum(picture.to_rgba(value)[:3])) == best
 
 
-def test_numbers_stand_by_size_and_words_as_they_are():
+def test_numbers_are_in_order_of_size_and_words_in_alphabetical_order():
     assert in_order({"1000", "250", "1e-3", "b", "a"}) == ["1e-3", "250", "1000", "a", "b"]
 
 
@@ -115,7 +115,7 @@ def with_counts(folder, counts, scores):
 
 
 def test_only_runs_of_equally_many_samples_are_ranked_together(tmp_path):
-    """The best value of all is of more samples than the others, which says nothing of the model."""
+    """The best value comes from more samples than the others, so it is not evidence of a better model."""
     folder = tmp_path / "sweep"
     with_counts(folder, [297, 297, 1000, 100], [0.5, 0.3, 0.1, 0.9])
     table = compare(find(folder), "fd_x")
@@ -212,7 +212,7 @@ def browser():
 
 @pytest.fixture
 def opened(browser):
-    """path -> the page, once it is loaded, with what it asked for and what went wrong in it."""
+    """path -> the loaded page, with its requests and errors."""
     page = browser.new_page()
     asked, wrong = [], []
     page.on("request", lambda request: asked.append(request.url.split(":")[0]))

@@ -165,9 +165,9 @@ def test_a_kill_after_the_last_step_keeps_the_weights_20_of_20(tmp_path, number)
 
 @pytest.mark.slow
 def test_a_busy_machine_changes_neither_the_number_nor_the_score(tmp_path):
-    """Eight busy processes beside it."""
+    """The second run competes with eight busy processes."""
     options = [*OPTIONS[:-3], "callbacks.scores.num_samples=null", "trainer.max_steps=16", "sampler.num_steps=20"]
-    finish(*options, "hydra.run.dir=alone", cwd=tmp_path)
+    finish(*options, "hydra.run.dir=idle", cwd=tmp_path)
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(8)]
     try:
         finish(*options, "hydra.run.dir=loaded", cwd=tmp_path)
@@ -175,10 +175,10 @@ def test_a_busy_machine_changes_neither_the_number_nor_the_score(tmp_path):
         for process in busy:
             process.kill()
             process.wait()
-    alone, loaded = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("alone", "loaded"))
-    assert alone["scores"] == loaded["scores"]
-    assert alone["scores"]["fd_classifier"]["num_samples"] == 297
-    assert_equal(end_of(tmp_path / "alone")[0], end_of(tmp_path / "loaded")[0])
+    idle, loaded = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("idle", "loaded"))
+    assert idle["scores"] == loaded["scores"]
+    assert idle["scores"]["fd_classifier"]["num_samples"] == 297
+    assert_equal(end_of(tmp_path / "idle")[0], end_of(tmp_path / "loaded")[0])
 
 
 PLACES = ["before_link", "after_link", "before_prune", "before_rename", "within_row"]
@@ -238,7 +238,7 @@ def test_the_curve_is_the_same_whichever_step_it_goes_on_from(tmp_path):
 
 @pytest.mark.slow
 def test_20_kills_of_a_run_that_does_nothing_but_save_on_another_file_system(tmp_path):
-    """Whoever stages files elsewhere and copies them loses the last one too."""
+    """A user who stages files elsewhere and copies them back loses the last one too."""
     draw, options = random.Random(2), [*OPTIONS, "trainer.max_steps=90", "callbacks.checkpoint.every_n_steps=1"]
     with tempfile.TemporaryDirectory(dir="/dev/shm") as disk:
         assert Path(disk).stat().st_dev != tmp_path.stat().st_dev
@@ -277,7 +277,7 @@ def test_there_must_be_a_good_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "options", "says"),
+    ("overrides", "options", "message"),
     [
         (None, "resume=nowhere", "resume=nowhere: no run to resume"),
         (None, "resume=run schedule.Tee=5", "schedule.Tee: no such key"),
@@ -290,14 +290,14 @@ def test_there_must_be_a_good_one(tmp_path):
         (["trainer.max_steps=[broken"], "resume=run", ""),
     ],
 )
-def test_mistakes(finished, tmp_path, overrides, options, says):
+def test_mistakes(finished, tmp_path, overrides, options, message):
     shutil.copytree(finished[0], tmp_path / "run", symlinks=True)
     if overrides is not None:
         (tmp_path / "run" / "overrides.yaml").write_text(yaml.safe_dump({"name": "digits", "overrides": overrides}))
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     status, _, err = in_process(train, *options.split(), cwd=tmp_path)
     assert status == 2, err
-    assert says in err.splitlines()[-1]
+    assert message in err.splitlines()[-1]
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 

@@ -62,11 +62,11 @@ def check_gone(pids, within):
 
 
 def check_stops(folder, phase, who, signum, moment=1.0):
-    process, ranks = started(folder, *PHASES[phase], devices=1 if who == "alone" else 2)
-    assert len(ranks) == (1 if who == "alone" else 2)
+    process, ranks = started(folder, *PHASES[phase], devices=1 if who == "single" else 2)
+    assert len(ranks) == (1 if who == "single" else 2)
     time.sleep(moment)
     asked = time.monotonic()
-    for pid in {"alone": ranks, "group": ranks, "first": ranks[:1], "second": ranks[1:]}[who]:
+    for pid in {"single": ranks, "group": ranks, "first": ranks[:1], "second": ranks[1:]}[who]:
         os.kill(pid, signum)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signum, err
@@ -133,14 +133,14 @@ def test_sigterm_before_the_first_step_leaves_nothing_half_done(tmp_path, moment
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("who", ["alone", "group", "first", "second"])
+@pytest.mark.parametrize("who", ["single", "group", "first", "second"])
 @pytest.mark.parametrize("phase", PHASES)
 def test_sigterm(tmp_path, phase, who):
     check_stops(tmp_path, phase, who, signal.SIGTERM, moment=0.5 + hash((phase, who)) % 100 / 100)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("who", ["alone", "group"])
+@pytest.mark.parametrize("who", ["single", "group"])
 @pytest.mark.parametrize("phase", ["training", "sampling"])
 def test_ctrl_c(tmp_path, phase, who):
     check_stops(tmp_path, phase, who, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Sweeps through the command line: each job a run of its own, whoever starts it."""
+"""Sweeps by the command line: each job is a separate run, however it is started."""
 
 import json
 import signal

@@ -69,7 +69,7 @@ def test_half_an_id_is_none(tmp_path, content, version):
 
 
 def test_a_run_whose_files_are_all_torn_is_resumed(finished, tmp_path):
-    """And what kills have left beside them is removed; a stranger's files stay."""
+    """Leftovers of killed runs are removed too; other files stay."""
     run_dir = tmp_path / "run"
     shutil.copytree(finished[0], run_dir, symlinks=True)
     for name in ("environment.json", "config.yaml", "metrics.json", "noise_levels.csv", "samples/final.png"):

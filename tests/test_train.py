@@ -80,7 +80,7 @@ def test_curves_are_logged(finished):
     assert [int(row["step"]) for row in rows] == sorted(int(row["step"]) for row in rows)
 
 
-def test_the_person_is_told_what_happens_and_where_it_lies(finished):
+def test_the_console_shows_the_progress_and_the_paths_of_results(finished):
     _, out = finished
     for part in (
         "1,500 images, 297 held out, 8×8×1, 10 classes",
@@ -233,7 +233,7 @@ def test_experiments_run_on_small_files(tmp_path, experiment, monkeypatch):
 
 
 @pytest.mark.skipif(not FASHION_MNIST.exists(), reason="apt-get install dataset-fashion-mnist")
-def test_real_fashion_mnist_trains_where_it_lies(tmp_path):
+def test_real_fashion_mnist_trains_from_debian_s_folder(tmp_path):
     options = [
         "experiment=fashion_mnist", f"data.root={FASHION_MNIST}", "hydra.run.dir=run", "trainer.max_steps=2",
         "backbone.channels=8", "data.batch_size=4", "sampler.num_steps=2", "callbacks.samples.num_samples=4",
@@ -323,7 +323,7 @@ def test_pictures_are_edited_from_files_into_a_strip(finished, pictures, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ("images=[a.png]", "images: no edit is chosen; give edit="),
         ("edit=inpaint mask=left label=1", "images: missing; give picture files"),
@@ -346,15 +346,15 @@ def test_pictures_are_edited_from_files_into_a_strip(finished, pictures, tmp_pat
         ("guidance=classifier", "guidance.classifier._target_: missing"),
     ],
 )
-def test_what_cannot_be_edited_is_said_in_one_line(finished, pictures, tmp_path, options, says):
+def test_an_impossible_edit_is_an_error_of_one_line(finished, pictures, tmp_path, options, message):
     arguments = options.replace("PICTURE", str(pictures / "0.png")).split()
     checkpoint = f"ckpt_path={finished[0]}/checkpoints/last.ckpt"
     status, _, err = in_process(sample, checkpoint, *arguments, cwd=tmp_path)
-    check_one_line(status, err, says, tmp_path)
+    check_one_line(status, err, message, tmp_path)
 
 
-def test_ten_images_by_heart_are_ten_images(tmp_path):
-    """debug=overfit trains on ten images alone, which a run's reference is too."""
+def test_overfitting_takes_ten_images(tmp_path):
+    """debug=overfit trains on ten images only, which are also the run's reference."""
     options = [*(word for word in TINY if not word.startswith("data.batch_size")), "trainer.max_steps=2"]
     status, out, err = in_process(train, "debug=overfit", *options, "hydra.run.dir=run", cwd=tmp_path)
     assert status == 0, err

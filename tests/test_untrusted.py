@@ -1,4 +1,4 @@
-"""What a file says is never acted on: hostile configurations in every kind of file, given to every program."""
+"""Hostile configurations in every kind of file are never executed, whichever program reads them."""
 
 import copy
 import json
@@ -55,7 +55,7 @@ OF_THE_SAME_KINDS = (
     "+logger.x._target_=lightning_diffusion.training.loggers.csv.CSVLogger", "data=image_folder", "data=cifar10",
     "callbacks.stop._target_=tests.user_package.Doubled", "a", "", "a={b:" * 2_000,
 )  # fmt: skip
-SHARDS = 3  # of a long list, for tests that run beside each other
+SHARDS = 3  # of a long list, for tests that run in parallel
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def nodes_of(carriers, shard, shards):
 
 
 def test_the_bombs_work(tmp_path, monkeypatch):
-    """Whoever resolves and instantiates such a node runs its command."""
+    """A program that resolves and instantiates such a node runs its command."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bomb.py").write_text("import pathlib\ndef go(x): pathlib.Path(x).touch()\n")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -255,7 +255,7 @@ def test_every_program_refuses_all_of_them(carriers, server, tmp_path, program, 
 
 
 def check_not_drawn(carriers, folder, every):
-    """Whoever draws with the nodes of a checkpoint refuses these."""
+    """Drawing with the nodes of a checkpoint refuses these."""
     known = carriers.content["hyper_parameters"]
     for i, (name, drawing) in enumerate(every):
         content = {**carriers.content, "hyper_parameters": {**known, **drawing}}
@@ -353,7 +353,7 @@ def test_an_overrides_file_of_anything_is_one_line(carriers, tmp_path, text):
 
 
 def test_a_report_reads_configurations_as_text(carriers, tmp_path):
-    """Of every hostile one, beside a good one."""
+    """Each hostile run is in the report, next to a good one."""
     for i, (_, node) in enumerate(nodes_of(carriers, 0, 1)):
         run = tmp_path / "runs" / str(i)
         run.mkdir(parents=True)
@@ -371,7 +371,7 @@ def test_a_report_reads_configurations_as_text(carriers, tmp_path):
 
 
 def test_a_network_larger_than_its_weights_is_not_made(carriers, tmp_path):
-    """Its memory is not asked for either: the file names one of 4 TB."""
+    """Nor is its memory allocated: the file names a network of 4 TB."""
     node = copy.deepcopy(carriers.content["hyper_parameters"]["denoiser"])
     node["backbone"] |= {"channels": 2**20, "num_blocks": 1000}
     with pytest.raises(ValueError, match="describes a network that is larger than its weights|memory"):

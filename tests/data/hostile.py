@@ -36,9 +36,9 @@ def little_time(seconds=60):
 
 @contextlib.contextmanager
 def little_memory(most=GROWTH):
-    """Fails where what is done inside needs more than `most` MB on top of what the process had."""
+    """Fails if the code inside needs more than `most` MB beyond the memory that the process already had."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     except OSError:
         pytest.skip("the peak of this process's memory cannot be measured here")
     before = _kilobytes("VmRSS")
@@ -68,7 +68,7 @@ def image(array, mode=None):
 
 
 def png(width, height, depth, colour, rows, *chunks):
-    """A PNG of one's own: `rows` are its bytes before compression, or how many zeros; `chunks` go before its pixels."""
+    """A handmade PNG: `rows` are its bytes before compression, or how many zeros; `chunks` precede its pixels."""
     packed = zeros(rows) if isinstance(rows, int) else zlib.compress(rows)
     header = struct.pack(">2I5B", width, height, depth, colour, 0, 0, 0)
     parts = [(b"IHDR", header), *chunks, (b"IDAT", packed), (b"IEND", b"")]
@@ -102,7 +102,7 @@ def zipped(*names, content=SMALL, contents=None, compression=zipfile.ZIP_DEFLATE
 
 
 def tarred(*members, packed=True, end=True):
-    """A .tar.gz, or a .tar, of members: a name, or a TarInfo with the content that lies behind its header or None."""
+    """A .tar.gz or .tar of members: each a name, or a TarInfo with the content after its header or None."""
     raw = b""
     for member in members:
         info, content = (tar_info(member), SMALL) if isinstance(member, str) else member

@@ -24,7 +24,7 @@ PAIRS = [f"{kind}/{i}.png" for kind in ("cats", "dogs", "eels") for i in range(8
 
 
 def write(folder, names):
-    """Of many shapes and modes, as one's own pictures are."""
+    """Writes pictures of many shapes and modes, like a user's own."""
     for number, name in enumerate(names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def test_an_archive_s_too(tmp_path):
 
 
 def test_a_run_takes_them_and_is_measured_with_them(tmp_path):
-    """Its own file holds the number; src.evaluate may name the folder anew, where it lies elsewhere now."""
+    """The checkpoint holds the number of classes. src.evaluate takes the folder's new path if it has moved."""
     write(tmp_path / "photos", PAIRS)
     status, out, err = in_process(train, *RUN, "data.root=photos", "hydra.run.dir=run", cwd=tmp_path)
     assert status == 0, err
@@ -83,11 +83,11 @@ def test_null_trains_without_them_and_another_number_is_one_line(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     status, _, err = in_process(train, *RUN, root, "data.num_classes=5", cwd=empty)
-    says = (
+    message = (
         f"error: data.num_classes=5: {tmp_path / 'photos'} has 3 class folders; leave data.num_classes out, which "
         "counts them, or set it to null to train without classes"
     )
-    check_one_line(status, err, says, empty)
+    check_one_line(status, err, message, empty)
 
 
 def test_a_summary_counts_them_too(tmp_path):

@@ -62,7 +62,7 @@ TRAIN_IMAGES = "train-images-idx3-ubyte"
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("damage", "message"),
     [
         (lambda raw: raw[:-1], "holds 15679 bytes, but its header declares 15680"),
         (lambda raw: raw + b"\0", "holds more than the 15680 bytes that its header declares"),
@@ -76,11 +76,11 @@ TRAIN_IMAGES = "train-images-idx3-ubyte"
         (lambda raw: idx(torch.zeros(20, 27, 28, dtype=torch.uint8)), "these images are 1 × 27 × 28"),
     ],
 )
-def test_damaged_idx_files_are_named(tmp_path, damage, says):
+def test_damaged_idx_files_are_named(tmp_path, damage, message):
     write_mnist(tmp_path)
     path = tmp_path / TRAIN_IMAGES
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         ready(MNIST(root=str(tmp_path), **GREY))
 
 

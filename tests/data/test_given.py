@@ -63,7 +63,7 @@ def test_arrays(tmp_path, name, shape):
 
 
 @pytest.mark.parametrize(
-    ("arrays", "says"),
+    ("arrays", "message"),
     [
         ({"x": np.zeros((2, 4, 4), np.uint8)}, "must hold an array images or arr_0, uint8"),
         ({"images": np.zeros((2, 4, 4))}, "must hold an array images or arr_0, uint8"),
@@ -72,9 +72,9 @@ def test_arrays(tmp_path, name, shape):
         ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.zeros(3)}, "2 images but 3 labels"),
     ],
 )
-def test_arrays_of_another_kind_are_refused(tmp_path, arrays, says):
+def test_arrays_of_another_kind_are_refused(tmp_path, arrays, message):
     np.savez(tmp_path / "a.npz", **arrays)
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         read_images(tmp_path / "a.npz", "images")
 
 

@@ -40,10 +40,10 @@ PROMISES_LESS = patched(
 )
 CHECKSUM = patched(zipped("a.png"), (b"PK\1\2", 16, b"abcd"), (b"PK\3\4", 14, b"abcd"))
 OVERLAPPING = patched(zipped(*(f"{i}.png" for i in range(8)), content=bytes(MB)), (b"PK\1\2", 42, bytes(4)))
-LONG = 9 * MB  # of a name or of what a header says, packed to a few kilobytes
+LONG = 9 * MB  # length of a name or a header field, packed into a few kilobytes
 PACKED_ONCE = tarred("d/1.png", "d/2.png", packed=False)
 
-# name -> (ending, content or how to make it, what the line says)
+# name -> (ending, content or its maker, the message as a pattern)
 REFUSED = {
     "zip-climbs": (".zip", zipped("1.png", "../evil.png"), r"member '../evil.png' climbs out of its folder"),
     "zip-climbs-from-below": (".zip", zipped("a/../../evil.png"), "climbs out"),
@@ -68,7 +68,7 @@ REFUSED = {
         lambda: zipped("a.png", "b.png", content=bytes(ENOUGH // 2 + 1)),
         "member 'b.png' makes it more than 201,326,592 bytes",
     ),
-    "zip-bomb-beside-images": (".zip", lambda: zipped("1.txt", content=bytes(ENOUGH + 1)), "makes it more than"),
+    "zip-bomb-among-images": (".zip", lambda: zipped("1.txt", content=bytes(ENOUGH + 1)), "makes it more than"),
     "zip-bomb-of-overlapping-members": (".zip", OVERLAPPING, "cannot be unpacked"),
     "zip-promises-less": (".zip", PROMISES_LESS, "member 'a.png' cannot be unpacked"),
     "zip-wrong-checksum": (".zip", CHECKSUM, "member 'a.png' cannot be unpacked"),
@@ -93,7 +93,7 @@ REFUSED = {
     "tar-twice": (".tar.gz", tarred("a.png", "./a.png"), "comes twice"),
     "tar-long-name": (".tar.gz", tarred("x" * 300 + ".png"), "has too long a name"),
     "tar-bomb": (".tar.gz", tarred((tar_info("a.png", ENOUGH + 1), None)), "makes it more than 201,326,592 bytes"),
-    "tar-bomb-beside-images": (".tar.gz", tarred((tar_info("a.txt", 2**40), None)), "makes it more than"),
+    "tar-bomb-among-images": (".tar.gz", tarred((tar_info("a.txt", 2**40), None)), "makes it more than"),
     "tar-bomb-in-a-name": (".tar.gz", tarred((tar_info("n", LONG, tarfile.GNUTYPE_LONGNAME), bytes(LONG))), "too long"),
     "tar-bomb-in-a-header": (".tar.gz", tarred((tar_info("n", LONG, tarfile.XHDTYPE), bytes(LONG))), "too long"),
     "tar-negative-size": (".tar.gz", tarred((tar_info("a.png", -512), None)), "makes it more than"),
@@ -111,7 +111,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_is_refused_in_one_line_and_nothing_is_written(tmp_path, name):
-    ending, content, says = REFUSED[name]
+    ending, content, message = REFUSED[name]
     cache, archive, outside = tmp_path / "a" / "b" / "cache", tmp_path / f"photos{ending}", tmp_path / "outside"
     cache.mkdir(parents=True)
     outside.mkdir()
@@ -122,7 +122,7 @@ def test_is_refused_in_one_line_and_nothing_is_written(tmp_path, name):
         ImageFolder(root=str(archive), cache_dir=str(cache), num_classes=None, **OPTIONS).setup()
     line = str(caught.value)
     assert line.startswith(f"data.root={archive}: ")
-    assert re.search(says, line), line
+    assert re.search(message, line), line
     assert "\n" not in line
     after = tree(tmp_path)
     new = [path for path in after if path not in before and path.suffix != ".lock" and "no-image" not in name]
@@ -153,7 +153,7 @@ def test_is_read_as_the_folder_would_be(tmp_path, ending):
         assert torch.equal(labels, their_labels)
 
 
-def test_is_unpacked_once_for_each_content_and_after_a_kill_anew(tmp_path):
+def test_is_unpacked_once_for_each_content_and_again_after_a_kill(tmp_path):
     archive, cache = tmp_path / "photos.zip", tmp_path / "cache"
     archive.write_bytes(zipped("1.png", "2.png"))
     folder = unpacked(archive, str(cache))

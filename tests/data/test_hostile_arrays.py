@@ -1,4 +1,4 @@
-"""Arrays in files (.npz, IDX, CIFAR-10's archive): what lies about its size, or would execute something, is refused."""
+"""Arrays in files (.npz, IDX, CIFAR-10's archive): a wrong size, or code to execute, is refused."""
 
 import gzip
 import hashlib
@@ -75,10 +75,10 @@ ARRAYS = {
 
 @pytest.mark.parametrize("name", ARRAYS)
 def test_an_array_is_refused_in_one_line(tmp_path, capfd, name):
-    make, says = ARRAYS[name]
+    make, message = ARRAYS[name]
     path = tmp_path / "a.npz"
     path.write_bytes(make())
-    with little_memory(), pytest.raises(ValueError, match=f"images={path}: .*{re.escape(says)}") as caught:
+    with little_memory(), pytest.raises(ValueError, match=f"images={path}: .*{re.escape(message)}") as caught:
         read_images(path, "images")
     line = str(caught.value)
     assert "\n" not in line
@@ -117,10 +117,10 @@ def idx_of(*shape):
 
 @pytest.mark.parametrize("name", IDX)
 def test_an_idx_file_is_refused_in_one_line(tmp_path, name):
-    make, says = IDX[name]
+    make, message = IDX[name]
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(make())
-    with little_memory(), pytest.raises(ValueError, match=rf"{path}: .*{says}") as caught:
+    with little_memory(), pytest.raises(ValueError, match=rf"{path}: .*{message}") as caught:
         read_idx(path, ndim=3)
     assert "\n" not in str(caught.value)
 

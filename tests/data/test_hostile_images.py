@@ -126,8 +126,8 @@ REFUSED = {
     "32-bit-integers": (saved(Image.new("I", (4, 4), 70000), "TIFF"), "32 bits a pixel have no agreed white"),
     "32-bit-floats": (saved(FLOAT, "TIFF"), "32 bits a pixel have no agreed white"),
     "png-cut": (cut("PNG"), ""),
-    "png-header-alone": (SMALL[:33], ""),
-    "png-signature-alone": (SMALL[:8], ""),
+    "png-header-only": (SMALL[:33], ""),
+    "png-signature-only": (SMALL[:8], ""),
     "png-wrong-checksum": (SMALL[:29] + b"abcd" + SMALL[33:], ""),
     "png-garbage-for-pixels": (SMALL[:41] + b"garbage!" + SMALL[49:], ""),
     "png-fewer-rows": (png(8, 8, 8, 0, bytes(20)), ""),
@@ -149,30 +149,30 @@ REFUSED = {
     "bomb-jpeg": (jpeg_of(12000, 12000), "12000×12000 pixels"),
     "bomb-bmp": (bmp_of(2**30, 2**30), "bomb"),
     "bomb-webp": (lambda: saved(Image.new("L", (4200, 4200)), "WEBP", method=0), "at most 16,777,216 are read"),
-    "bomb-webp-header-alone": (WEBP, ""),
+    "bomb-webp-header-only": (WEBP, ""),
     "bomb-of-words-in-a-png": (lambda: words(1, 80 * MB), ""),
     "bomb-of-many-words-in-a-png": (lambda: words(80, MB), ""),
 }  # fmt: skip
 
 
-def check_refused(path, says):
+def check_refused(path, message):
     with pytest.raises(UnreadableImage) as caught:
         read_image(path, (3, 8, 8))
     line = str(caught.value)
     assert line.startswith(f"{path}: not a readable image ("), line
     assert line.endswith("); repair, shrink or remove it")
-    assert says in line
+    assert message in line
     assert "\n" not in line
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_is_refused_in_one_line(tmp_path, name):
-    content, says = REFUSED[name]
+    content, message = REFUSED[name]
     path = tmp_path / "a.png"
     path.write_bytes(content() if callable(content) else content)
     before = tree(tmp_path)
     with little_memory():
-        check_refused(path, says)
+        check_refused(path, message)
     assert tree(tmp_path) == before
 
 

@@ -51,7 +51,7 @@ def images(labels):
 
 
 @pytest.mark.parametrize(
-    ("labels", "says"),
+    ("labels", "message"),
     [
         (
             [0, 1, 10],
@@ -64,8 +64,8 @@ def images(labels):
     ],
 )
 @pytest.mark.parametrize("wrapped", [lambda data: data, Mirrored, lambda data: First(data, 1)])
-def test_of_any_data_set_they_are_named_at_setup(labels, says, wrapped):
-    with pytest.raises(ValueError, match=says):
+def test_of_any_data_set_they_are_named_at_setup(labels, message, wrapped):
+    with pytest.raises(ValueError, match=message):
         Data(wrapped(images(labels)), num_classes=10).setup()
 
 

@@ -32,9 +32,9 @@ def test_going_on_later_gives_what_would_have_come():
 
 def test_ranks_share_out_the_batches_of_one_process():
     options = {"size": 10, "batch_size": 4, "num_batches": 7, "seed": 0}
-    alone = keys(EndlessShuffle(**options))
+    whole = keys(EndlessShuffle(**options))
     ranks = [keys(EndlessShuffle(**options, rank=r, world_size=2)) for r in range(2)]
-    for (start, indices), (start_0, first), (start_1, second) in zip(alone, *ranks, strict=True):
+    for (start, indices), (start_0, first), (start_1, second) in zip(whole, *ranks, strict=True):
         assert first + second == indices
         assert (start_0, start_1) == (start, start + 2)
 

@@ -33,11 +33,11 @@ def test_stop_names_the_file_before_anything_starts(folder, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     status, _, err = in_process(train, *RUN, f"data.root={folder}", cwd=empty)
-    says = (
+    message = (
         f"error: data.root={folder}: {folder}/03.png: not a readable image (the file is empty); "
         "repair, shrink or remove it, or leave such files out with data.unreadable=skip"
     )
-    check_one_line(status, err, says, empty)
+    check_one_line(status, err, message, empty)
 
 
 def test_stop_names_a_file_whose_pixels_are_missing_when_it_is_read(folder):

@@ -4,8 +4,8 @@ Where the two define the same thing they agree to 1e-5. Where they do not:
 
 - DPM-Solver++(3M): diffusers weighs the second divided difference by half of what third order needs; ours is proven
   by its measured order instead.
-- UniPC of order 3 lowers its order to 2 on the last but one step in diffusers; here on the last alone. Both of order 3
-  start by a single step here, and by Euler's there.
+- In diffusers, UniPC of order 3 lowers its order on the last but one step, here only on the last. Both of order 3
+  start with a single step here, and with Euler's there.
 - Euler works on x/α in float32 there, which at the cosine schedule's end is 20,000 times x and has three digits left;
   it is compared on the linear schedule.
 - Heun takes the mean of the slopes in σ/α there, ours of those in α and in σ; they are the same where α = 1.

@@ -106,8 +106,8 @@ def test_an_item_is_solved_independently_of_the_others():
     t, s = denoiser.schedule.end, torch.tensor(1e-3, dtype=F64)
     together = transport(Conditioned(denoiser, condition), x, t, s, 1e-5)
     count = denoiser.evaluated
-    alone = [transport(Conditioned(denoiser, condition[i : i + 1]), x[i : i + 1], t, s, 1e-5) for i in range(16)]
-    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-9, atol=1e-9)
+    singly = [transport(Conditioned(denoiser, condition[i : i + 1]), x[i : i + 1], t, s, 1e-5) for i in range(16)]
+    torch.testing.assert_close(together, torch.cat(singly), rtol=1e-9, atol=1e-9)
     assert denoiser.evaluated == 2 * count  # at the same cost: no item waits for the hardest
 
 

@@ -66,8 +66,8 @@ def test_a_trajectory_ends_with_the_sample():
 
 @pytest.mark.parametrize(("count", "batch_size", "ranks"), [(10, 3, 1), (10, 3, 2), (10, 3, 5), (1, 4, 2), (12, 4, 3)])
 def test_ranks_make_every_sample_once_in_the_batches_of_one_rank(count, batch_size, ranks):
-    alone = shard_batches(count, batch_size)
+    whole = shard_batches(count, batch_size)
     dealt = [shard_batches(count, batch_size, rank, ranks) for rank in range(ranks)]
-    assert sorted((b for batches in dealt for b in batches), key=lambda b: b.start) == alone
-    assert [i for batch in alone for i in batch] == list(range(count))
+    assert sorted((b for batches in dealt for b in batches), key=lambda b: b.start) == whole
+    assert [i for batch in whole for i in batch] == list(range(count))
     assert max(map(len, dealt)) - min(map(len, dealt)) <= 1

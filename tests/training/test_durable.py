@@ -322,7 +322,7 @@ class TestLastCheckpoint:
         assert (tmp_path / "run.csv").read_text() == (tmp_path / "whole.csv").read_text()
 
     def test_the_last_step_is_saved_before_pictures_are_made_of_it(self, tmp_path):
-        """Whatever the order that the trainer was given them in."""
+        """In either order of the trainer's callbacks."""
 
         class Picture(L.Callback):
             seen: ClassVar[list] = []
@@ -406,7 +406,7 @@ class TestLastCheckpoint:
     @pytest.mark.parametrize("calls", [1, 2, 3, 4, 5, 6, 7, 8])
     @pytest.mark.parametrize("place", ["link", "prune"])
     def test_the_best_survives_a_kill_at_any_link(self, tmp_path, monkeypatch, place, calls):
-        """Of a run that is best at step 4, second best at 2; whoever is killed in between goes on to the same end."""
+        """The run is best at step 4, second best at step 2. If it is killed in between, it resumes to the same end."""
         values = {2: 2.0, 4: 1.0, 6: 3.0, 8: 4.0}
 
         class Measure(L.Callback):

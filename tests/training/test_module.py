@@ -189,13 +189,13 @@ class TestDiverging:
             trainer.fit(module, runs.digits())
         assert trainer.global_step == (5 if ahead else 4)
         # batches of 16: the fifth begins with image 64
-        says = {
+        message = {
             "loss": "step 5: the loss of image 66 in the training order at t = ",
             "sample": "step 5: the loss of image 66 in the training order at t = ",
             "gradient": "step 5: the gradient is not finite, although every loss is (images from 64 in",
             "weight": "step 5: the loss of image 64 in the training order at t = ",
         }
-        assert str(error.value).startswith(says[place])
+        assert str(error.value).startswith(message[place])
         if every_n_steps <= 4:
             checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
             assert checkpoint["global_step"] == 4

@@ -1,4 +1,4 @@
-"""A run's folder belongs to one process; a second one is refused, and a folder that is gone is not made anew."""
+"""A run's folder belongs to one process: a second one is refused, and a folder that is gone is not recreated."""
 
 import contextlib
 import errno
@@ -90,7 +90,7 @@ def test_other_ranks_leave_the_folder_to_the_first(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change", ["moved", "removed", "replaced"])
-def test_a_folder_that_is_gone_is_noticed_at_the_next_row_and_save_and_not_made_anew(tmp_path, change):
+def test_a_missing_folder_stops_the_next_row_and_save_and_is_not_recreated(tmp_path, change):
     (folder := tmp_path / "run").mkdir()
     logger = CSVLogger(str(folder / "metrics.csv"))
     with ownership():
@@ -128,7 +128,7 @@ def test_a_folder_that_is_gone_is_noticed_at_the_next_row_and_save_and_not_made_
 def test_a_run_in_a_folder_that_is_in_use_writes_nothing(finished, tmp_path, words):
     shutil.copytree(finished[0], tmp_path / "run", symlinks=True)
     newest = tmp_path / "run" / "checkpoints" / "step_0000040.ckpt"
-    newest.write_bytes(newest.read_bytes()[:-1])  # reported by whoever looks for the newest before it owns the folder
+    newest.write_bytes(newest.read_bytes()[:-1])  # reported by the search for the newest, before it owns the folder
     (tmp_path / "new").mkdir()
     before = tree(tmp_path)
     with another(tmp_path / words[-1].split("=")[-1]) as process:

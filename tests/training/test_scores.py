@@ -50,7 +50,7 @@ def logged(path):
 
 @pytest.mark.parametrize("saving", [{}, {"every_n_train_steps": 5}, {"every_n_train_steps": 10}], ids=str)
 def test_a_model_checkpoint_never_raises_and_never_reads_an_old_score(tmp_path, saving):
-    """Measured at every second validation alone; what it takes for the best was measured at that very step."""
+    """The score is measured only at every second validation. The best checkpoint's score is from its own step."""
     scores = callback(tmp_path)
     best = ModelCheckpoint(str(tmp_path / "best"), "{step}", monitor="fd_random", mode="min", save_top_k=1, **saving)
     seen, update = [], ModelCheckpoint._update_best_and_save
@@ -85,8 +85,8 @@ def test_the_last_step_is_measured_once_and_logged_wherever_one_validates(tmp_pa
     assert scores.summary()["scores"]["fd_random"]["floor"]["num_samples"] == 20
 
 
-def test_the_run_does_not_notice(tmp_path):
-    """The same weights to the bit, nothing of the extractor among them, and a checkpoint that goes on."""
+def test_scores_leave_the_training_unchanged(tmp_path):
+    """The weights are the same to the bit, without the extractor's, and the checkpoint can be resumed."""
     plain = fit([], max_steps=25)[1].state_dict()
     scores = callback(tmp_path, every_n_steps=10)
     trainer, module = fit([scores], max_steps=25)
@@ -129,7 +129,7 @@ class Clock:
 
 @pytest.mark.parametrize("share", [None, 1e-9])
 def test_no_clock_changes_the_number_or_the_value_but_how_often_it_is_measured(tmp_path, monkeypatch, share):
-    """Alone, and on a machine where everything takes a thousand times as long."""
+    """On an idle machine, and on one where everything takes a thousand times as long."""
     found = {}
     for load in (1, 1000):
         for module in (budget, lightning_diffusion.training.callbacks.scores):
@@ -142,10 +142,10 @@ def test_no_clock_changes_the_number_or_the_value_but_how_often_it_is_measured(t
         assert {float(row["scores/num_samples"]) for row in rows} == {30}
         assert {float(row["floor/fd_random"]) for row in rows} == {scores._floor["fd_random"].value}
         assert scores.scores["fd_random"].num_samples == scores._floor["fd_random"].num_samples == 30
-    (alone, curve), (loaded, slow_curve) = found.values()
-    assert alone == loaded
+    (idle, curve), (loaded, slow_curve) = found.values()
+    assert idle == loaded
     assert all(curve[step] == slow_curve[step] for step in curve.keys() & slow_curve.keys())
-    # the first tells how long it takes, the last is the result
+    # the first measures the time that one takes, the last is the result
     assert list(curve) == list(slow_curve) == ([10, 20, 30] if share is None else [10, 30])
 
 

@@ -1,4 +1,4 @@
-"""W&B offline, unreachable or dying: the real library against loopback servers, and the run goes on as without it."""
+"""W&B offline, unreachable or dying: the real library against loopback servers. The run continues as without it."""
 
 import csv
 import dataclasses
@@ -102,14 +102,14 @@ def without(tmp_path_factory):
     return seen
 
 
-def check(seen, without, says):
-    """The run is the one without W&B, hardly later, and says so in one line or, where nothing is amiss, in none."""
+def check(seen, without, expected):
+    """The run equals the one without W&B and takes hardly longer; it prints the expected line or none."""
     assert seen.status == 0, seen.err
     assert seen.curve == without.curve
     assert seen.begun - without.begun < START_UP
     assert seen.ended - without.ended < END
-    assert len(seen.err) == (1 if says else 0), seen.err
-    for words in says:
+    assert len(seen.err) == (1 if expected else 0), seen.err
+    for words in expected:
         assert words in seen.err[0]
         assert "no answer within" not in seen.err[0]  # W&B keeps its own time
 
@@ -144,7 +144,7 @@ def check_contents(offline):
 def test_without_a_key_it_logs_offline_and_stays_in_the_run(tmp_path, without):
     folder = tmp_path / "home"
     folder.mkdir()
-    check(observe(folder, forked=False), without, says=[])
+    check(observe(folder, forked=False), without, expected=[])
     (offline,) = (folder / "run" / "wandb").glob("offline-run-*")
     check_contents(offline)
     assert list((offline / "files" / "media").rglob("*.png"))
@@ -159,8 +159,8 @@ def test_a_service_that_dies_turns_it_off(tmp_path, without):
     check(seen, without, ["W&B is off (", "`wandb sync run/wandb/offline-run-"])
 
 
-@pytest.mark.parametrize("code", [1, pytest.param(0, marks=pytest.mark.slow)])  # 0 is told in the next test too
-def test_a_server_is_told_how_the_run_ended(tmp_path, monkeypatch, capfd, code):
+@pytest.mark.parametrize("code", [1, pytest.param(0, marks=pytest.mark.slow)])  # the next test also ends with 0
+def test_a_server_gets_the_exit_status_of_the_run(tmp_path, monkeypatch, capfd, code):
     with answering() as server:
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
@@ -234,7 +234,7 @@ def test_a_server_that_cannot_be_reached_costs_seconds(tmp_path, without, backlo
 @pytest.mark.slow
 def test_a_server_that_answers_gets_everything(tmp_path, without):
     with answering() as server:
-        check(observe(tmp_path, WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url), without, says=[])
+        check(observe(tmp_path, WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url), without, expected=[])
     assert any(path.endswith("/file_stream") for path, _ in server.uploads)
     assert {path.rsplit(".", 1)[1] for path, _ in server.uploads if "/media/" in path} == {"png", "gif"}
 
@@ -255,4 +255,4 @@ def test_a_server_that_is_lost_midway_is_told_at_the_end(tmp_path, without, endi
 
 @pytest.mark.slow
 def test_it_may_be_disabled(tmp_path, without):
-    check(observe(tmp_path, WANDB_MODE="disabled"), without, says=[])
+    check(observe(tmp_path, WANDB_MODE="disabled"), without, expected=[])

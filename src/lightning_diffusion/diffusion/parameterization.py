@@ -67,8 +67,8 @@ class Parameterization(ABC):
         """Raise ValueError if float32 rounding makes x̂_0 inaccurate at any time of the clock.
 
         The limit A ≤ 2¹⁷ keeps the root mean square error of x̂_0 below 0.42 · 2⁻²⁴ · 2¹⁷ = 3.3e-3: below half the
-        spacing of an image's 256 levels, 1/255. A of `eps` is 2.9e4 on the cosine chain of 1000 steps and 1.2e5 on the
-        one of 4000 (Improved DDPM's); on linear chains of 5 … 20 steps it is 1.9e5 … 3.7e8.
+        spacing of an image's 256 levels, 1/255. A of `eps` is 2.9e4 on the cosine chain of 1000 steps and 1.1e5 on the
+        one of 4000 (Improved DDPM's); on linear chains of 5 … 20 steps it is 1.9e5 … 1.2e9.
         """
         t = schedule.clock()
         amplification = self.amplification(schedule, t).nan_to_num(nan=torch.inf)

@@ -183,7 +183,7 @@ class Run:
 def find(folder: Path) -> list[Run]:
     """The runs in a folder, which can be a run itself, in the order of their paths, with numbers compared by value.
 
-    Jobs that failed before they wrote anything are included, and so are links to nowhere in place of a run's words.
+    Jobs that failed before they wrote anything are included, and so are runs whose file of words is a dangling link.
     """
     return [Run(path) for path in sorted({path.parent for path in paths_named(folder, OVERRIDES, JOB)}, key=_natural)]
 

@@ -89,7 +89,7 @@ class Extractor(ABC):
         return f"{score}_{self.name}"
 
     def note(self) -> dict[str, float]:
-        """Further facts to report with its scores."""
+        """Additional facts to report with its scores."""
         return {}
 
     def prepare(self, train: ImageSet, held_out: ImageSet | None = None) -> None:

@@ -173,7 +173,7 @@ class LastCheckpoint(Checkpoint):
                 self._best, self._best_save = math.nan, 0
 
     def _prune(self, newest: Path) -> None:
-        """Deletes all but the newest checkpoints and the best. Files without a seal are left alone."""
+        """Deletes all but the newest checkpoints and the best. Files without a seal are kept."""
         found = saved(self.directory)
         kept = {newest, *list(found)[: self.keep]}
         try:

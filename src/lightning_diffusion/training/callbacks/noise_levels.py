@@ -34,10 +34,10 @@ class NoiseLevels:
         return {f"q{i + 1}": losses[i] / images[i] for i in range(4) if images[i]}
 
     def levels(self, also: Callable[[Tensor], dict[str, list[float]]]) -> list[dict[str, float]]:
-        """The intervals that contain images: the middle t/T, further columns, and means over the images.
+        """The intervals that contain images: the middle t/T, the columns of `also`, and means over the images.
 
         Args:
-            also: middles of the intervals (BINS,) -> further columns by name.
+            also: middles of the intervals (BINS,) -> columns by name.
         """
         middles = (torch.arange(BINS, dtype=torch.float64) + 0.5) / BINS
         columns = {"time": middles.tolist(), **also(middles)}
