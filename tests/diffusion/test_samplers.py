@@ -282,7 +282,7 @@ STATED = {
 @pytest.mark.parametrize("name", STATED)
 def test_a_sampler_takes_as_many_evaluations_as_it_states(name):
     """The first step and the last can take fewer."""
-    sampler, denoiser = STATED[name], Counted(gaussian(make("cosine", T=100)))
+    sampler, denoiser = STATED[name], Counted(gaussian(make("cosine", T=500)))
     N = len(sampler.times(denoiser.schedule)) - 1
     sampler.sample(denoiser, [0], SHAPE, seed=0)
     most = N * sampler.evaluations + sampler.start_evaluations
