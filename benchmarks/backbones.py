@@ -25,7 +25,7 @@ from lightning_diffusion.diffusion.guidance import Clip
 from lightning_diffusion.diffusion.objective import Objective
 from lightning_diffusion.diffusion.samplers.ddim import DDIM
 from lightning_diffusion.diffusion.time_grid import Trailing
-from lightning_diffusion.networks.summary import summarize
+from lightning_diffusion.networks.summary import noisy_images, summarize
 from lightning_diffusion.training.ema import ExponentialMovingAverage
 
 BACKBONES = ("unet", "adm", "unet_lecture", "dit", "uvit")
@@ -109,7 +109,7 @@ def main() -> None:
         "NHWC", f"steps in {seconds:.0f} s", "sure", "right class",
     )  # fmt: skip
     for backbone in BACKBONES:
-        summary = summarize(built(backbone)[0].backbone, SHAPE, 10)
+        summary = summarize(built(backbone)[0].backbone, noisy_images(SHAPE, 10))
         speed = speeds(backbone, x_0, condition)
         steps, reading = learned(backbone, x_0, condition, seconds)
         table.add(

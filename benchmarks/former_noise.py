@@ -1,4 +1,4 @@
-"""The former random numbers, by torch's own generators, to show that a change leaves everything else as it was.
+"""Runs a program with the random numbers of before, by torch's own generators: all else should be as it was.
 
 python -m benchmarks.former_noise PROGRAM [WORD …]     # as python -m PROGRAM WORD …
 

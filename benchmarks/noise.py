@@ -1,4 +1,4 @@
-"""Milliseconds of a draw of noise, next to torch.randn of the same shape, which draws by one sequential generator.
+"""The time of a draw of noise compared with torch.randn of the same shape, which draws by one sequential generator.
 
 python -m benchmarks.noise [--rounds 200] [--out FOLDER]
 

@@ -96,7 +96,7 @@ def test_a_better_model_needs_fewer_bits(finished, tmp_path):
         ("reference=digits data=digits", "reference: given together with data=NAME"),
         ("data=digits data.image_size=16", "data.image_size=16: this model was made for 8"),
         ("metrics.steps=0", "metrics.steps=0: choose at least 10"),
-        ("metrics=inception metrics.weights=nowhere.pth", "metrics.weights=nowhere.pth: no such file; put https"),
+        ("metrics=inception metrics.weights=nowhere.pth", "metrics.weights=nowhere.pth: no such file; save https"),
         ("metrics=module", "metrics"),
         ("images=x.npz", "images: given together with a model that draws images"),
         (
@@ -114,9 +114,13 @@ def test_mistakes(finished, tmp_path, options, message):
 def test_samples_are_scored_beside_real_images_with_all_that_a_score_needs(finished, tmp_path):
     found, out = measured(finished, tmp_path, "num_samples=40", "num_steps=4", "metrics.steps=100")
     assert list(found) == [
-        *(f"{n}_classifier" for n in ("fd", "kd", "is", "precision", "recall", "density", "coverage", "near_copies")),
+        *(f"{n}_classifier" for n in ("fd", "kd", "is", "precision", "recall", "density", "coverage", "vendi")),
+        "near_copies_classifier",
         "how",
     ]
+    vendi = found["vendi_classifier"]
+    assert vendi["num_samples"] == vendi["floor"]["num_samples"] == 40
+    assert 1 < vendi["floor"]["value"] < 40
     score = found["fd_classifier"]
     assert score["num_samples"] == score["floor"]["num_samples"] == 40
     assert score["num_real"] == 1500

@@ -117,7 +117,7 @@ class TestGaussian:
     def test_parts_of_another_family_are_refused(self, folder, outside):
         for main, words, message in (
             (train, [*WORDS, "model=gaussian", "schedule=linear"], "schedule: not used by the chosen model"),
-            (summary, [*WORDS, "model=gaussian"], "model: src.summary measures a backbone"),
+            (summary, [*WORDS, "model=gaussian"], "model: the cost of a Moments cannot be measured"),
             (sample, [*TRUST, "sampler=ddim"], "sampler: a Gaussian has no sampler; leave it out"),
             (sample, [*TRUST, "edit=inpaint", "images=[a.png]"], "edit: a Gaussian cannot edit"),
             (evaluate, [*TRUST, "samplers=[ddim]"], "samplers: a Gaussian has no sampler"),

@@ -1,7 +1,7 @@
 """Checkpoints and exported files of format version 1, from before the package: they load, draw and resume as they did.
 
 tests/former/NAME holds a run of twenty steps as it was after ten, and, of its last step, the exported weights and four
-samples by ddim at four evaluations.
+samples by ddim at four evaluations. The random numbers were others then: the tests take them from benchmarks.
 """
 
 import shutil
@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.former_noise import former_noise
 from lightning_diffusion.app.export import main as export
 from lightning_diffusion.app.sample import main as sample
 from lightning_diffusion.app.train import main as train
@@ -30,12 +31,20 @@ def drawn(tmp_path, *words):
     return np.load(tmp_path / "drawn" / "samples.npz")["images"].astype(int)
 
 
+@pytest.fixture
+def formerly():
+    with former_noise():
+        yield
+
+
+@pytest.mark.usefixtures("formerly")
 @pytest.mark.parametrize("name", NAMES)
 def test_an_exported_file_draws_what_it_drew(name, tmp_path):
     expected = np.load(FORMER / name / "step_20.npz")["images"].astype(int)
     assert np.abs(drawn(tmp_path, f"pretrained={FORMER / name / 'step_20.safetensors'}") - expected).max() <= 1
 
 
+@pytest.mark.usefixtures("formerly")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_is_resumed_and_ends_with_the_weights_that_it_had(name, tmp_path):
     shutil.copytree(FORMER / name, tmp_path / "run")

@@ -161,7 +161,7 @@ def test_what_two_channels_cannot_do(two_channels, tmp_path):
     Image.new("L", (W, H)).save(two_channels / "a.png")
     words = ["edit=inpaint", f"images=[{two_channels}/a.png]", "mask=left", "sampler.num_steps=2", "label=0"]
     status, _, err = in_process(sample, model, *words, cwd=tmp_path)
-    check_one_line(status, err, "images: picture files have 1 or 3 channels, and this model's images have 2", tmp_path)
+    check_one_line(status, err, "images: this model's images have 2 channels, but picture files have 1 or 3", tmp_path)
     given = [f"images={two_channels}/a.npz", f"reference={two_channels}/a.npz", "metrics=imagenet_lite"]
     status, _, err = in_process(evaluate, *given, cwd=tmp_path)
     message = "metrics: this extractor takes grey or colour images, not 2 channels; choose metrics=classifier"

@@ -98,8 +98,9 @@ TRAIN = [
     ("objective.time_sampler=0", "objective.time_sampler=0: expected an option of its group"),
     ("~trainer._target_", "trainer._target_: missing"),
     ("schedule=[1,2]", "command line was"),
+    ("backbone.num_blocks=1000000000", "backbone.num_blocks=1000000000: choose 1 to 1,000"),
     (
-        "backbone.num_blocks=1000000000",
+        "backbone.num_blocks=1000 backbone.channels=8 backbone.channel_mults=[1,2,2]",
         "backbone: this network does not fit into this machine's memory; choose",
     ),
     (

@@ -147,7 +147,7 @@ class TestTraining:
         _, out = self.lines(capsys, 30)
         (line,) = [line for line in out.splitlines() if line.startswith("note: ")]
         assert re.fullmatch(
-            r"note: this run takes about \d+ s more on this CPU; trainer.max_steps=\d+ takes ten minutes, .*", line
+            r"note: this run takes about \d+ s more on this CPU; trainer.max_steps=\d+ takes ten minutes; .*", line
         )
 
     def test_a_short_one_does_not(self, capsys):

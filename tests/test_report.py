@@ -8,6 +8,7 @@ import shutil
 import pytest
 import yaml
 
+from lightning_diffusion.metrics.scores import NAMES
 from lightning_diffusion.runs.comparable import higher_is_better
 from lightning_diffusion.runs.reporting import figures
 from lightning_diffusion.runs.reporting.page import to_paste
@@ -76,7 +77,7 @@ def test_the_best_is_first_whichever_way_the_metric_goes(sweep):
     assert table.label(table.runs[0]) == "schedule=cosine schedule.T=100"
     faster = compare(find(sweep), "images_per_second")
     assert [run.folder.name for run in faster.done] == ["0", "2", "1", "3"]
-    assert all(map(higher_is_better, ("precision_x", "recall_x", "inception_score", "is_classifier")))
+    assert all(map(higher_is_better, ("precision_x", "recall_x", "inception_score", "is_classifier", "vendi_x")))
     assert not any(map(higher_is_better, ("fid", "fd_is", "val/loss", "kd_classifier")))
 
 
@@ -270,7 +271,7 @@ def test_in_a_browser_it_shows_everything_and_sorts(sweep, opened):
 
 @pytest.mark.parametrize("width", [800, 1200])
 def test_a_table_of_many_scores_fits_the_page(tmp_path, opened, width):
-    names = [f"{score}_imagenet_lite" for score in ("fd", "kd", "is", "precision", "recall", "density", "coverage")]
+    names = [f"{score}_imagenet_lite" for score in NAMES]
     for i, schedule in enumerate(("linear", "cosine")):
         folder = tmp_path / "runs" / f"2026-01-01_00-00-00-00000{i}"
         write_run(folder, [f"schedule={schedule}", f"schedule.T={10 + i}", "parameterization=eps"], 1.0)

@@ -6,7 +6,7 @@ import torch
 from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.codecs.image_size import height_width, simplest
 from lightning_diffusion.networks.dit import DiT
-from lightning_diffusion.networks.summary import summarize
+from lightning_diffusion.networks.summary import noisy_images, summarize
 from lightning_diffusion.networks.transformer import Patches, position_embedding
 from lightning_diffusion.networks.unet import UNet
 from lightning_diffusion.networks.unet_blocks import SelfAttention
@@ -36,7 +36,7 @@ def test_images_that_are_not_square_come_back_and_every_pixel_counts(make, size)
     output.square().sum().backward()
     assert (x.grad != 0).all()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
-    assert tuple(size) in summarize(network, (2, *size), 3).levels or not isinstance(network, LectureUNet)
+    assert tuple(size) in summarize(network, noisy_images((2, *size), 3)).levels or not isinstance(network, LectureUNet)
 
 
 @each

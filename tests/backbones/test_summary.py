@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lightning_diffusion.networks.dit import DiT
-from lightning_diffusion.networks.summary import summarize
+from lightning_diffusion.networks.summary import noisy_images, summarize
 from lightning_diffusion.networks.unet import UNet
 from src.summary import main
 from tests.command import in_process
@@ -22,7 +22,7 @@ class OneConvolution(nn.Module):
 
 
 def test_one_convolution_by_hand():
-    summary = summarize(OneConvolution(), (1, 8, 8), None)
+    summary = summarize(OneConvolution(), noisy_images((1, 8, 8), None))
     assert summary.parameters == 4 * 9 + 4
     assert summary.flops == 2 * 64 * 4 * 9
     assert summary.activation_bytes == 4 * (64 + 4 * 64)  # the input, for the convolution; the output, for the ReLU
@@ -35,18 +35,18 @@ def test_attention_is_counted_and_placed():
     block = 2 * N * d * (3 * d + d + 8 * d) + 2 * 2 * N * N * d  # projections and MLP; QKᵀ and its product with V
     embedding = 2 * 32 * 32 * 2 + 2 * d * (6 + 2) * d
     patches = 2 * N * d * 4 + 2 * N * 4 * d
-    summary = summarize(network, (1, 8, 8), None)
+    summary = summarize(network, noisy_images((1, 8, 8), None))
     assert summary.flops == block + embedding + patches
     assert summary.levels[16,].attentions == 1
     assert summary.levels[16,].heads == {2}
-    unet = summarize(UNet(9, 1, 16, (1, 2, 2), 1, (5,)), (1, 9, 9), None)
+    unet = summarize(UNet(9, 1, 16, (1, 2, 2), 1, (5,)), noisy_images((1, 9, 9), None))
     assert set(unet.levels) == {(9, 9), (5, 5), (3, 3)}
     assert [unet.levels[n, n].attentions for n in (9, 5, 3)] == [0, 3, 1]  # one down, two up; the middle
 
 
 def test_checkpointing_shows_in_the_memory():
     options = (8, 1, 16, (1, 2), 1, ())
-    plain, frugal = (summarize(UNet(*options, checkpointing=c), (1, 8, 8), None) for c in (False, True))
+    plain, frugal = (summarize(UNet(*options, checkpointing=c), noisy_images((1, 8, 8), None)) for c in (False, True))
     assert frugal.activation_bytes < 0.6 * plain.activation_bytes  # one kept image per block instead of two
     assert frugal.parameters == plain.parameters
 

@@ -5,13 +5,15 @@ import math
 import pytest
 import torch
 
+from lightning_diffusion.diffusion.analytic import GaussianMixture
 from lightning_diffusion.diffusion.denoiser import Counted
 from lightning_diffusion.diffusion.process import posterior
 from lightning_diffusion.diffusion.samplers.adams_bashforth import AdamsBashforth
 from lightning_diffusion.diffusion.samplers.dpm_solver import DPMSolverMultistep, single_step
 from lightning_diffusion.diffusion.samplers.edm import EDM
-from lightning_diffusion.diffusion.samplers.euler import Heun
+from lightning_diffusion.diffusion.samplers.euler import Euler, Heun
 from lightning_diffusion.diffusion.samplers.predictor_corrector import PredictorCorrector
+from lightning_diffusion.diffusion.samplers.rk4 import RK4
 from lightning_diffusion.diffusion.samplers.unipc import UniPC
 from lightning_diffusion.diffusion.time_grid import Karras, LogSNR, Trailing
 from tests.diffusion.options import SCHEDULES
@@ -76,6 +78,55 @@ def test_heun_falls_back_to_euler_where_the_end_would_weigh_more_than_5():
         times = torch.tensor([ratio, 1.0], dtype=F64)
         Heun(Trailing(), 1).step(counted, points(1, 2), *times, None, None)
         assert counted.items == evaluations
+
+
+def classical_runge_kutta(denoiser, x, t, s):
+    """One step of y = x/α over u = σ/α, with the slope ε̂."""
+    schedule = denoiser.schedule
+    u_t, u_s = (schedule.sigma(time) / schedule.alpha(time) for time in (t, s))
+    y, h = x / schedule.alpha(t), u_s - u_t
+
+    def slope(y, u):
+        time = schedule.t_of_logsnr(-2 * u.log())
+        alpha, sigma = schedule.alpha(time), schedule.sigma(time)
+        return (alpha * y - alpha * denoiser(alpha * y, time)) / sigma
+
+    k_1 = slope(y, u_t)
+    k_2 = slope(y + h / 2 * k_1, u_t + h / 2)
+    k_3 = slope(y + h / 2 * k_2, u_t + h / 2)
+    k_4 = slope(y + h * k_3, u_s)
+    return schedule.alpha(s) * (y + h / 6 * (k_1 + 2 * k_2 + 2 * k_3 + k_4))
+
+
+@pytest.mark.parametrize(
+    ("name", "times"), [("cosine", (800, 500)), ("jsd", (900, 700)), ("sub_vp", (0.7, 0.5)), ("edm", (3.0, 0.2))]
+)
+def test_rk4_is_the_classical_method_in_sigma_over_alpha(name, times):
+    denoiser, x, (t, s) = mixture(SCHEDULES[name]), points(8, 2), torch.tensor(times, dtype=F64)
+    expected = classical_runge_kutta(denoiser, x, t, s)
+    torch.testing.assert_close(RK4(Trailing(), 1).step(denoiser, x, t, s, None, None)[0], expected)
+
+
+def test_rk4_loses_no_digits_where_alpha_is_small():
+    """The cosine schedule begins at σ/α = 20,000, where x/α in float32 has three digits after the point."""
+    exact = mixture(SCHEDULES["cosine"])
+    single = GaussianMixture(exact.schedule, exact.weights.float(), exact.means.float(), exact.covariances.float())
+    x, (t, s) = points(8, 2), torch.tensor([1000, 980], dtype=F64)
+    expected = classical_runge_kutta(exact, x, t, s)
+    ours = RK4(Trailing(), 1).step(single, x.float(), t, s, None, None)[0]
+    torch.testing.assert_close(ours, expected.float(), rtol=1e-6, atol=1e-6)
+    assert (classical_runge_kutta(single, x.float(), t, s) - expected).abs().max() > 1e-5
+
+
+def test_rk4_falls_back_to_euler_where_the_end_would_weigh_more_than_5():
+    """Where α = 1 the weight of x̂_0 at the end is (σ_t/σ_s − 1)/6. It is infinite at time 0 and after α_t = 0."""
+    cases = (("edm", 30.99, 1.0, 4), ("edm", 31.01, 1.0, 1), ("edm", 1.0, 0.0, 1), ("jsd", 1000.0, 999.0, 1))
+    for name, t, s, evaluations in cases:
+        counted, x, times = Counted(mixture(SCHEDULES[name])), points(1, 2), torch.tensor([t, s], dtype=F64)
+        x_s, _ = RK4(Trailing(), 1).step(counted, x, *times, None, None)
+        assert counted.items == evaluations
+        if evaluations == 1:
+            torch.testing.assert_close(x_s, Euler(Trailing(), 1).step(counted, x, *times, None, None)[0])
 
 
 def test_predictor_corrector_steps_by_its_formula():

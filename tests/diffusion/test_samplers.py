@@ -11,7 +11,7 @@ import torch
 from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.diffusion import beta as schedules
 from lightning_diffusion.diffusion.analytic import Gaussian
-from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
+from lightning_diffusion.diffusion.denoiser import Counted, NetworkDenoiser
 from lightning_diffusion.diffusion.guidance import Clip
 from lightning_diffusion.diffusion.noise import IndexedNoise
 from lightning_diffusion.diffusion.parameterization import X0, Eps, V
@@ -19,7 +19,7 @@ from lightning_diffusion.diffusion.samplers.ddim import DDIM
 from lightning_diffusion.diffusion.samplers.ddpm import DDPM
 from lightning_diffusion.diffusion.samplers.dpm_solver import Point, integrals, polynomial
 from lightning_diffusion.diffusion.time_grid import Karras, Leading, Linear, LogSNR, Quadratic, Trailing
-from tests.diffusion.options import SCHEDULES, option, options
+from tests.diffusion.options import SCHEDULES, make, option, options, sampler_variants
 from tests.diffusion.truth import F64
 
 SHAPE = (1, 2, 2)
@@ -270,3 +270,20 @@ def test_integrals_of_the_multistep_formula():
     (approximate,) = integrals(h, 1)
     assert float(approximate) == pytest.approx((1 - math.exp(-0.7)) / 2)
     assert integrals(h, 0) == []
+
+
+STATED = {
+    name: sampler
+    for name, sampler in sampler_variants().items()
+    if not sampler.adaptive and "learned" not in name  # a Gaussian has no learned variance
+}
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_a_sampler_takes_as_many_evaluations_as_it_states(name):
+    """The first step and the last can take fewer."""
+    sampler, denoiser = STATED[name], Counted(gaussian(make("cosine", T=500)))
+    N = len(sampler.times(denoiser.schedule)) - 1
+    sampler.sample(denoiser, [0], SHAPE, seed=0)
+    most = N * sampler.evaluations + sampler.start_evaluations
+    assert most - 2 * (sampler.evaluations - 1) <= denoiser.items <= most, f"{denoiser.items} in {N} steps"

@@ -8,6 +8,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from lightning_diffusion.data.dataset import InMemory
 from lightning_diffusion.metrics.comparison import Comparison
+from lightning_diffusion.metrics.distances.vendi import vendi_score
 from lightning_diffusion.metrics.extractors.classifier import Classifier
 from lightning_diffusion.metrics.scores import scores
 from tests.metrics.features import Images, digits, extractor, features
@@ -57,6 +58,17 @@ def test_lost_classes_cost_recall_and_noise_costs_precision(on_digits):
     assert noisy["precision_classifier"].value < 0.7 * whole["precision_classifier"].value
 
 
+def test_the_vendi_score_rises_with_the_classes_and_is_one_for_one_image(on_digits):
+    comparison, images, labels = on_digits
+    found = [
+        comparison(comparison.extractor(some))["vendi_classifier"].value
+        for some in (images[:1].repeat(30, 1, 1, 1), images[labels < 1], images[labels < 3], images[labels < 6], images)
+    ]
+    assert found[0] == pytest.approx(1, abs=1e-6)
+    assert found == sorted(found)
+    assert found[-1] > 1.5 * found[1]
+
+
 def test_the_floor_is_the_score_of_held_out_images_at_the_same_number(on_digits):
     comparison, images, _ = on_digits
     floor = comparison.floor(100)
@@ -65,6 +77,18 @@ def test_the_floor_is_the_score_of_held_out_images_at_the_same_number(on_digits)
     assert comparison.floor(100) == floor  # kept
     assert comparison.floor(5000)["fd_classifier"].num_samples == 297
     assert list(floor) == comparison.names
+    alone = comparison.extractor(images[:100]).vectors
+    assert floor["vendi_classifier"] == (pytest.approx(vendi_score(alone)), None, 100, 0)
+
+
+def test_the_floor_is_measured_again_if_there_are_other_scores_than_when_it_was_kept(tmp_path, monkeypatch):
+    made, real, held_out = extractor(tmp_path), Images(50, seed=1), Images(30, seed=2)
+    with monkeypatch.context() as earlier:
+        earlier.setattr("lightning_diffusion.metrics.scores.NAMES", ("fd",))
+        earlier.setattr("lightning_diffusion.metrics.comparison.scores", lambda *args: {"fd": scores(*args)["fd"]})
+        assert list(Comparison(made, real, held_out).floor(30)) == ["fd_random"]
+    comparison = Comparison(made, real, held_out)
+    assert list(comparison.floor(30)) == comparison.names
 
 
 def test_copies_are_found_and_shown(on_digits):

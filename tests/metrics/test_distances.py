@@ -1,12 +1,14 @@
-"""The distances against closed forms, brute force, torch-fidelity and torchmetrics."""
+"""The distances and the Vendi score against closed forms, brute force, torch-fidelity and torchmetrics."""
 
 import math
 
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 import torch
 import torch_fidelity
+from sklearn.metrics.pairwise import cosine_similarity
 from torch.utils.data import Dataset
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -19,6 +21,7 @@ from lightning_diffusion.metrics.distances.frechet import Moments, frechet_dista
 from lightning_diffusion.metrics.distances.inception_score import inception_score
 from lightning_diffusion.metrics.distances.kernel import kernel_distance
 from lightning_diffusion.metrics.distances.manifold import nearest, overlap
+from lightning_diffusion.metrics.distances.vendi import vendi_score
 from tests.metrics.features import Images, Net
 
 
@@ -233,6 +236,43 @@ class TestOverlap:
         distances, indices = nearest(torch.tensor([[2.2], [8.9]]), among, 3)
         assert indices.tolist() == [[2, 3, 1], [9, 8, 7]]
         assert torch.allclose(distances, torch.tensor([[0.2, 0.8, 1.2], [0.1, 0.9, 1.9]]).double(), atol=1e-6)
+
+
+class TestVendi:
+    @pytest.mark.parametrize("d", [5, 40])
+    def test_of_equal_directions_is_one(self, d):
+        lengths = torch.linspace(0.1, 10, 20)[:, None]
+        assert vendi_score(lengths * normal(1, d, 0)) == pytest.approx(1)
+
+    @pytest.mark.parametrize("copies", [1, 6])
+    def test_of_orthogonal_directions_is_their_number_however_often_each_occurs(self, copies):
+        """Eight axes of ten dimensions: 8 images take the matrix of images, 48 that of dimensions."""
+        axes, _ = torch.linalg.qr(normal(10, 8, 0).double())
+        assert vendi_score(axes.T.repeat(copies, 1)) == pytest.approx(8)
+
+    @pytest.mark.parametrize(("angle", "d"), [(0.3, 2), (1.2, 2), (0.3, 7), (1.2, 7)])
+    def test_of_two_directions_is_that_of_their_angle(self, angle, d):
+        """K/2 has the eigenvalues (1 ± cos θ)/2."""
+        x = torch.zeros(2, d, dtype=torch.float64)
+        x[0, 0], x[1, 0], x[1, 1] = 3, math.cos(angle), math.sin(angle)
+        p, q = (1 + math.cos(angle)) / 2, (1 - math.cos(angle)) / 2
+        assert vendi_score(x) == pytest.approx(p**-p * q**-q)
+
+    @pytest.mark.parametrize(("N", "d"), [(1, 6), (7, 30), (30, 30), (60, 5)])
+    def test_is_the_entropy_of_the_whole_kernel_in_numpy(self, N, d):
+        x = normal(N, d, 3) + 0.5
+        eigenvalues = np.linalg.eigvalsh(cosine_similarity(x.double().numpy()) / N)
+        assert vendi_score(x) == pytest.approx(math.exp(scipy.stats.entropy(eigenvalues.clip(0))), rel=1e-9)
+
+    @pytest.mark.parametrize("d", [4, 50])
+    def test_features_of_length_0_are_one_further_direction(self, d):
+        zeros, x = torch.zeros(6, d), normal(1, d, 0).repeat(6, 1)
+        assert vendi_score(zeros) == pytest.approx(1)
+        assert vendi_score(torch.cat([zeros, x])) == pytest.approx(2)
+
+    def test_needs_an_image(self):
+        with pytest.raises(ValueError, match="0 images have no Vendi score"):
+            vendi_score(torch.zeros(0, 3))
 
 
 class Pictures(Dataset):

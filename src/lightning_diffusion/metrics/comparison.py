@@ -88,7 +88,7 @@ class Comparison:
             return {}, {"scores": json.dumps({name: list(score) for name, score in found.items()})}
 
         extrapolated = " at infinity" if self.extrapolate and self._suffices(N) else ""
-        key = f"{self.reference.hash} {images.fingerprint()} {N}{extrapolated}"
+        key = f"{self.reference.hash} {images.fingerprint()} {N}{extrapolated} {' '.join(self.names)}"
         _, words = cached(self.extractor.cache_dir, f"floor-{self.extractor.name}", key, make)
         return {name: Score(*values) for name, values in json.loads(words["scores"]).items()}
 

@@ -10,13 +10,14 @@ from lightning_diffusion.metrics.distances.frechet import frechet_distance, mome
 from lightning_diffusion.metrics.distances.inception_score import inception_score
 from lightning_diffusion.metrics.distances.kernel import kernel_distance
 from lightning_diffusion.metrics.distances.manifold import overlap
+from lightning_diffusion.metrics.distances.vendi import vendi_score
 from lightning_diffusion.metrics.extractors.base import Extractor, Features
 from lightning_diffusion.metrics.reference import Reference
 
 MOST_PAIRED = 10_000  # images of each set in scores that compare all pairs
 MIN_SAMPLES = 10  # one for each part of the Inception Score
 AT_INFINITY = "fd_inf"
-NAMES = ("fd", "kd", "is", "precision", "recall", "density", "coverage")
+NAMES = ("fd", "kd", "is", "precision", "recall", "density", "coverage", "vendi")
 
 
 class Score(NamedTuple):
@@ -36,7 +37,7 @@ class Score(NamedTuple):
 
 def scores(samples: Features, real: Reference, extrapolate: bool = False) -> dict[str, Score]:
     """The scores by name: fd (Fréchet distance), fd_inf (extrapolated to infinitely many samples, on request), kd
-    (kernel distance), is (Inception Score, if the extractor classifies), precision, recall, density, coverage.
+    (kernel distance), is (Inception Score, if the extractor classifies), precision, recall, density, coverage, vendi.
 
     Raises:
         ValueError: fewer than ten samples or reference images, or too few to extrapolate.
@@ -53,6 +54,7 @@ def scores(samples: Features, real: Reference, extrapolate: bool = False) -> dic
     if samples.logits is not None:
         found["is"] = Score(*inception_score(samples.logits), N, 0)
     found |= {name: Score(value, *paired) for name, value in overlap(x, y)._asdict().items()}
+    found["vendi"] = Score(vendi_score(samples.vectors), None, N, 0)
     return found
 
 

@@ -48,6 +48,10 @@ class Model(nn.Module, ABC):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def example(self, count: int, device: str) -> Sequence[Tensor | Condition | None] | None:
+        """Inputs of `network` for `count` images on a device, to measure its cost; None if it cannot be measured."""
+        return None
+
     parts: Sequence[str] = ()  # names that `with_parts` accepts
 
     def with_parts(self, **parts: Any) -> Self:

@@ -1,6 +1,7 @@
 """The cost of a network, measured by running it."""
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from lightning_diffusion.codecs.condition import Condition, by_label
 from lightning_diffusion.networks.transformer import TokenAttention
 from lightning_diffusion.networks.unet_blocks import SelfAttention
+
+Inputs = Sequence[Tensor | Condition | None]
+Example = Callable[[int, str], Inputs]  # (number of images, device) -> inputs of a network
 
 
 @dataclass
@@ -40,8 +44,18 @@ class Summary:
     levels: dict[tuple[int, ...], Level]
 
 
-def summarize(network: nn.Module, shape: tuple[int, int, int], num_classes: int | None) -> Summary:
-    """Measures the network for one image of `shape` (C, H, W), in training mode and float32, on the CPU."""
+def noisy_images(shape: Sequence[int], num_classes: int | None) -> Example:
+    """Inputs of a denoiser's network: images of `shape` (C, H, W), a time on DDPM's clock, classes or None."""
+
+    def example(count: int, device: str) -> Inputs:
+        condition = by_label(None if num_classes is None else torch.zeros(count, dtype=torch.long, device=device))
+        return torch.zeros(count, *shape, device=device), torch.full((count,), 500.0, device=device), condition
+
+    return example
+
+
+def summarize(network: nn.Module, example: Example) -> Summary:
+    """Measures the network for one image, in training mode and float32, on the CPU."""
     levels: dict[tuple[int, ...], Level] = {}
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -54,12 +68,8 @@ def summarize(network: nn.Module, shape: tuple[int, int, int], num_classes: int 
             level.layers += 1
             level.channels.add(output.shape[1] if output.ndim == 4 else output.shape[-1])
 
-    def batch(size: int, device: str = "cpu") -> list[Tensor | Condition | None]:
-        condition = by_label(None if num_classes is None else torch.zeros(size, dtype=torch.long, device=device))
-        return [torch.zeros(size, *shape, device=device), torch.full((size,), 500.0, device=device), condition]
-
     network.train()
-    one, two = (_kept_bytes(network, *batch(size)) for size in (1, 2))
+    one, two = (_kept_bytes(network, *example(size, "cpu")) for size in (1, 2))
     plain = copy.deepcopy(network).to("meta")  # where each layer runs on its own, without the fused CPU functions
     spatial = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, SelfAttention, TokenAttention)
     for module in plain.modules():
@@ -67,7 +77,7 @@ def summarize(network: nn.Module, shape: tuple[int, int, int], num_classes: int 
             module.register_forward_hook(lambda m, i, o: record(m, i, o) if o.ndim > 2 else None)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        plain(*batch(1, "meta"))
+        plain(*example(1, "meta"))
     return Summary(
         sum(parameter.numel() for parameter in network.parameters()),
         counter.get_total_flops(),

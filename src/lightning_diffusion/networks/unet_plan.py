@@ -7,6 +7,7 @@ from lightning_diffusion.codecs.image_size import ImageSize, typed
 from lightning_diffusion.networks.layers import patch_rows_columns
 
 MAX_GROUPS, MIN_GROUP_CHANNELS = 32, 4
+MAX_BLOCKS = 1_000  # of a level; more would fill the memory with their plan before any layer is made
 
 
 class Level(NamedTuple):
@@ -105,7 +106,7 @@ def check_sizes(channels: int, channel_mults: Sequence[int], num_blocks: int, ou
         raise ValueError(f"backbone.channels={channels}: choose an even number >= 4")
     if not channel_mults or min(channel_mults) < 1:
         raise ValueError(f"backbone.channel_mults={list(channel_mults)}: choose one multiple >= 1 for each level")
-    if num_blocks < 1:
-        raise ValueError(f"backbone.num_blocks={num_blocks}: must be >= 1")
+    if not 1 <= num_blocks <= MAX_BLOCKS:
+        raise ValueError(f"backbone.num_blocks={num_blocks}: choose 1 to {MAX_BLOCKS:,}")
     if outputs not in (1, 2):
         raise ValueError(f"backbone.outputs={outputs}: choose 1, or 2 for a prediction and the variance")

@@ -6,7 +6,7 @@ from typing import Literal
 LOSS, BITS, BITS_ERROR = HELD_OUT = ("val/loss", "val/bits_per_dim", "val/bits_per_dim_se")
 LOSS_KEYS = ("schedule", "parameterization", "distance", "objective.distance")  # change what val/loss measures
 LOWER_IS_BETTER = ("train/loss", "val/", "fd_", "fid", "kd_", "kid")
-HIGHER_IS_BETTER = ("inception_score", "is_", "precision", "recall", "density", "coverage")
+HIGHER_IS_BETTER = ("inception_score", "is_", "precision", "recall", "density", "coverage", "vendi")
 
 
 def is_figure(metric: str) -> bool:

@@ -6,10 +6,9 @@ from rich.table import Table
 from lightning_diffusion.app.assembly import Arguments, count_classes, groups
 from lightning_diffusion.app.cli import config_errors
 from lightning_diffusion.app.output import show, table
-from lightning_diffusion.codecs.image_size import height_width
 from lightning_diffusion.configuration.arguments import parse
 from lightning_diffusion.configuration.errors import ConfigError
-from lightning_diffusion.networks.summary import Summary, summarize
+from lightning_diffusion.networks.summary import Inputs, Summary, summarize
 
 
 def main(config: DictConfig) -> None:
@@ -17,15 +16,18 @@ def main(config: DictConfig) -> None:
     with config_errors():
         count_classes(config)
         arguments = parse(config, Arguments, groups())
-        if "backbone" not in arguments.nodes:
-            raise ConfigError(
-                "model: src.summary measures a backbone=…, which this model does not have; choose another model=…"
-            )
-        backbone, data = arguments.nodes["backbone"], arguments.data.node
-        network = backbone.make()
-        shape = (data["channels"], *height_width(data["image_size"]))
-        summary = summarize(network, shape, data["num_classes"])
-    show(_totals(backbone.name, shape, summary), "", _levels(summary))
+        model = arguments.model.make()
+        network = model.network
+
+        def example(count: int, device: str) -> Inputs:
+            if (inputs := model.example(count, device)) is None:
+                raise ConfigError(
+                    f"model: the cost of a {type(network).__name__} cannot be measured; choose another model=…"
+                )
+            return inputs
+
+        summary = summarize(network, example)
+    show(_totals(type(network).__name__, model.shape, summary), "", _levels(summary))
 
 
 def _totals(name: str, shape: tuple[int, int, int], summary: Summary) -> Table:

@@ -7,7 +7,7 @@ from lightning_diffusion.diffusion.noise import Noise
 from lightning_diffusion.diffusion.samplers.base import Sampler
 from lightning_diffusion.diffusion.schedule import NoiseSchedule
 
-MAX_WEIGHT = 5.0  # of x̂_0 at the end of a step of Heun's method
+MAX_WEIGHT = 5.0  # of x̂_0 at the end of a step of Heun's or of the classical Runge–Kutta method
 
 
 class Euler(Sampler):

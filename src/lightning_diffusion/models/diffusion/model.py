@@ -20,6 +20,7 @@ from lightning_diffusion.diffusion.samplers.ddim import DDIM
 from lightning_diffusion.diffusion.time_grid import Trailing
 from lightning_diffusion.models.contracts import Drawn, Editor, Generator, Likelihood, Model, OnStep, no_report
 from lightning_diffusion.models.diffusion.likelihood import FlowAndBound
+from lightning_diffusion.networks.summary import Inputs, noisy_images
 
 Guidance = Callable[[Denoiser], Denoiser]
 
@@ -56,6 +57,9 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
     @property
     def network(self) -> nn.Module:
         return self.denoiser.backbone
+
+    def example(self, count: int, device: str) -> Inputs:
+        return noisy_images(self.codec.shape(self.shape), self.num_classes)(count, device)
 
     @property
     def shared(self) -> Sequence[object]:

@@ -1,0 +1,188 @@
+"""Variational autoencoders as a family: z ~ N(0, I), a decoder p(x|z), and an encoder q(z|x) that bounds log p(x)."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_diffusion.codecs.condition import Condition
+from lightning_diffusion.codecs.image_size import ImageSize, height_width
+from lightning_diffusion.codecs.pixels import to_model, to_uint8
+from lightning_diffusion.diffusion.likelihood import log_bin
+from lightning_diffusion.diffusion.noise import IndexedNoise
+from lightning_diffusion.models.contracts import Drawn, Generator, Likelihood, Model, OnStep, no_report
+from lightning_diffusion.networks.autoencoder import ConvAutoencoder
+from lightning_diffusion.networks.summary import Inputs, noisy_images
+
+WALK = 24  # steps of a walk through the latent space
+LEAST_STD = 2 / 255 / 8  # of a component, an eighth of a grey level
+
+
+class Bound(NamedTuple):
+    """The two parts of −ELBO of each image, nats, (B,): −E_q[log p(x|z)] by one z, and KL(q(z|x) ‖ N(0, I))."""
+
+    reconstruction: Tensor
+    divergence: Tensor
+
+
+class VAE(Model, Generator, Likelihood):
+    """p(x) = ∫ p(x|z) N(z; 0, I) dz. Given z, pixels are independent, and each of their 256 values has the probability
+    that a mixture of Gaussians has in its bin.
+
+    Args:
+        network: with the weights; 3 · components · channels output channels.
+        channels, num_classes: of the images.
+        image_size: n of squares, or [H, W].
+        components: of each pixel's mixture, ≥ 1.
+        pixels: draws the mean of p(x|z), or a sample of it.
+
+    Raises:
+        ValueError: a network whose output does not fit.
+
+    Ref: Auto-Encoding Variational Bayes, Eq. 3; the bins are those of DDPM Eq. 13
+    """
+
+    def __init__(
+        self,
+        network: ConvAutoencoder,
+        channels: int,
+        image_size: ImageSize,
+        num_classes: int | None = None,
+        components: int = 2,
+        pixels: Literal["mean", "sample"] = "mean",
+    ) -> None:
+        super().__init__()
+        self.autoencoder, self.shape, self.num_classes = network, (channels, *height_width(image_size)), num_classes
+        self.components, self.pixels = components, pixels
+        if components < 1 or network.head.out_channels != 3 * components * channels:
+            raise ValueError(
+                f"model.components={components} and network.out_channels={network.head.out_channels}: choose "
+                f"components >= 1 and out_channels = 3 · components · {channels}"
+            )
+
+    @property
+    def network(self) -> nn.Module:
+        return self.autoencoder
+
+    def example(self, count: int, device: str) -> Inputs:
+        x, _, condition = noisy_images(self.shape, self.num_classes)(count, device)
+        return x, torch.zeros(count, self.autoencoder.latent_dim, device=device), condition
+
+    @property
+    def num_steps(self) -> int:
+        return 1
+
+    def mixture(self, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log weights, means and standard deviations of each pixel's components, (B, K, C, H, W) each."""
+        logits, mean, raw = output.float().unflatten(1, (3, self.components, -1)).unbind(1)
+        return logits.log_softmax(1), mean, nn.functional.softplus(raw) + LEAST_STD
+
+    def log_pixels(self, x: Tensor, output: Tensor) -> Tensor:
+        """log p(x|z) of each image, nats, (B,), from the decoder's output."""
+        log_weight, mean, std = self.mixture(output)
+        bins = log_bin(x[:, None], mean, std)
+        return (log_weight + bins).logsumexp(1).flatten(1).sum(1)
+
+    def bound(self, images: Tensor, condition: Condition | None, eps: Tensor) -> Bound:
+        """−ELBO in two parts for uint8 images (B, C, H, W) and ε ~ N(0, I), (B, d)."""
+        x = to_model(images)
+        mean, log_variance, output = self.autoencoder(x, eps, condition)
+        divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1) / 2
+        return Bound(-self.log_pixels(x, output), divergence)
+
+    def in_bits(self, nats: Tensor) -> Tensor:
+        """Per dimension of an image."""
+        return nats / (math.prod(self.shape) * math.log(2))
+
+    @torch.no_grad()
+    def bits_per_dim(self, images: Tensor, condition: Condition | None, indices: range, seed: int) -> Tensor:
+        noise = IndexedNoise(seed, indices, (self.autoencoder.latent_dim,), images.device, stream="bound")
+        return self.in_bits(sum(self.bound(images, condition, noise()), torch.zeros((), device=images.device)))
+
+    def check_likelihood(self, **options: Any) -> None:
+        count = options.pop("num_latents", 64)
+        super().check_likelihood(**options)
+        if count < 1:
+            raise ValueError(f"metrics.num_latents={count}: choose a number of at least 1")
+
+    def likelihood_steps(self, num_latents: int = 64, **options: Any) -> int:
+        return num_latents
+
+    @torch.no_grad()
+    def likelihoods(
+        self,
+        images: Tensor,
+        condition: Condition | None,
+        indices: range,
+        seed: int,
+        on_step: OnStep = no_report,
+        num_latents: int = 64,
+        **options: Any,
+    ) -> dict[str, Tensor]:
+        """The bound by the mean over K latents of each image, and the tighter importance-weighted one
+
+            log p(x) ≥ E[log 1/K Σ_k p(x|z_k) p(z_k) / q(z_k|x)]
+
+        Ref: Importance Weighted Autoencoders, Eq. 8
+        """
+        noise = IndexedNoise(seed, indices, (self.autoencoder.latent_dim,), images.device, stream="bound")
+        x = to_model(images)
+        mean, log_variance = self.autoencoder.encode(x, condition)
+        log_ratios = []
+        for _ in range(num_latents):
+            eps = noise()
+            z = mean + (log_variance / 2).exp() * eps
+            log_prior_over_q = (eps.square() + log_variance - z.square()).sum(1) / 2
+            log_ratios.append(self.log_pixels(x, self.autoencoder.decode(z, condition)) + log_prior_over_q)
+            on_step()
+        ratios = torch.stack(log_ratios)
+        weighted = ratios.logsumexp(0) - math.log(num_latents)
+        return {
+            "bound": self.in_bits(-ratios.mean(0)),
+            f"importance_weighted_{num_latents}": self.in_bits(-weighted),
+        }
+
+    @torch.inference_mode()
+    def draw(
+        self, indices: Sequence[int], condition: Condition | None, seed: int, on_step: OnStep = no_report
+    ) -> Drawn:
+        z, pick, pixel = self._noise(indices, seed)
+        x = self._pixels(self.autoencoder.decode(z, self._here(condition)), pick, pixel)
+        on_step()
+        return Drawn(to_uint8(x).cpu(), len(indices))
+
+    @torch.inference_mode()
+    def trajectory(self, indices: Sequence[int], condition: Condition | None, seed: int) -> Iterator[Tensor]:
+        """A walk through the latent space, from z = 0 straight to that of the sample."""
+        (z, pick, pixel), condition = self._noise(indices, seed), self._here(condition)
+        for share in torch.linspace(0, 1, WALK).tolist():
+            yield to_uint8(self._pixels(self.autoencoder.decode(share * z, condition), pick, pixel)).cpu()
+
+    def reconstruct(self, images: Tensor, condition: Condition | None) -> Tensor:
+        """The means of p(x|z) at the mean z of q(z|x), uint8 (B, C, H, W)."""
+        with torch.inference_mode():
+            mean, _ = self.autoencoder.encode(to_model(images), condition)
+            return to_uint8(self._mean(self.autoencoder.decode(mean, condition)))
+
+    def _here(self, condition: Condition | None) -> Condition | None:
+        return None if condition is None else condition.to(self.device)
+
+    def _noise(self, indices: Sequence[int], seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """z (B, d); a number for each pixel that picks a component, and one for the place in it, (B, C, H, W) each."""
+        z = IndexedNoise(seed, indices, (self.autoencoder.latent_dim,), self.device)()
+        pixels = IndexedNoise(seed, indices, self.shape, self.device, stream="pixels")
+        return z, pixels(), pixels()
+
+    def _mean(self, output: Tensor) -> Tensor:
+        log_weight, mean, _ = self.mixture(output)
+        return (log_weight.exp() * mean.clamp(-1, 1)).sum(1)
+
+    def _pixels(self, output: Tensor, pick: Tensor, pixel: Tensor) -> Tensor:
+        if self.pixels == "mean":
+            return self._mean(output)
+        log_weight, mean, std = self.mixture(output)
+        cumulative = log_weight.exp().cumsum(1)[:, :-1]
+        component = (cumulative <= torch.special.ndtr(pick)[:, None]).sum(1, keepdim=True)
+        return (mean.gather(1, component) + std.gather(1, component) * pixel[:, None])[:, 0]

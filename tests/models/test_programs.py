@@ -1,0 +1,97 @@
+"""Every family of conf/model through the real programs, found without being named."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_diffusion.app.evaluate import main as evaluate
+from lightning_diffusion.app.report import main as report
+from lightning_diffusion.app.sample import main as sample
+from lightning_diffusion.app.train import main as train
+from lightning_diffusion.checkpoints.folder import read_checkpoint
+from lightning_diffusion.checkpoints.loading import load
+from lightning_diffusion.configuration.trusted_targets import CONF
+from lightning_diffusion.models.contracts import Likelihood
+from tests.command import in_process, start
+
+FAMILIES = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+WORDS = [
+    "optimizer=adamw", "lr_scheduler.warmup_steps=2", "trainer=cpu", "trainer.limit_val_batches=1", "callbacks=default",
+    "callbacks.samples.num_samples=10", "trainer.val_check_interval=4", "data.batch_size=16", "logger=csv",
+]  # fmt: skip
+SMALL = {
+    "autoregressive": ["network.width=8", "network.depth=1"],
+    "diffusion": ["sampler.num_steps=2", "backbone.channels=8", "schedule.T=20"],
+    "vae": ["network.width=4"],
+}
+
+
+def words(family: str, *more: str) -> list[str]:
+    return [f"model={family}", *WORDS, *SMALL.get(family, []), *more]
+
+
+def done(main, *words, cwd):
+    status, out, err = in_process(main, *words, cwd=cwd)
+    assert status == 0, err
+    return out
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def trained(request, tmp_path_factory):
+    """A family, and the folder of its run of eight steps."""
+    folder = tmp_path_factory.mktemp(request.param)
+    done(train, *words(request.param, "trainer.max_steps=8", "hydra.run.dir=whole"), cwd=folder)
+    return request.param, folder
+
+
+def weights(run):
+    return read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
+
+
+def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(trained):
+    family, folder = trained
+    arguments = words(family, "trainer.max_steps=8", "callbacks.checkpoint.every_n_steps=1", "hydra.run.dir=killed")
+    process = start("tests.killed_train", "before_link", 3, *arguments, cwd=folder, forked=True)
+    process.communicate(timeout=120)
+    assert process.returncode == -9
+    assert not (folder / "killed" / "metrics.json").exists()
+    done(train, "resume=killed", cwd=folder)
+    whole, resumed = weights(folder / "whole"), weights(folder / "killed")
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+
+
+def test_it_draws_is_measured_and_reported(trained, tmp_path):
+    _, folder = trained
+    checkpoint = ["ckpt_path=whole/checkpoints/last.ckpt", "device=cpu"]
+    model = load(folder / "whole" / "checkpoints" / "last.ckpt").model
+    assert {path.name for path in (folder / "whole" / "samples").iterdir()} >= {"final.png", "trajectory.gif"}
+    done(sample, *checkpoint, "label=3", "num_samples=5", f"output_dir={tmp_path / 'samples'}", cwd=folder)
+    with np.load(tmp_path / "samples" / "samples.npz") as samples:
+        assert samples["images"].shape == (5, 8, 8, 1)
+        assert samples["labels"].tolist() == [3] * 5
+    arguments = ["metrics=likelihood", "num_images=16", f"output_dir={tmp_path / 'likelihood'}"]
+    status, _, err = in_process(evaluate, *checkpoint, *arguments, cwd=folder)
+    if isinstance(model, Likelihood):
+        assert status == 0, err
+        results = json.loads((tmp_path / "likelihood" / "metrics.json").read_text())
+        assert all(
+            0 <= result["mean"] < 100 for result in results.values() if isinstance(result, dict) and "mean" in result
+        )
+    else:
+        assert (status, len(err.strip().splitlines())) == (2, 1), err
+    assert "metrics=likelihood" in err or status == 0
+    done(report, "runs=whole", cwd=folder)
+    assert (folder / "whole" / "report" / "report.html").is_file()
+
+
+def test_the_run_stops_within_one_step_of_a_nan(trained):
+    family, folder = trained
+    arguments = words(
+        family, "trainer.max_steps=8", "optimizer.lr=1e30", "hydra.run.dir=nan", "trainer.gradient_clip_val=null"
+    )
+    status, _, err = in_process(train, *arguments, cwd=folder)
+    assert status == 2, err
+    assert "error: step 2: " in err  # the first step whose loss or gradient overflows
