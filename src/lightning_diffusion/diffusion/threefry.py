@@ -41,15 +41,21 @@ def threefry(c_0: Tensor, c_1: Tensor, key: Key, rounds: int = ROUNDS) -> tuple[
     in each round, and the key is added before the first round and after every fourth.
     """
     (k_0, k_1), *schedule = _key_schedule(key, rounds)
-    x_0, x_1 = c_0 + k_0, c_1 + k_1
+    x_1 = c_1 + k_1
+    x_0 = c_0 + k_0 + x_1  # of the whole shape
+    x_1 = x_1.expand_as(x_0)
+    rotated, spare = torch.empty_like(x_0), torch.empty_like(x_0)
     for i in range(rounds):
         shift, mask, factor = _ROTATIONS[i % 8]
-        x_0 = x_0 + x_1 if i == 0 else x_0.add_(x_1)  # the first round broadcasts, the others need no memory
-        rotated = (x_1 >> shift).bitwise_and_(mask).add_(x_1, alpha=factor)  # the mask removes copies of the sign
-        x_1 = rotated ^ x_0 if i == 0 else rotated.bitwise_xor_(x_0)
+        if i > 0:
+            x_0.add_(x_1)
+        torch.bitwise_right_shift(x_1, shift, out=rotated)
+        rotated.bitwise_and_(mask).add_(x_1, alpha=factor).bitwise_xor_(x_0)  # the mask removes copies of the sign
+        x_1, rotated = rotated, spare if i == 0 else x_1
         if i % 4 == 3:
             k_0, k_1 = schedule[i // 4]
-            x_0, x_1 = x_0.add_(k_0), x_1.add_(k_1)
+            x_0.add_(k_0)
+            x_1.add_(k_1)
     return x_0, x_1
 
 
