@@ -1,6 +1,6 @@
 """A generator and a discriminator of residual blocks, without normalization layers.
 
-Ref: The GAN is dead; long live the GAN! A Modern GAN Baseline, §3.2–3.4
+Ref: The GAN is dead; long live the GAN! A Modern GAN Baseline, §3
 """
 
 import torch
@@ -83,7 +83,7 @@ class ResidualDiscriminator(nn.Module):
     Raises:
         ValueError: a value out of range, or an image too small for this depth.
 
-    Ref: cGANs with Projection Discriminator, Eq. 3
+    Ref: cGANs with Projection Discriminator, §3
     """
 
     def __init__(

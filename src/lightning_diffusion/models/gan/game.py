@@ -26,7 +26,7 @@ class Relativistic(Game):
     The discriminator only compares the images of a pair, so the generator cannot win with a few images that score
     highly: each sample is measured against another real image.
 
-    Ref: The relativistic discriminator, Eq. 2; The GAN is dead; long live the GAN!, Eq. 2
+    Ref: The relativistic discriminator; The GAN is dead; long live the GAN!, §2
     """
 
     def generator(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -36,9 +36,19 @@ class Relativistic(Game):
         return softplus(fake - real)
 
 
+class CrossEntropy(Game):
+    """The discriminator estimates the probability p = sigmoid(D) that an image is real:
+
+    L_D = −log p(x) − log(1 − p(G(z)))
+    """
+
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        return softplus(-real) + softplus(fake)
+
+
 @final
-class Minimax(Game):
-    """L_D = −log p(x) − log(1 − p(G(z))),  L_G = log(1 − p(G(z))), with p = sigmoid(D): a zero-sum game.
+class Minimax(CrossEntropy):
+    """L_G = log(1 − p(G(z))): a zero-sum game.
 
     The generator's gradient vanishes while the discriminator recognizes every sample.
 
@@ -48,19 +58,13 @@ class Minimax(Game):
     def generator(self, real: Tensor, fake: Tensor) -> Tensor:
         return -softplus(fake)
 
-    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        return softplus(-real) + softplus(fake)
-
 
 @final
-class NonSaturating(Game):
-    """L_D of minimax, and L_G = −log p(G(z)), with p = sigmoid(D).
+class NonSaturating(CrossEntropy):
+    """L_G = −log p(G(z)).
 
     Ref: Generative Adversarial Nets, §3
     """
 
     def generator(self, real: Tensor, fake: Tensor) -> Tensor:
         return softplus(-fake)
-
-    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        return softplus(-real) + softplus(fake)

@@ -17,7 +17,7 @@ from lightning_diffusion.models.gan.model import GAN
 
 
 class Adversarial(Objective):
-    """L_G(θ) + L_D(ψ) + γ/2 (r1 ‖∇_x D_ψ(x)‖² + r2 ‖∇_x D_ψ(G(z))‖²) for pairs of a real image x and a sample G(z) of
+    """L_G(θ) + L_D(ψ) + γ/2 (r1 ‖∇D_ψ(x)‖² + r2 ‖∇D_ψ(G_θ(z))‖²) for pairs of a real image x and a sample G(z) of
     the same class.
 
     L_G sees D's weights detached, L_D and the penalties see the samples detached. The gradient of the sum is therefore
@@ -35,7 +35,7 @@ class Adversarial(Objective):
     Raises:
         ValueError: a value out of range.
 
-    Ref: Which Training Methods for GANs do actually Converge?, Eq. 9–10; The GAN is dead; long live the GAN!, Eq. 4–5
+    Ref: Which Training Methods for GANs do actually Converge?, Eq. 9–10; The GAN is dead; long live the GAN!, §2
     """
 
     figures: Sequence[str] = ("loss", "discriminator", "real", "fake")
