@@ -24,6 +24,7 @@ WORDS = [
 SMALL = {
     "autoregressive": ["network.width=8", "network.depth=1"],
     "diffusion": ["sampler.num_steps=2", "backbone.channels=8", "schedule.T=20"],
+    "gan": ["network.width=4", "discriminator.width=4"],
     "vae": ["network.width=4"],
 }
 

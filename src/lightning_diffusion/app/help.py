@@ -59,14 +59,18 @@ def help_text(usage: str, folders: Sequence[Path], config_name: str, words: list
 
 
 def groups(path: Path) -> dict[str, str | None]:
-    """The groups of a defaults list, each with its default option, and the /groups that these options add."""
+    """The groups of a defaults list, each with its default option, and the /groups that these options add.
+
+    A family of models that is not the default adds its groups too.
+    """
     entries = [entry for entry in yaml.safe_load(path.read_text()).get("defaults", []) if isinstance(entry, dict)]
     found: dict[str, str | None] = {}
     for group, option in ((group, option) for entry in entries for group, option in entry.items() if " " not in group):
         found[group.lstrip("/")] = option
-        inner = path.parent / group / f"{option}.yaml"
-        if not group.startswith("/") and inner.is_file():
-            found |= {name: choice for name, choice in groups(inner).items() if (path.parent / name).is_dir()}
+        files = [] if group.startswith("/") else list((path.parent / group).glob("*.yaml"))
+        for inner in sorted(files, key=lambda file: (file.stem == option, file.stem)):  # the default's own choices win
+            if inner.stem == option or _has_root_keys(inner):
+                found |= {name: choice for name, choice in groups(inner).items() if (path.parent / name).is_dir()}
     return found
 
 

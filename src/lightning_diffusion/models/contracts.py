@@ -216,10 +216,12 @@ class Training(NamedTuple):
 
 class Losses(NamedTuple):
     """values: the loss of each image, (B,), whose mean is minimized. drawn: random quantities of each image, (B,) by
-    name, which the error message for a non-finite loss includes."""
+    name, which the error message for a non-finite loss includes. figures: other quantities of the batch by name,
+    detached (B,), whose means are logged as train/NAME."""
 
     values: Tensor
     drawn: Mapping[str, Tensor] = {}
+    figures: Mapping[str, Tensor] = {}
 
 
 class HeldOut(NamedTuple):

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_diffusion.codecs.condition import Condition
-from lightning_diffusion.codecs.image_size import ImageSize, height_width, typed
-from lightning_diffusion.networks.layers import refuse_parts
+from lightning_diffusion.codecs.image_size import ImageSize
+from lightning_diffusion.networks.layers import halved_sides, refuse_parts
 
 
 class ConvAutoencoder(nn.Module):
@@ -42,15 +42,7 @@ class ConvAutoencoder(nn.Module):
             raise ValueError(
                 f"network.latent_dim={latent_dim}, width={width}, depth={depth}: choose numbers of at least 1"
             )
-        sides = [height_width(image_size)]
-        for _ in range(depth):
-            H, W = sides[-1]
-            sides.append(((H + 1) // 2, (W + 1) // 2))
-        if min(sides[-2]) < 2:
-            raise ValueError(
-                f"network.depth={depth} and data.image_size={typed(image_size)}: the image is too small to be halved "
-                f"{depth} times; choose a smaller depth"
-            )
+        sides = halved_sides(image_size, depth)
         widths = [width * 2**k for k in range(depth + 1)]
         self.latent_dim, self.num_classes = latent_dim, num_classes
         self.bottom = (widths[-1], *sides[-1])

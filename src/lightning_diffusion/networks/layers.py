@@ -53,6 +53,24 @@ def patch_rows_columns(image_size: ImageSize, patch_size: int) -> tuple[int, int
     return sides[0] // p, sides[1] // p
 
 
+def halved_sides(image_size: ImageSize, depth: int, key: str = "network.depth") -> list[tuple[int, int]]:
+    """[(H, W), (⌈H/2⌉, ⌈W/2⌉), …]: the sides of an image that is halved `depth` times.
+
+    Raises:
+        ValueError: an image too small to be halved so often.
+    """
+    sides = [height_width(image_size)]
+    for _ in range(depth):
+        H, W = sides[-1]
+        if min(H, W) < 2:
+            raise ValueError(
+                f"{key}={depth} and data.image_size={typed(image_size)}: the image is too small to be halved "
+                f"{depth} times; choose a smaller depth"
+            )
+        sides.append(((H + 1) // 2, (W + 1) // 2))
+    return sides
+
+
 def maybe_checkpoint(enabled: bool, module: nn.Module, *inputs: Tensor) -> Tensor:
     """module(*inputs). With `enabled` only the inputs are kept, and the backward pass recomputes the activations."""
     if enabled and torch.is_grad_enabled():

@@ -30,9 +30,9 @@ class TrainingModule(L.LightningModule):
     rank's first image). A resumed run repeats the draws of an uninterrupted one. In validation, image i always gets the
     same draws, so that results compare between epochs and between runs.
 
-    Logs train/loss, train/lr, train/grad_norm and train/ema_decay at the steps that loggers write, counted from 1. Each
-    validation logs val/loss and the objective's other figures of the averaged weights, and val/bits_per_dim with its
-    standard error if the model has a likelihood.
+    Logs train/loss, the objective's other figures of a training batch, train/lr, train/grad_norm and train/ema_decay at
+    the steps that loggers write, counted from 1. Each validation logs val/loss and the objective's other figures of the
+    averaged weights, and val/bits_per_dim with its standard error if the model has a likelihood.
 
     Args:
         model: the model to train.
@@ -102,6 +102,8 @@ class TrainingModule(L.LightningModule):
         self._guard.add(BatchRecord(batch.start, loss.detach(), losses.values.detach(), losses.drawn))
         if is_log_step(self.trainer, self.global_step + 1):
             self.log("train/loss", loss, sync_dist=True, prog_bar=True)
+            for name, values in losses.figures.items():
+                self.log(f"train/{name}", values.mean(), sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch) -> HeldOut:  # type: ignore[override]  # for callbacks, not for Lightning

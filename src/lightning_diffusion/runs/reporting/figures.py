@@ -69,15 +69,15 @@ def curves(table: Comparison) -> Figure | None:
     names = [name for name in dict.fromkeys((*CURVES, table.metric)) if any(name in run.curves for run in table.runs)]
     if not names:
         return None
-    figure, panels = _figure(4.3 * len(names), 3.6, len(names))
-    for axes, name in zip(panels, names, strict=True):
+    figure, _ = _figure(4.3 * len(names), 3.6, len(names))
+    for axes, name in zip(figure.axes, names, strict=True):
         for run, style in _styles(table):
             if name in run.curves:
                 steps, values = run.curves[name]
                 axes.plot(steps, values, marker="o" if len(steps) < 3 else None, markersize=3, **style)
         axes.set(xlabel="optimizer steps", title=as_words(name), yscale="log" if _spans(axes) else "linear")
         axes.grid(alpha=0.3, which="both")
-    _legend(figure, panels[0], table)
+    _legend(figure, figure.axes[0], table)
     return figure
 
 
