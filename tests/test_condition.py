@@ -178,7 +178,7 @@ class TestOnItsWay:
     def test_the_loader_pins_all_of_it(self, monkeypatch):
         """By torch's own function, with a copy instead of pinned memory, which needs a GPU (see test_gpu.py)."""
         pinned = []
-        monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
+        monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *device: pinned.append(tensor) or tensor.clone())
         given = pin_memory(self.batch)
         assert type(given) is Batch
         assert len(pinned) == 6
