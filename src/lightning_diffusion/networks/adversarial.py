@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.codecs.image_size import ImageSize
-from lightning_diffusion.networks.layers import halved_sides, refuse_parts, zero
+from lightning_diffusion.networks.layers import ClassEmbedding, halved_sides, refuse_parts, zero
 
 SLOPE = 0.2  # of the leaky ReLU for negative inputs
 CONVOLUTIONS = 2  # of a residual block
@@ -51,7 +51,7 @@ class ResidualGenerator(nn.Module):
         self.bottom = (widths[-1], *sides[-1])
         flat = widths[-1] * sides[-1][0] * sides[-1][1]
         self.open = nn.Linear(latent_dim, flat)
-        self.classes = None if num_classes is None else ClassEmbedding(num_classes, flat)
+        self.classes = None if num_classes is None else ClassEmbedding(num_classes, flat, std=flat**-0.5)
         self.levels = nn.ModuleList(
             Level(widths[k + 1], widths[k], sides[k], depth + 1) for k in reversed(range(depth))
         )
@@ -100,7 +100,7 @@ class ResidualDiscriminator(nn.Module):
         self.levels = nn.ModuleList(Level(widths[k], widths[k + 1], sides[k + 1], depth + 1) for k in range(depth))
         self.last = Block(widths[-1], depth + 1)
         self.head = nn.Linear(flat, 1)
-        self.classes = None if num_classes is None else ClassEmbedding(num_classes, flat)
+        self.classes = None if num_classes is None else ClassEmbedding(num_classes, flat, std=flat**-0.5)
 
     def forward(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         """x (B, C, H, W), condition by label or None -> float32 (B,)."""
@@ -150,18 +150,3 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.out(F.leaky_relu(self.conv(F.leaky_relu(x, SLOPE)), SLOPE))
-
-
-class ClassEmbedding(nn.Embedding):
-    """A vector for each class, and one for no class, which is the last. They start at a norm of about 1."""
-
-    def __init__(self, num_classes: int, dim: int) -> None:
-        super().__init__(num_classes + 1, dim)
-        nn.init.normal_(self.weight, std=dim**-0.5)
-
-    def forward(self, count: int, condition: Condition | None) -> Tensor:  # type: ignore[override]  # labels by condition
-        """(count, dim)."""
-        label = None if condition is None else condition.label
-        if label is None:
-            label = torch.full((count,), self.num_embeddings - 1, device=self.weight.device)
-        return super().forward(label)

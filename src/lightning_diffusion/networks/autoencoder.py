@@ -1,12 +1,11 @@
 """A convolutional encoder and decoder with a latent vector between them."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.codecs.image_size import ImageSize
-from lightning_diffusion.networks.layers import halved_sides, refuse_parts
+from lightning_diffusion.networks.layers import ClassEmbedding, halved_sides, refuse_parts
 
 
 class ConvAutoencoder(nn.Module):
@@ -47,7 +46,7 @@ class ConvAutoencoder(nn.Module):
         self.latent_dim, self.num_classes = latent_dim, num_classes
         self.bottom = (widths[-1], *sides[-1])
         flat = widths[-1] * sides[-1][0] * sides[-1][1]
-        self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, 2 * flat)
+        self.classes = None if num_classes is None else ClassEmbedding(num_classes, 2 * flat)
         self.first = nn.Conv2d(in_channels, width, 3, padding=1)
         self.down = nn.ModuleList(Down(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.moments = nn.Linear(flat, 2 * latent_dim)
@@ -84,9 +83,7 @@ class ConvAutoencoder(nn.Module):
         refuse_parts(condition, *([] if self.classes is None else ["label"]))
         if self.classes is None:
             return self.open.weight.new_zeros(())
-        none = torch.full((count,), self.classes.num_embeddings - 1, device=self.open.weight.device)
-        label = none if condition is None or condition.label is None else condition.label
-        return self.classes(label).chunk(2, dim=1)[half]
+        return self.classes(count, condition).chunk(2, dim=1)[half]
 
 
 class Down(nn.Module):

@@ -126,3 +126,25 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-2] <= SHORT:
         return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v)
+
+
+class ClassEmbedding(nn.Embedding):
+    """A vector for each class, and one for no class, which is the last.
+
+    Args:
+        num_classes: K.
+        dim: of a vector.
+        std: of its numbers at the start.
+    """
+
+    def __init__(self, num_classes: int, dim: int, std: float = 1.0) -> None:
+        super().__init__(num_classes + 1, dim)
+        if std != 1:
+            nn.init.normal_(self.weight, std=std)
+
+    def forward(self, count: int, condition: Condition | None) -> Tensor:  # type: ignore[override]  # labels by condition
+        """(count, dim)."""
+        label = None if condition is None else condition.label
+        if label is None:
+            label = torch.full((count,), self.num_embeddings - 1, device=self.weight.device)
+        return super().forward(label)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.codecs.image_size import ImageSize, height_width
-from lightning_diffusion.networks.layers import refuse_parts, zero
+from lightning_diffusion.networks.layers import ClassEmbedding, refuse_parts, zero
 
 
 class GatedPixelCNN(nn.Module):
@@ -63,7 +63,7 @@ class GatedPixelCNN(nn.Module):
         self.row = nn.Parameter(0.02 * torch.randn(2, width, H, 1))  # of each stack
         self.column = nn.Parameter(0.02 * torch.randn(2, width, 1, W))
         self.layers = nn.ModuleList(GatedLayer(width, kernel_size, C) for _ in range(depth))
-        self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, depth * 2 * width)
+        self.classes = None if num_classes is None else ClassEmbedding(num_classes, depth * 2 * width)
         self.hidden = GroupedPointwise(width, width, C)
         self.head = zero(GroupedPointwise(width, levels * C, C))
 
@@ -94,9 +94,7 @@ class GatedPixelCNN(nn.Module):
         refuse_parts(condition, *([] if self.classes is None else ["label"]))
         if self.classes is None:
             return [None] * len(self.layers)
-        none = torch.full((count,), self.classes.num_embeddings - 1, device=self.row.device)
-        label = none if condition is None or condition.label is None else condition.label
-        return list(self.classes(label)[:, :, None, None].chunk(len(self.layers), dim=1))
+        return list(self.classes(count, condition)[:, :, None, None].chunk(len(self.layers), dim=1))
 
 
 class GatedLayer(nn.Module):

@@ -9,6 +9,7 @@ from lightning_diffusion.data.batch import Batch
 from lightning_diffusion.diffusion.noise import BatchRNG
 from lightning_diffusion.models.autoregressive.model import Autoregressive
 from lightning_diffusion.models.contracts import HeldOut, Losses, Objective, Training
+from lightning_diffusion.models.label_dropout import LabelDropout
 
 
 class MaximumLikelihood(Objective):
@@ -23,9 +24,7 @@ class MaximumLikelihood(Objective):
 
     def __init__(self, label_dropout: float = 0.0) -> None:
         super().__init__()
-        if not 0 <= label_dropout < 1:
-            raise ValueError(f"objective.label_dropout={label_dropout}: choose a share in [0, 1)")
-        self.label_dropout = label_dropout
+        self.drop_labels = LabelDropout(label_dropout)
 
     def check(self, model: Autoregressive) -> None:
         if not isinstance(model, Autoregressive):
@@ -34,12 +33,7 @@ class MaximumLikelihood(Objective):
             )
 
     def loss(self, model: Autoregressive, batch: Batch, rng: BatchRNG, training: Training) -> Losses:
-        return Losses(bits(model, batch.images, self._dropped(model, batch.condition, rng)))
-
-    def _dropped(self, model: Autoregressive, condition: Condition | None, rng: BatchRNG) -> Condition | None:
-        if condition is None or self.label_dropout == 0:
-            return condition
-        return condition.dropped(rng.uniform(len(condition)) < self.label_dropout, condition.none(model.num_classes))
+        return Losses(bits(model, batch.images, self.drop_labels(batch.condition, model.num_classes, rng)))
 
     def held_out(self, model: Autoregressive, batch: Batch, indices: range, seed: int) -> HeldOut:
         return HeldOut({"loss": bits(model, batch.images, batch.condition)})

@@ -14,6 +14,7 @@ from lightning_diffusion.diffusion.noise import BatchRNG, IndexedNoise
 from lightning_diffusion.models.contracts import HeldOut, Losses, Objective, Training
 from lightning_diffusion.models.gan.game import Game
 from lightning_diffusion.models.gan.model import GAN
+from lightning_diffusion.models.label_dropout import LabelDropout
 
 
 class Adversarial(Objective):
@@ -54,17 +55,15 @@ class Adversarial(Objective):
             raise ValueError(f"objective.r1={r1}, r2={r2}: choose weights of at least 0")
         if not 0 <= final <= 1:
             raise ValueError(f"objective.final={final}: choose a share of the start in [0, 1]")
-        if not 0 <= label_dropout < 1:
-            raise ValueError(f"objective.label_dropout={label_dropout}: choose a share in [0, 1)")
         self.discriminator, self.game = discriminator, game
-        self.r1, self.r2, self.final, self.label_dropout = r1, r2, final, label_dropout
+        self.r1, self.r2, self.final, self.drop_labels = r1, r2, final, LabelDropout(label_dropout)
 
     def check(self, model: GAN) -> None:
         if not isinstance(model, GAN):
             raise ValueError("objective: adversarial training needs a generator without a likelihood; choose model=gan")
 
     def loss(self, model: GAN, batch: Batch, rng: BatchRNG, training: Training) -> Losses:
-        x, condition = to_model(batch.images), self._condition(model, batch.condition, rng)
+        x, condition = to_model(batch.images), self.drop_labels(batch.condition, model.num_classes, rng)
         samples = model.generate(rng.normal(x.new_empty(len(x), model.latent_dim)), condition)
         real, r1 = self._measured(x, condition, self.r1)
         fake, r2 = self._measured(samples.detach(), condition, self.r2)
@@ -94,11 +93,6 @@ class Adversarial(Objective):
         fake = self.discriminator(model.generate(z, batch.condition), batch.condition)
         losses = {"loss": self.game.generator(real, fake), "discriminator": self.game.discriminator(real, fake)}
         return HeldOut(losses | {"real": real, "fake": fake})
-
-    def _condition(self, model: GAN, condition: Condition | None, rng: BatchRNG) -> Condition | None:
-        if condition is None or self.label_dropout == 0:
-            return condition
-        return condition.dropped(rng.uniform(len(condition)) < self.label_dropout, condition.none(model.num_classes))
 
     def _measured(self, x: Tensor, condition: Condition | None, weight: float) -> tuple[Tensor, Tensor]:
         """D(x) and ‖∇_x D(x)‖² of each image, (B,) each; the latter is 0 where its weight is."""

@@ -7,6 +7,7 @@ import torch
 from lightning_diffusion.data.batch import Batch
 from lightning_diffusion.diffusion.noise import BatchRNG, IndexedNoise
 from lightning_diffusion.models.contracts import HeldOut, Losses, Objective, Training
+from lightning_diffusion.models.label_dropout import LabelDropout
 from lightning_diffusion.models.vae.model import VAE, Bound
 
 
@@ -28,21 +29,16 @@ class EvidenceLowerBound(Objective):
 
     def __init__(self, beta: float = 1.0, label_dropout: float = 0.0) -> None:
         super().__init__()
-        if beta < 0 or not 0 <= label_dropout < 1:
-            raise ValueError(
-                f"objective.beta={beta}, label_dropout={label_dropout}: choose beta >= 0 and label_dropout in [0, 1)"
-            )
-        self.beta, self.label_dropout = beta, label_dropout
+        if beta < 0:
+            raise ValueError(f"objective.beta={beta}: choose a number of at least 0")
+        self.beta, self.drop_labels = beta, LabelDropout(label_dropout)
 
     def check(self, model: VAE) -> None:
         if not isinstance(model, VAE):
             raise ValueError("objective: the evidence lower bound needs a variational autoencoder; choose model=vae")
 
     def loss(self, model: VAE, batch: Batch, rng: BatchRNG, training: Training) -> Losses:
-        condition = batch.condition
-        if condition is not None and self.label_dropout:
-            dropped = rng.uniform(len(condition)) < self.label_dropout
-            condition = condition.dropped(dropped, condition.none(model.num_classes))
+        condition = self.drop_labels(batch.condition, model.num_classes, rng)
         eps = rng.normal(torch.empty(len(batch.images), model.autoencoder.latent_dim, device=batch.images.device))
         return Losses(self._total(model, model.bound(batch.images, condition, eps)))
 
