@@ -116,7 +116,7 @@ class TestGaussian:
 
     def test_parts_of_another_family_are_refused(self, folder, outside):
         for main, words, message in (
-            (train, [*WORDS, "model=gaussian", "schedule=linear"], "schedule: not used by the chosen model"),
+            (train, [*WORDS, "model=gaussian", "schedule=linear"], "schedule: not used by model=gaussian"),
             (summary, [*WORDS, "model=gaussian"], "model: the cost of a Moments cannot be measured"),
             (sample, [*TRUST, "sampler=ddim"], "sampler: a Gaussian has no sampler; leave it out"),
             (sample, [*TRUST, "edit=inpaint", "images=[a.png]"], "edit: a Gaussian cannot edit"),

@@ -11,6 +11,7 @@ LINES = [
     [],
     ["schedule.T=7", "tags=[a,'b c']", "+data.extra={x: 1}", "~trainer.gradient_clip_val"],
     ["experiment=cifar10", "sampler=unipc", "logger=csv", "callbacks=default"],
+    ["experiment=fashion_mnist", "model=gan", "game=minimax"],
     ["backbone=dit", "metrics=inception", "~guidance"],
 ]
 

@@ -27,7 +27,6 @@ from lightning_diffusion.app.words import (
     check_flags,
     check_form,
     config_folders,
-    keys,
     no_such_key,
     split,
 )
@@ -182,8 +181,10 @@ def explain(error: Exception, config_name: str, words: Sequence[str] | None = No
         return f"{group}={option}: no such option{did_you_mean(option, options)} (options: {', '.join(options)})"
     if match := re.search(r"Interpolation key '([\w.]+)' not found", text):
         return f"{match[1]}: missing; keep this key, or give another value"
+    if match := re.search(r"Error resolving interpolation '\$\{(\w+)\}'", text):
+        return f"{match[1]}: choose one option of this group; --help {match[1]} shows them"
     if match := re.search(r"Could not override '([\w./@-]+)'", text):
-        return no_such_key(match[1], keys(config_name, argv))
+        return no_such_key(match[1], config_name, argv)
     if isinstance(error, OverrideParseException) and (match := re.fullmatch(r"([\w./@+]+)=([^'\"]+)", error.override)):
         return f"{match[1]}: the value needs quotes for Hydra and for the shell; give {pasted(match[1], match[2])}"
     if match := re.match(r"Ambiguous value for argument '([\w./@+]+)=(.*)'\n", text):

@@ -3,11 +3,10 @@
 import re
 import shutil
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import yaml
-
+from lightning_diffusion.configuration.defaults_lists import groups_in, overrides_in
 from lightning_diffusion.configuration.errors import ConfigError, did_you_mean
 
 FLAGS = ("--help", "-h")
@@ -43,35 +42,59 @@ def help_text(usage: str, folders: Sequence[Path], config_name: str, words: list
         if word not in chosen:
             raise ConfigError(f"--help {word}: no such group{did_you_mean(word, chosen) or '; leave it out'}")
     if asked:
-        return "\n".join(_files(group, option_files(folders, group)) for group in asked)
+        return "\n".join(_files(folders, group) for group in asked)
     what, _, examples = usage.strip().partition("\n\n")
     parts = [what, textwrap.indent(examples, "  ")]
+    paths = (folders[0] / group / f"{option}.yaml" for group, option in chosen.items())
+    files = [own, *(path for path in paths if path.is_file())]
     if chosen:
         width = max(map(len, chosen))
         where = " and ".join(f"{folder.name}/" for folder in folders)
         parts.append(f"Groups, with their options in {where} (* marks the default):")
         options = {group: option_files(folders, group) for group in sorted(chosen)}
-        parts.append("\n".join(_options(group, options[group], chosen[group], width) for group in options))
-    files = [own, *(folders[0] / group / f"{option}.yaml" for group, option in chosen.items())]
+        marked = chosen | {group: option for path in files for group, option in overrides_in(path).items()}
+        parts.append("\n".join(_options(group, options[group], marked[group], width) for group in options))
     keys = "\n".join(filter(None, (_keys(path) for path in files if path == own or _has_root_keys(path))))
     parts += ["Keys, with their defaults:", textwrap.indent(keys, "  "), END]
     return "\n\n".join(parts)
 
 
 def groups(path: Path) -> dict[str, str | None]:
-    """The groups of a defaults list, each with its default option, and the /groups that these options add.
+    """The groups of a program, each with its default option: those of its defaults list, and those that options add.
 
-    A family of models that is not the default adds its groups too.
+    Every family of models adds its groups, also a family that is not the default.
     """
-    entries = [entry for entry in yaml.safe_load(path.read_text()).get("defaults", []) if isinstance(entry, dict)]
-    found: dict[str, str | None] = {}
-    for group, option in ((group, option) for entry in entries for group, option in entry.items() if " " not in group):
-        found[group.lstrip("/")] = option
-        files = [] if group.startswith("/") else list((path.parent / group).glob("*.yaml"))
+    listed, found = dict(groups_in(path)), dict[str, str | None]()
+    for group, option in listed.items():
+        found[group] = option
+        files = option_files([path.parent], group).values()
         for inner in sorted(files, key=lambda file: (file.stem == option, file.stem)):  # the default's own choices win
             if inner.stem == option or _has_root_keys(inner):
-                found |= {name: choice for name, choice in groups(inner).items() if (path.parent / name).is_dir()}
+                found |= _added_groups(inner, path.parent, listed)
     return found
+
+
+def families_with(group: str, path: Path, folders: Sequence[Path]) -> list[str]:
+    """The families of models that add a group to a program.
+
+    Args:
+        path: the program's own file.
+        folders: the folders of options, conf/ first.
+    """
+    listed = dict(groups_in(path))
+    files = option_files(folders, "model") if "model" in listed else {}
+    return [name for name, file in files.items() if group in _added_groups(file, path.parent, listed)]
+
+
+def _added_groups(path: Path, folder: Path, listed: Mapping[str, str | None]) -> dict[str, str | None]:
+    """The groups that an option's file adds, with those of the files behind an interpolation such as ${recipe}."""
+    found: dict[str, str | None] = {}
+    for group, option in groups_in(path):
+        if (match := re.fullmatch(r"\$\{(\w+)\}", str(option))) is None:
+            found[group] = option
+        elif (inner := folder / group / f"{listed.get(match[1])}.yaml").is_file():
+            found |= _added_groups(inner, folder, listed)
+    return {group: option for group, option in found.items() if (folder / group).is_dir()}
 
 
 def option_files(folders: Iterable[Path], group: str) -> dict[str, Path]:
@@ -101,7 +124,12 @@ def _keys(path: Path) -> str:
     return "\n".join(line for line in path.read_text().splitlines() if re.match(r"\w+: +[^#\s]", line))
 
 
-def _files(group: str, options: dict[str, Path]) -> str:
+def _files(folders: Sequence[Path], group: str) -> str:
+    """The files of a group, each followed by the files with its name in the group's subfolders."""
+    subgroups = sorted({path.name for folder in folders for path in (folder / group).glob("*/") if path.is_dir()})
+    names = [group, *(f"{group}/{name}" for name in subgroups)]
+    files = {name: option_files(folders, name) for name in names}
+    found = [(name, option, files[name][option]) for option in files[group] for name in names if option in files[name]]
     return "\n".join(
-        f"{group}={name}\n{textwrap.indent(path.read_text().strip(), '    ')}\n" for name, path in options.items()
+        f"{name}={option}\n{textwrap.indent(path.read_text().strip(), '    ')}\n" for name, option, path in found
     )

@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from lightning_diffusion.app.help import groups, option_files
+from lightning_diffusion.app.help import families_with, groups, option_files
 from lightning_diffusion.configuration.errors import ConfigError, dotted, likeness, nearest
 from lightning_diffusion.configuration.trusted_targets import CONF
 from lightning_diffusion.system.console import printable
@@ -97,8 +97,8 @@ def check_form(argv: Sequence[str], config_name: str) -> None:
         known = keys(config_name, argv)
         if word in known:
             raise ConfigError(f"{word}: {FORM}; did you mean {word}=…?")
+        options.sort(key=lambda option: not option.startswith("experiment="))
         exact = [option for option in options if option.endswith(f"={word}")]
-        exact.sort(key=lambda option: not option.startswith("experiment="))
         near = nearest(word, [option.partition("=")[2] for option in options])
         meant = exact or [option for option in options if option.endswith(f"={near}")]
         raise ConfigError(f"{word}: {FORM}" + (f"; did you mean {meant[0]}?" if meant else "; --help shows the keys"))
@@ -141,10 +141,17 @@ def keys(config_name: str, argv: Sequence[str] = ()) -> list[str]:
     return names + [key for key in dotted(plain) if key not in names]
 
 
-def no_such_key(key: str, known: Sequence[str]) -> str:
-    """The message about an unknown key, with the most similar known one."""
-    if key in known:  # a group
-        return f"{key}: not used by the chosen model; leave it out, or choose another model=…"
+def no_such_key(key: str, config_name: str, argv: Sequence[str]) -> str:
+    """The message about an unknown key: the families of models that use it, or the most similar known key."""
+    own, known = CONF / f"{config_name}.yaml", keys(config_name, argv)
+    users = families_with(key.partition(".")[0], own, config_folders(argv))
+    words = [word for word in argv if word.startswith("model=")] or [f"model={groups(own).get('model')}"]
+    others = [name for word in words for name in word.removeprefix("model=").split(",") if name not in users]
+    if users and (others or key in known):
+        family = f"model={others[-1]}" if others else "the chosen model"
+        return f"{key}: not used by {family}; leave it out, or choose model={' or '.join(users)}"
+    if key in known:
+        return f"{key}: not used by this program; leave it out"
     close = nearest(key, known)
     return f"{key}: no such key" + (f"; did you mean {close}?" if close else "; --help shows the keys")
 

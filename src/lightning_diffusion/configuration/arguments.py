@@ -143,7 +143,7 @@ def _checked(
         if key not in later and key not in plain and not fits(None, wanted):
             raise ConfigError(f"{key}: missing; keep this key, or choose another {key}=…")
     parts = {*groups, *_referred_to({key: written[key] for key in plain if key in slots}, written)}
-    for key, node in plain.items():
+    for key, node in sorted(plain.items(), key=lambda item: item[0] in slots):  # a part before those that refer to it
         if key not in slots and key not in parts:
             known = dotted({name: child for name, child in plain.items() if name in slots or name in parts})
             raise ConfigError(f"{key}: no such key{did_you_mean(key, [*slots, *known])}")

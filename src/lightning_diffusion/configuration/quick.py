@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from lightning_diffusion.configuration.defaults_lists import entries, overrides_in
 from lightning_diffusion.configuration.trusted_targets import CONF
 
 SUFFIX = "_quick"  # of the experiments for ten minutes on two cores
@@ -36,11 +37,9 @@ def quick_form(data: Mapping[str, Any]) -> str | None:
 
 def _options(path: Path, group: str) -> Iterator[str]:
     """The options that an experiment chooses in a group, its own before those of the experiments that it extends."""
-    entries = yaml.safe_load(path.read_text()).get("defaults", [])
-    yield from (
-        entry[key] for entry in entries if isinstance(entry, dict) for key in entry if key == f"override /{group}"
-    )
-    for entry in entries:
+    if (option := overrides_in(path).get(group)) is not None:
+        yield option
+    for entry in entries(path):
         if isinstance(entry, str) and entry != "_self_":
             yield from _options(path.with_name(f"{entry}.yaml"), group)
 

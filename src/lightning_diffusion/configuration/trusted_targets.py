@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from lightning_diffusion.configuration.defaults_lists import groups_in
 from lightning_diffusion.configuration.errors import ConfigError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -133,12 +134,11 @@ def _quote(value: Any) -> str:
 
 @functools.cache
 def family_groups() -> frozenset[str]:
-    """The groups that make up a model: conf/model and the groups in its options' defaults, without DRAWING."""
-    found = {"model"}
-    for path in (CONF / "model").glob("*.yaml"):
-        entries = (yaml.safe_load(path.read_text()) or {}).get("defaults", [])
-        found |= {group.lstrip("/") for entry in entries if isinstance(entry, dict) for group in entry}
-    return frozenset(found - set(DRAWING))
+    """The groups that make up a model: conf/model and the groups that its options and their recipes add, without
+    DRAWING."""
+    files = [*(CONF / "model").glob("*.yaml"), *(CONF / "recipe").glob("*/*.yaml")]
+    added = {group for path in files for group, _ in groups_in(path) if "/" not in group}
+    return frozenset({"model"} | added - set(DRAWING))
 
 
 @functools.cache
