@@ -79,10 +79,9 @@ class Sweep(Callback):
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         words = _own_words(sys.argv[1:])
-        parsed = OverridesParser.create().parse_overrides(words)
-        keys = [word.key_or_group for word in parsed if word.is_sweep_override()] + list(
-            config.hydra.sweeper.get("params") or ()
-        )
+        preset = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+        parsed = OverridesParser.create().parse_overrides([*words, *preset])
+        keys = [word.key_or_group for word in parsed if word.is_sweep_override()]
         record = {"words": words, "keys": keys, "metric": config.metric}
         write_text(folder / WORDS, yaml.safe_dump(record, allow_unicode=True))
         Sweep.folder = folder
