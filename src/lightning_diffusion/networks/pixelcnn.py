@@ -61,7 +61,7 @@ class GatedPixelCNN(nn.Module):
         self.horizontal_input = RowWindow(K, width, kernel_size)
         self.row = nn.Parameter(0.02 * torch.randn(2, width, rows, 1))  # of each stack
         self.column = nn.Parameter(0.02 * torch.randn(2, width, 1, columns))
-        self.layers = nn.ModuleList(GatedLayer(width, kernel_size) for _ in range(depth))
+        self.layers = nn.ModuleList(GatedLayer(width, kernel_size, last=i == depth - 1) for i in range(depth))
         self.classes = None if num_classes is None else ClassEmbedding(num_classes, depth * 2 * width)
         self.values = ValuesOfPatch(width, K, levels)
 
@@ -104,12 +104,12 @@ class GatedPixelCNN(nn.Module):
 
 
 class GatedLayer(nn.Module):
-    """One gated layer of both stacks; residual connections in both."""
+    """One gated layer of both stacks; residual connections in both. The last one leaves the vertical stack as it is."""
 
-    def __init__(self, width: int, kernel_size: int) -> None:
+    def __init__(self, width: int, kernel_size: int, last: bool) -> None:
         super().__init__()
         self.vertical = Window(width, 2 * width, kernel_size)
-        self.vertical_out = zero(nn.Conv2d(width, width, 1))
+        self.vertical_out = None if last else zero(nn.Conv2d(width, width, 1))
         self.down = nn.Conv2d(2 * width, 2 * width, 1)
         self.horizontal = RowWindow(width, 2 * width, kernel_size)
         self.horizontal_out = zero(nn.Conv2d(width, width, 1))
@@ -121,7 +121,7 @@ class GatedLayer(nn.Module):
 
     def along(self, v: Tensor, above: Tensor) -> Tensor:
         """The vertical stack's next features."""
-        return v + self.vertical_out(gated(above))
+        return v if self.vertical_out is None else v + self.vertical_out(gated(above))
 
     def across(self, h: Tensor, left: Tensor, above: Tensor, bias: Tensor | None) -> Tensor:
         """The horizontal stack's next features."""
