@@ -19,6 +19,7 @@ import yaml
 from lightning_diffusion.checkpoints.folder import newest_intact, read_checkpoint
 from src.train import main as train
 from tests.command import in_process, run, start
+from tests.equality import assert_equal
 from tests.runs import TINY
 
 OPTIONS = [
@@ -45,23 +46,6 @@ def rows_of(run_dir):
     """The whole curve but for what was timed."""
     rows = csv.DictReader((run_dir / "metrics.csv").open())
     return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
-
-
-def assert_equal(a, b, where=""):
-    """Bit for bit, through containers."""
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert list(a) == list(b), where
-        for key in a:
-            assert_equal(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_equal(x, y, f"{where}[{i}]")
-    else:
-        assert a == b, where
 
 
 def kill_when(process, run_dir, steps):

@@ -14,7 +14,8 @@ from lightning_diffusion.diffusion.noise import BatchRNG
 from lightning_diffusion.models.autoregressive.model import Autoregressive
 from lightning_diffusion.models.autoregressive.objective import MaximumLikelihood
 from lightning_diffusion.models.contracts import Training
-from lightning_diffusion.networks.pixelcnn import GatedPixelCNN, PixelByPixel
+from lightning_diffusion.networks.patch_by_patch import PatchByPatch
+from lightning_diffusion.networks.pixelcnn import GatedPixelCNN
 
 
 def random_network(**changes) -> GatedPixelCNN:
@@ -27,15 +28,19 @@ def random_network(**changes) -> GatedPixelCNN:
     return network.double()
 
 
-def raster(network: GatedPixelCNN) -> list[tuple[int, int, int]]:
-    """(channel, row, column) in the order of the factorization."""
-    (H, W), C = network.size, network.in_channels
-    return [(c, i, j) for i in range(H) for j in range(W) for c in range(C)]
+def order(network: GatedPixelCNN, H: int, W: int) -> list[tuple[int, int, int]]:
+    """(channel, row, column) in the order of the factorization: patches, then rows, columns and channels of a patch."""
+    p, C = network.patch_size, network.channels
+    return [
+        (c, p * i + a, p * j + b)
+        for i, j in itertools.product(range(H // p), range(W // p))
+        for a, b, c in itertools.product(range(p), range(p), range(C))
+    ]
 
 
-def binary() -> Autoregressive:
+def binary(patch_size: int = 1) -> Autoregressive:
     """A random model of 2×2 images of two levels."""
-    network = random_network(in_channels=1, image_size=2, levels=2, width=6, num_classes=3)
+    network = random_network(in_channels=1, image_size=2, levels=2, width=6, num_classes=3, patch_size=patch_size)
     return Autoregressive(network, 1, 2, num_classes=3)
 
 
@@ -43,33 +48,48 @@ def all_binary_images() -> torch.Tensor:
     return torch.tensor(list(itertools.product([0, 255], repeat=4)), dtype=torch.uint8).reshape(16, 1, 2, 2)
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3])
-def test_a_pixel_depends_on_all_before_it_and_on_nothing_else(channels):
-    network = random_network(in_channels=channels, width=12 * channels)  # enough that no ReLU hides a pixel
-    x, order = torch.rand(1, channels, 5, 4, dtype=torch.float64).requires_grad_(), raster(network)
-    logits = network(x)
-    for place, (c, i, j) in enumerate(order):
-        (gradient,) = torch.autograd.grad(logits[0, :, c, i, j].square().sum(), x, retain_graph=True)
-        depends = [gradient[0][pixel].item() != 0 for pixel in order]
-        assert not any(depends[place:]), f"pixel {c, i, j} depends on a pixel after it"
-        assert all(depends[:place]), f"pixel {c, i, j} does not see all pixels before it"
+@pytest.mark.parametrize(("channels", "patch_size"), [(1, 1), (2, 1), (3, 1), (1, 2), (3, 2)])
+def test_a_pixel_depends_on_all_before_it_and_on_nothing_else(channels, patch_size):
+    network = random_network(in_channels=channels, image_size=[6, 4], patch_size=patch_size)
+    x, pixels = torch.rand(1, channels, 6, 4, dtype=torch.float64).requires_grad_(), order(network, 6, 4)
+    logits = network(x)[0].flatten(0, 2)  # of the values in the order of the factorization
+    for place, pixel in enumerate(pixels):
+        (gradient,) = torch.autograd.grad(logits[place].square().sum(), x, retain_graph=True)
+        depends = [gradient[0][other].item() != 0 for other in pixels]
+        assert not any(depends[place:]), f"pixel {pixel} depends on a pixel after it"
+        assert all(depends[:place]), f"pixel {pixel} does not see all pixels before it"
 
 
-def test_logits_pixel_by_pixel_are_those_of_the_whole_image():
-    network = random_network(num_classes=3)
-    x, condition = torch.rand(2, 2, 5, 4, dtype=torch.float64) * 2 - 1, by_label(torch.tensor([1, 2]))
-    expected, cached, row = network(x, condition), PixelByPixel(network, 2, condition), None
-    for i in range(5):
+@pytest.mark.parametrize(("channels", "patch_size"), [(3, 1), (1, 2), (3, 2)])
+def test_patches_hold_an_image_in_the_order_of_the_factorization(channels, patch_size):
+    network = random_network(in_channels=channels, image_size=[6, 4], patch_size=patch_size)
+    x = torch.arange(2 * channels * 24).reshape(2, channels, 6, 4)
+    patches = network.patches(x)
+    assert patches[1].flatten().tolist() == [x[1][pixel].item() for pixel in order(network, 6, 4)]
+    assert torch.equal(network.image(patches), x)
+
+
+@pytest.mark.parametrize("patch_size", [1, 2])
+def test_logits_patch_by_patch_are_those_of_the_whole_image(patch_size):
+    network = random_network(image_size=[6, 4], num_classes=3, patch_size=patch_size)
+    x, condition = torch.rand(2, 2, 6, 4, dtype=torch.float64) * 2 - 1, by_label(torch.tensor([1, 2]))
+    expected, patches, cached = network(x, condition), network.patches(x), PatchByPatch(network, 2, condition)
+    (rows, columns), row = network.size, None
+    for i in range(rows):
         cached.begin_row(row)
-        row = torch.zeros(2, 2, 1, 4, dtype=torch.float64)
-        for j, c in itertools.product(range(4), range(2)):
-            torch.testing.assert_close(cached.logits(row, j)[:, :, c], expected[:, :, c, i, j], rtol=0, atol=1e-12)
-            row[:, c, 0, j] = x[:, c, i, j]
+        row = torch.zeros(2, network.num_values, 1, columns, dtype=torch.float64)
+        for j in range(columns):
+            h = cached.features(row, j)
+            for k in range(network.num_values):
+                found = cached.logits(h, row[..., j : j + 1])[:, k]
+                torch.testing.assert_close(found, expected[:, i, j, k], rtol=0, atol=1e-12)
+                row[:, k, 0, j] = patches[:, i, j, k]
 
 
+@pytest.mark.parametrize("patch_size", [1, 2])
 @pytest.mark.parametrize("condition", [None, by_label(torch.full((16,), 2))])
-def test_probabilities_of_all_images_sum_to_one(condition):
-    log_p = binary().log_probability(all_binary_images(), condition).flatten(1).sum(1)
+def test_probabilities_of_all_images_sum_to_one(condition, patch_size):
+    log_p = binary(patch_size).log_probability(all_binary_images(), condition).flatten(1).sum(1)
     assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-6)
     assert log_p.std() > 0.1, "the model should prefer some images"
 
@@ -82,8 +102,9 @@ def test_without_a_class_is_a_class_of_its_own():
         assert same == (label == 3), f"class {label}"  # the fourth row of the table
 
 
-def test_samples_follow_the_probabilities():
-    model, N = binary(), 4000
+@pytest.mark.parametrize("patch_size", [1, 2])
+def test_samples_follow_the_probabilities(patch_size):
+    model, N = binary(patch_size), 4000
     label = by_label(torch.ones(N, dtype=torch.long))
     drawn = model.draw(range(N), label, seed=0).images
     found = ((drawn.flatten(1) > 0).long() * torch.tensor([8, 4, 2, 1])).sum(1).bincount(minlength=16)
@@ -144,7 +165,8 @@ def test_the_loss_is_the_likelihood_and_a_share_of_classes_is_left_out():
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"width": 13}, "network.width=13"),
+        ({"width": 0}, "network.width=0"),
+        ({"patch_size": 2}, "network.patch_size=2"),
         ({"depth": 0}, "network.depth=0"),
         ({"kernel_size": 4}, "kernel_size=4"),
         ({"levels": 1}, "network.levels=1"),

@@ -34,7 +34,7 @@ def zero(module: Module) -> Module:
     return module
 
 
-def patch_rows_columns(image_size: ImageSize, patch_size: int) -> tuple[int, int]:
+def patch_rows_columns(image_size: ImageSize, patch_size: int, key: str = "backbone.patch_size") -> tuple[int, int]:
     """(H/p, W/p): the rows and columns of patches of p × p pixels.
 
     Raises:
@@ -46,8 +46,8 @@ def patch_rows_columns(image_size: ImageSize, patch_size: int) -> tuple[int, int
         below, above = ([max(1, side // p + more) * p for side in sides] for more in (0, 1))
         above = [side if side % p == 0 else larger for side, larger in zip(sides, above, strict=True)]
         raise ValueError(
-            f"backbone.patch_size={patch_size} and data.image_size={typed(image_size)}: patches do not fill the image; "
-            f"choose backbone.patch_size among {legal}, or data.image_size={typed(simplest(below))} or "
+            f"{key}={patch_size} and data.image_size={typed(image_size)}: patches do not fill the image; "
+            f"choose {key} among {legal}, or data.image_size={typed(simplest(below))} or "
             f"{typed(simplest(above))}"
         )
     return sides[0] // p, sides[1] // p

@@ -1,4 +1,4 @@
-"""The gated PixelCNN: each pixel's distribution given the pixels before it, in raster order."""
+"""The gated PixelCNN: the distribution of each value of an image given the values before it."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -8,30 +8,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_diffusion.codecs.condition import Condition
-from lightning_diffusion.codecs.image_size import ImageSize, height_width
-from lightning_diffusion.networks.layers import ClassEmbedding, refuse_parts, zero
+from lightning_diffusion.codecs.image_size import ImageSize
+from lightning_diffusion.networks.layers import ClassEmbedding, patch_rows_columns, refuse_parts, zero
 
 
 class GatedPixelCNN(nn.Module):
-    """p(x) = Π_i p(x_i | x_{<i}) over rows, then columns, then channels.
+    """p(x) = Π_i p(x_i | x_{<i}) over patches, row by row, and within a patch over its rows, columns and channels.
 
-    A vertical stack sees all rows above, a horizontal one the current row to the left. The vertical stack feeds the
-    horizontal one, so no pixel above is hidden from it (no blind spot). The features of a pixel form one group for each
-    of its channels: group c sees the channels before c of its own pixel.
+    A vertical stack sees all patches above, a horizontal one those to the left in the same row. The vertical stack
+    feeds the horizontal one, so no patch above is hidden from it (no blind spot). Both stacks see only patches before
+    their own. Two masked layers then add the values before x_i in the same patch.
 
     Args:
         in_channels: C of the image.
         image_size: n of a square, or [H, W].
         levels: values of a pixel in each channel, 2 … 256.
-        width: features of a pixel; in_channels divides it.
+        width: features of a patch, and of each of its values, ≥ 1.
         depth: gated layers, ≥ 1.
-        kernel_size: odd; a layer reaches kernel_size // 2 rows up and columns to the left, and to the right above.
+        kernel_size: odd; a layer reaches kernel_size // 2 patches up and to the left, and to the right above.
+        patch_size: p, which divides both sides; larger patches make a faster network with a coarser view.
         num_classes: None for an unconditional network.
 
     Raises:
         ValueError: a value out of range.
 
-    Ref: Conditional Image Generation with PixelCNN Decoders, §2.1–2.3, Fig. 2
+    Ref: Conditional Image Generation with PixelCNN Decoders, §2.1–2.3, Fig. 2; the masked layers: MADE, §3
     """
 
     def __init__(
@@ -40,57 +41,62 @@ class GatedPixelCNN(nn.Module):
         image_size: ImageSize,
         levels: int = 256,
         width: int = 64,
-        depth: int = 7,
+        depth: int = 5,
         kernel_size: int = 5,
+        patch_size: int = 1,
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        if width < 1 or width % in_channels:
-            raise ValueError(
-                f"network.width={width} and data.channels={in_channels}: choose a multiple of the number of channels"
-            )
-        if depth < 1 or kernel_size < 3 or kernel_size % 2 == 0:
-            raise ValueError(
-                f"network.depth={depth}, network.kernel_size={kernel_size}: choose depth >= 1, an odd kernel_size >= 3"
-            )
+        if width < 1 or depth < 1:
+            raise ValueError(f"network.width={width}, network.depth={depth}: choose numbers of at least 1")
+        if kernel_size < 3 or kernel_size % 2 == 0:
+            raise ValueError(f"network.kernel_size={kernel_size}: choose an odd number of at least 3")
         if not 2 <= levels <= 256:
             raise ValueError(f"network.levels={levels}: choose 2 to 256 grey values")
-        C, (H, W) = in_channels, height_width(image_size)
-        self.in_channels, self.size, self.levels, self.width = C, (H, W), levels, width
-        self.num_classes = num_classes
-        self.vertical_input = Window(C, width, kernel_size)
-        self.horizontal_input = RowWindow(C, width, kernel_size, C, strict=True)
-        self.row = nn.Parameter(0.02 * torch.randn(2, width, H, 1))  # of each stack
-        self.column = nn.Parameter(0.02 * torch.randn(2, width, 1, W))
-        self.layers = nn.ModuleList(GatedLayer(width, kernel_size, C) for _ in range(depth))
+        rows, columns = patch_rows_columns(image_size, patch_size, "network.patch_size")
+        K = in_channels * patch_size**2
+        self.channels, self.patch_size, self.num_values, self.size = in_channels, patch_size, K, (rows, columns)
+        self.levels, self.width, self.num_classes = levels, width, num_classes
+        self.vertical_input = Window(K, width, kernel_size)
+        self.horizontal_input = RowWindow(K, width, kernel_size)
+        self.row = nn.Parameter(0.02 * torch.randn(2, width, rows, 1))  # of each stack
+        self.column = nn.Parameter(0.02 * torch.randn(2, width, 1, columns))
+        self.layers = nn.ModuleList(GatedLayer(width, kernel_size, last=i == depth - 1) for i in range(depth))
         self.classes = None if num_classes is None else ClassEmbedding(num_classes, depth * 2 * width)
-        self.hidden = GroupedPointwise(width, width, C)
-        self.head = zero(GroupedPointwise(width, levels * C, C))
+        self.values = ValuesOfPatch(width, K, levels)
 
     def forward(self, x: Tensor, condition: Condition | None = None) -> Tensor:
-        """x (B, C, H, W) in [−1, 1], condition by label or None -> logits (B, levels, C, H, W)."""
-        x, position = x.to(self.row.dtype), self.position
+        """x (B, C, H, W) in [−1, 1], condition by label or None -> logits of each patch's values, (B, rows, columns, K,
+        levels), in the order of `patches`."""
+        x, position = self.patches(x).permute(0, 3, 1, 2).to(self.row.dtype), self.position
         above = self.vertical_input(x)
-        v, h = above + position[0], self.horizontal_input(x) + _shifted_down(above) + position[1]
+        v, h = above + position[0], self.horizontal_input(_shifted_right(x)) + _shifted_down(above) + position[1]
         for layer, bias in zip(self.gated_layers(), self.class_biases(len(x), condition), strict=True):
             v, h = layer(v, h, bias)
-        return self.logits(h)
+        return self.values(h, x)
+
+    def patches(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, rows, columns, K): the values of each patch, by rows, columns and channels."""
+        p = self.patch_size
+        x = x.unflatten(2, (-1, p)).unflatten(4, (-1, p))  # (B, C, rows, p, columns, p)
+        return x.permute(0, 2, 4, 3, 5, 1).flatten(3)
+
+    def image(self, patches: Tensor) -> Tensor:
+        """The inverse of `patches`."""
+        p = self.patch_size
+        x = patches.unflatten(3, (p, p, self.channels)).permute(0, 5, 1, 3, 2, 4)
+        return x.flatten(4).flatten(2, 3)
 
     def gated_layers(self) -> Iterator["GatedLayer"]:
         return (cast(GatedLayer, layer) for layer in self.layers)
 
     @property
     def position(self) -> Tensor:
-        """What each stack adds for a pixel's place, (2, width, H, W)."""
+        """What each stack adds for a patch's place, (2, width, rows, columns)."""
         return self.row + self.column
 
-    def logits(self, h: Tensor) -> Tensor:
-        """Features (B, width, H, W) -> (B, levels, C, H, W)."""
-        logits = self.head(torch.relu(self.hidden(torch.relu(h))))
-        return logits.unflatten(1, (self.in_channels, self.levels)).transpose(1, 2)
-
     def class_biases(self, count: int, condition: Condition | None) -> list[Tensor | None]:
-        """Of each layer's gate, (B, 2 · width, 1, 1); the last row of the table stands for no class."""
+        """Of each layer's gate, (B, 2 · width, 1, 1); the last row of the table is for no class."""
         refuse_parts(condition, *([] if self.classes is None else ["label"]))
         if self.classes is None:
             return [None] * len(self.layers)
@@ -98,16 +104,15 @@ class GatedPixelCNN(nn.Module):
 
 
 class GatedLayer(nn.Module):
-    """One gated layer of both stacks; residual connections in both."""
+    """One gated layer of both stacks; residual connections in both. The last one leaves the vertical stack as it is."""
 
-    def __init__(self, width: int, kernel_size: int, groups: int) -> None:
+    def __init__(self, width: int, kernel_size: int, last: bool) -> None:
         super().__init__()
         self.vertical = Window(width, 2 * width, kernel_size)
-        self.vertical_out = zero(nn.Conv2d(width, width, 1))
+        self.vertical_out = None if last else zero(nn.Conv2d(width, width, 1))
         self.down = nn.Conv2d(2 * width, 2 * width, 1)
-        self.horizontal = RowWindow(width, 2 * width, kernel_size, groups)
-        self.horizontal_out = zero(GroupedPointwise(width, width, groups))
-        self.groups = groups
+        self.horizontal = RowWindow(width, 2 * width, kernel_size)
+        self.horizontal_out = zero(nn.Conv2d(width, width, 1))
 
     def forward(self, v: Tensor, h: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         above = self.vertical(v)
@@ -116,18 +121,40 @@ class GatedLayer(nn.Module):
 
     def along(self, v: Tensor, above: Tensor) -> Tensor:
         """The vertical stack's next features."""
-        return v + self.vertical_out(gated(above, 1))
+        return v if self.vertical_out is None else v + self.vertical_out(gated(above))
 
     def across(self, h: Tensor, left: Tensor, above: Tensor, bias: Tensor | None) -> Tensor:
         """The horizontal stack's next features."""
         total = left + above if bias is None else left + above + bias
-        return h + self.horizontal_out(gated(total, self.groups))
+        return h + self.horizontal_out(gated(total))
 
 
-def gated(x: Tensor, groups: int) -> Tensor:
-    """tanh(a) ⊙ sigmoid(b), where each group of channels holds its own a and b: (B, 2F, …) -> (B, F, …)."""
-    a, b = x.unflatten(1, (groups, 2, -1)).unbind(2)
-    return (torch.tanh(a) * torch.sigmoid(b)).flatten(1, 2)
+class ValuesOfPatch(nn.Module):
+    """Features of a patch and its K values -> logits of each value, which see only the values before it.
+
+    Every value has its own `width` hidden units.
+    """
+
+    def __init__(self, width: int, num_values: int, levels: int) -> None:
+        super().__init__()
+        K, hidden = num_values, num_values * width
+        self.shape = (K, levels)
+        self.patch = nn.Conv2d(width, hidden, 1)
+        self.earlier = MaskedPointwise(K, hidden, K, strict=True)
+        self.mix = MaskedPointwise(hidden, hidden, K)
+        self.head = zero(nn.Conv2d(hidden, K * levels, 1, groups=K))
+
+    def forward(self, h: Tensor, x: Tensor) -> Tensor:
+        """h (B, width, rows, columns), x (B, K, rows, columns) -> (B, rows, columns, K, levels)."""
+        hidden = torch.relu(self.patch(torch.relu(h)) + self.earlier(x))
+        hidden = torch.relu(hidden + self.mix(hidden))
+        return self.head(hidden).permute(0, 2, 3, 1).unflatten(3, self.shape)
+
+
+def gated(x: Tensor) -> Tensor:
+    """tanh(a) ⊙ sigmoid(b): (B, 2F, …) -> (B, F, …)."""
+    a, b = x.chunk(2, dim=1)
+    return torch.tanh(a) * torch.sigmoid(b)
 
 
 class Window(nn.Conv2d):
@@ -146,49 +173,39 @@ class Window(nn.Conv2d):
 
 
 class RowWindow(nn.Conv2d):
-    """Convolution over this pixel and the ones to its left, whose channels see only groups up to their own here.
+    """Convolution over this column and the ones to its left."""
 
-    strict: only groups before their own (mask A).
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, groups: int, strict: bool = False
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         self.reach = kernel_size // 2
         super().__init__(in_channels, out_channels, (1, self.reach + 1))
-        mask = torch.ones_like(self.weight)
-        mask[:, :, 0, -1] = group_mask(in_channels, out_channels, groups, strict)
-        self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last_columns(F.pad(x, (self.reach, 0)))
 
     def last_columns(self, x: Tensor) -> Tensor:
         """The results for all columns of (B, C, H, W) but the first `reach`."""
-        return self._conv_forward(x, self.weight * self.mask, self.bias)
-
-    mask: Tensor
+        return super().forward(x)
 
 
-class GroupedPointwise(nn.Conv2d):
-    """1×1 convolution whose channels see only groups up to their own (mask B)."""
+class MaskedPointwise(nn.Conv2d):
+    """1×1 convolution of K groups of channels, each of which sees only groups up to its own.
 
-    def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
+    strict: only groups before its own.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, groups: int, strict: bool = False) -> None:
         super().__init__(in_channels, out_channels, 1)
-        mask = group_mask(in_channels, out_channels, groups)[:, :, None, None]
+        of_input = torch.arange(in_channels) * groups // in_channels
+        of_output = torch.arange(out_channels) * groups // out_channels
+        mask = (of_output[:, None] >= of_input + strict).float()[:, :, None, None]
         self.register_buffer("mask", mask, persistent=False)
+        with torch.no_grad():  # the default scale for the inputs that are seen
+            self.weight.mul_(mask * (in_channels / mask.sum(1, keepdim=True).clamp(min=1)).sqrt())
 
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, self.weight * self.mask, self.bias)
 
     mask: Tensor
-
-
-def group_mask(in_channels: int, out_channels: int, groups: int, strict: bool = False) -> Tensor:
-    """1 where an output's group is not before the input's, (out, in); strict: where it comes after."""
-    of_input = torch.arange(in_channels) * groups // in_channels
-    of_output = torch.arange(out_channels) * groups // out_channels
-    return (of_output[:, None] >= of_input + strict).float()
 
 
 def _shifted_down(x: Tensor) -> Tensor:
@@ -196,56 +213,6 @@ def _shifted_down(x: Tensor) -> Tensor:
     return F.pad(x, (0, 0, 1, 0))[:, :, :-1]
 
 
-class PixelByPixel:
-    """The network's logits at one pixel after the other, in raster order, equal to those of `forward` up to rounding.
-    Features of earlier pixels are kept: an image costs about as much as one forward pass.
-
-    Args:
-        network: the network.
-        count: B images at once.
-        condition: of length B, or None.
-    """
-
-    def __init__(self, network: GatedPixelCNN, count: int, condition: Condition | None) -> None:
-        self.network, self.biases, self.position = network, network.class_biases(count, condition), network.position
-        (_, W), width, reach = network.size, network.width, network.vertical_input.reach
-        self.reach, self.row = reach, -1
-
-        def zeros(channels: int, *size: int) -> Tensor:
-            return self.position.new_zeros(count, channels, *size)
-
-        self._rows = [zeros(network.in_channels, reach + 1, W), *(zeros(width, reach + 1, W) for _ in network.layers)]
-        self._above = [zeros(width, 1, W), *(zeros(2 * width, 1, W) for _ in network.layers)]
-        self._left = [zeros(width, 1, reach + W) for _ in network.layers]
-
-    def begin_row(self, row: Tensor | None) -> None:
-        """Moves on to the next row.
-
-        Args:
-            row: of the image, now complete, (B, C, 1, W); None before the first.
-        """
-        network, self.row = self.network, self.row + 1
-        if row is None:
-            return
-        above = self._above[0] = network.vertical_input.last_row(self._push(0, row))
-        v = above + self.position[0, :, self.row - 1 : self.row]
-        for number, layer in enumerate(network.gated_layers(), start=1):
-            above = layer.vertical.last_row(self._push(number, v))
-            self._above[number], v = layer.down(above), layer.along(v, above)
-
-    def _push(self, number: int, row: Tensor) -> Tensor:
-        self._rows[number] = torch.cat([self._rows[number][:, :, 1:], row], dim=2)
-        return self._rows[number]
-
-    def logits(self, row: Tensor, column: int) -> Tensor:
-        """row (B, C, 1, W), complete up to this pixel -> its logits, (B, levels, C); those of channel c need the
-        channels before c of the pixel itself."""
-        network, j, k = self.network, column, column + self.reach + 1
-        here = slice(j, j + 1)
-        left = network.horizontal_input.last_columns(F.pad(row, (self.reach, 0))[..., j:k])
-        h = left + self._above[0][..., here] + self.position[1, :, self.row : self.row + 1, here]
-        for number, (layer, bias) in enumerate(zip(network.gated_layers(), self.biases, strict=True)):
-            self._left[number][..., k - 1 : k] = h
-            left = layer.horizontal.last_columns(self._left[number][..., j:k])
-            h = layer.across(h, left, self._above[number + 1][..., here], bias)
-        return network.logits(h)[..., 0, 0]
+def _shifted_right(x: Tensor) -> Tensor:
+    """Column j takes what column j − 1 had; column 0 takes zeros."""
+    return F.pad(x, (1, 0))[..., :-1]

@@ -11,7 +11,8 @@ from lightning_diffusion.codecs.image_size import ImageSize, height_width
 from lightning_diffusion.codecs.pixels import to_model
 from lightning_diffusion.diffusion.noise import IndexedNoise
 from lightning_diffusion.models.contracts import Drawn, Generator, Likelihood, Model, OnStep, no_report
-from lightning_diffusion.networks.pixelcnn import GatedPixelCNN, PixelByPixel
+from lightning_diffusion.networks.patch_by_patch import PatchByPatch
+from lightning_diffusion.networks.pixelcnn import GatedPixelCNN
 from lightning_diffusion.networks.summary import Inputs, noisy_images
 
 
@@ -43,7 +44,7 @@ class Autoregressive(Model, Generator, Likelihood):
 
     @property
     def num_steps(self) -> int:
-        return self.shape[1]  # rows
+        return self.pixels.size[0]  # rows of patches
 
     def levels(self, images: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> int64 level of each pixel, 0 … levels − 1."""
@@ -57,7 +58,9 @@ class Autoregressive(Model, Generator, Likelihood):
         """log p(x_i | x_{<i}) of each pixel of uint8 images, nats, float32 (B, C, H, W)."""
         levels = self.levels(images)
         logits = self.pixels(to_model(self.images(levels)), condition).float()
-        return logits.log_softmax(1).gather(1, levels[:, None])[:, 0]
+        values = self.pixels.patches(levels)
+        nats = nn.functional.cross_entropy(logits.flatten(0, -2), values.flatten(), reduction="none")
+        return self.pixels.image(-nats.view_as(values))
 
     @torch.no_grad()
     def bits_per_dim(self, images: Tensor, condition: Condition | None, indices: range, seed: int) -> Tensor:
@@ -72,29 +75,32 @@ class Autoregressive(Model, Generator, Likelihood):
         return Drawn(self.images(levels).cpu(), len(indices) * math.prod(self.shape))
 
     def trajectory(self, indices: Sequence[int], condition: Condition | None, seed: int) -> Iterator[Tensor]:
-        """Images whose rows fill in from the top; what is still open is grey."""
-        open_ = torch.full((len(indices), *self.shape), 128, dtype=torch.uint8)
-        yield open_
+        """Images whose rows fill in from the top; the rest is grey."""
+        rest = torch.full((len(indices), *self.shape), 128, dtype=torch.uint8)
+        yield rest
         for number, levels in enumerate(self._rows(indices, condition, seed), start=1):
-            filled = self.images(levels).cpu()
-            yield torch.cat([filled[:, :, :number], open_[:, :, number:]], dim=2)
+            filled, row = self.images(levels).cpu(), number * self.pixels.patch_size
+            yield torch.cat([filled[:, :, :row], rest[:, :, row:]], dim=2)
 
     @torch.inference_mode()
     def _rows(self, indices: Sequence[int], condition: Condition | None, seed: int) -> Iterator[Tensor]:
-        """The levels (B, C, H, W) after each row. One uniform number decides each value: x = F⁻¹(u), u = Φ(z)."""
-        C, H, W = self.shape
-        u = torch.special.ndtr(IndexedNoise(seed, indices, self.shape, self.device)().double())
+        """The levels (B, C, H, W) after each row of patches. One uniform number decides each value: x = F⁻¹(u),
+        u = Φ(z)."""
+        network, (rows, columns) = self.pixels, self.pixels.size
+        z = IndexedNoise(seed, indices, self.shape, self.device)()
+        u = torch.special.ndtr(network.patches(z).double())  # (B, rows, columns, K)
         condition = None if condition is None else condition.to(self.device)
-        cached, like = PixelByPixel(self.pixels, len(indices), condition), self.pixels.row
+        cached, like = PatchByPatch(network, len(indices), condition), network.row
         levels = torch.zeros(u.shape, dtype=torch.long, device=self.device)
         row = None
-        for i in range(H):
+        for i in range(rows):
             cached.begin_row(row)
-            row = like.new_zeros(len(indices), C, 1, W)
-            for j in range(W):
-                for c in range(C):
-                    logits = cached.logits(row, j)[:, :, c].double()
-                    below = logits.softmax(1).cumsum(1)[:, :-1] <= u[:, c, i, j, None]
-                    levels[:, c, i, j] = below.sum(1)
-                    row[:, c, 0, j] = to_model(self.images(levels[:, c, i, j]))
-            yield levels
+            row = like.new_zeros(len(indices), network.num_values, 1, columns)
+            for j in range(columns):
+                h, patch = cached.features(row, j), row[..., j : j + 1]
+                for k in range(network.num_values):
+                    logits = cached.logits(h, patch)[:, k].double()
+                    below = logits.softmax(1).cumsum(1)[:, :-1] <= u[:, i, j, k, None]
+                    levels[:, i, j, k] = below.sum(1)
+                    patch[:, k, 0, 0] = to_model(self.images(levels[:, i, j, k]))
+            yield network.image(levels)
