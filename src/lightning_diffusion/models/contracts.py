@@ -84,6 +84,19 @@ class Model(nn.Module, ABC):
         """Properties of the model for metrics.json, in addition to the measured figures."""
         return {}
 
+    def pictures_of(self, images: Tensor, condition: Condition | None) -> dict[str, Tensor]:
+        """Pictures that the model makes of given images, such as reconstructions, by name.
+
+        At the end of a run, samples/NAME.png shows held-out images, each above its picture.
+
+        Args:
+            images: uint8 (B, C, H, W). condition: of length B, or None.
+
+        Returns:
+            uint8 (B, C, H, W) each; empty by default.
+        """
+        return {}
+
     def compile_network(self, how: Compile) -> None:
         """Compile the network in place, which keeps weights and their names.
 
