@@ -169,7 +169,8 @@ def test_scores_over_evaluations_for_every_sampler_and_number_of_steps(finished,
     assert Image.open(tmp_path / "out" / "curve.png").size == (900, 600)
     assert "heun" in out
     single, _ = measured(finished, tmp_path, *options[:2], "sampler=heun", "num_steps=5", "time_grid=logsnr")
-    assert single["fd_classifier"]["value"] == found["walks"][3]["fd_classifier"]
+    for name in ("fd_classifier", "near_copies_classifier"):
+        assert single[name]["value"] == found["walks"][3][name]
 
 
 def test_on_request_it_extrapolates_to_infinitely_many_samples(finished, tmp_path):

@@ -128,6 +128,7 @@ def report_curve(
         {"sampler": run.name, "num_steps": run.num_steps, "nfe": each.nfe, "seconds": round(each.seconds, 3)}
         | {PER_1000: each.per_1000, "num_samples": N, **_with_errors(each.scores)}
         | {f"floor/{name}": score.value for name, score in floor.items()}
+        | _near_copies(comparison, each)
         for run, each in zip(runs, measured, strict=True)
     ]
     shown = [names[0], *(comparison.extractor.label(name) for name in ("precision", "recall"))]
@@ -156,6 +157,12 @@ def neighbours_picture(samples: ImageDataset, real: ImageDataset, near: Neighbou
         ours = F.interpolate(ours.float(), theirs.shape[2:], mode="nearest").to(torch.uint8)
     cells = torch.cat([ours[:, None], theirs.unflatten(0, nearest.shape)], dim=1)
     return grid(cells.flatten(0, 1), columns=cells.shape[1], least_side=256)
+
+
+def _near_copies(comparison: Comparison, measured: Measured) -> dict[str, float]:
+    """The share of near-copies, by its name."""
+    found = comparison.near_copies(comparison.neighbours(measured.features, 1))
+    return {name: score["value"] for name, score in found.items()}
 
 
 def _with_errors(scores: dict[str, Score]) -> dict[str, float]:

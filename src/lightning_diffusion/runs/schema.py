@@ -61,7 +61,7 @@ def parse_result(text: str) -> Record[Result | None]:
     odd = [name for name, value in [*numbers.items(), *floors.items(), *cost.items()] if not is_measurable(value)]
     known_counts = {name: int(count) for name, count in counts.items() if is_measurable(count)}
     short = _short_bound(found.get("bound", {}))
-    result = Result(_finite(others | numbers), _finite(floors), known_counts, _finite(cost), short, likelihood)
+    result = Result(finite(others | numbers), finite(floors), known_counts, finite(cost), short, likelihood)
     return Record(result, f"{odd[0]} is not a finite number" if odd else None)
 
 
@@ -77,7 +77,8 @@ def parse_cost(found: dict[Any, Any]) -> dict[str, float]:
     return cost
 
 
-def _finite(numbers: dict[str, float]) -> dict[str, float]:
+def finite(numbers: dict[str, float]) -> dict[str, float]:
+    """The numbers, with NaN for those that are no measurement."""
     return {name: value if is_measurable(value) else math.nan for name, value in numbers.items()}
 
 
