@@ -46,9 +46,14 @@ class Measurement(NamedTuple):
     cost: dict[str, float]
 
 
-def measurements(run: Run) -> dict[Path, Record[list[Measurement]]]:
-    """The evaluations in a run's own folder, the newest last, by the path of their metrics.json."""
-    paths = (path for path in sorted(paths_named(run.folder, RESULT)) if path.parent != run.folder)
+def measurements(run: Run, runs: list[Run]) -> dict[Path, Record[list[Measurement]]]:
+    """The evaluations in a run's folder, the newest last, by the path of their metrics.json.
+
+    Args:
+        runs: all runs, whose own results are not evaluations.
+    """
+    own = {other.folder for other in runs}
+    paths = (path for path in sorted(paths_named(run.folder, RESULT)) if path.parent not in own)
     return {path: load(path, _measurements, [], JSON) for path in paths}
 
 

@@ -101,7 +101,7 @@ def compare_families(table: Comparison) -> Families | None:
     runs = [run for run in table.runs if run.is_done]
     if len({family(run) for run in runs}) < 2:
         return None
-    read = {run.folder: measurements(run) for run in runs}
+    read = {run.folder: measurements(run, table.runs) for run in runs}
     damaged = {path: r.damage for found in read.values() for path, r in found.items() if r.damage is not None}
     drawn = {folder: [m for record in found.values() for m in record.content] for folder, found in read.items()}
     distance = _distance(table.metric, runs, [m for found in drawn.values() for m in found])
