@@ -1,4 +1,4 @@
-"""What src.evaluate has written below a folder: curves of scores over network evaluations, and scores of one model."""
+"""Evaluations by src.evaluate below a folder: curves of scores over network evaluations, and scores of one run."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ def evaluations(folder: Path, runs: list[Run]) -> dict[Path, Record[Curve | None
 
 
 class Measurement(NamedTuple):
-    """Scores of samples of one model.
+    """Scores of samples that were drawn in one way.
 
     drawing: the sampler and its number of steps, in words; "" for a model without one. guidance: its node, or None.
     floors: of held-out images. cost: as `Run.cost`.
