@@ -155,6 +155,8 @@ def test_scores_are_the_programs(run, tmp_path, options, words):
     theirs, ours = json.loads((tmp_path / "out" / "metrics.json").read_text()), run.model.evaluate(**options)
     for results in (ours, theirs):
         assert results["how"].pop("seconds") > 0
+        if "num_samples" in options:
+            assert results["how"].pop("seconds_per_1000_samples") > 0
     assert json.loads(json.dumps(ours)) == theirs
     if "num_samples" in options:
         assert ours["fd_classifier"]["value"] > ours["fd_classifier"]["floor"]["value"] > 0

@@ -132,6 +132,7 @@ def test_samples_are_scored_beside_real_images_with_all_that_a_score_needs(finis
     assert how["nfe"] == 4
     assert how["sampler"]["_target_"].endswith("DDIM")
     assert how["sampler"]["num_steps"] == 4
+    assert 0 < how["seconds_per_1000_samples"] * 40 / 1000 < how["seconds"]
     assert {"extractor", "extractor_hash", "resize", "reference_hash", "seed", "seconds", "accuracy"} <= set(how)
     assert Image.open(tmp_path / "out" / "neighbours.png").size[0] >= 256
 
@@ -163,11 +164,13 @@ def test_scores_over_evaluations_for_every_sampler_and_number_of_steps(finished,
     assert [row["fd_classifier"] for row in found["walks"]] == [float(row["fd_classifier"]) for row in rows]
     assert found["floor"]["fd_classifier"]["num_samples"] == found["how"]["num_samples"] == 20
     assert {row["num_samples"] for row in rows} == {"20"}
+    assert all(0 < float(row["seconds_per_1000_samples"]) * 20 / 1000 < float(row["seconds"]) for row in rows)
     assert {float(row["floor/fd_classifier"]) for row in rows} == {found["floor"]["fd_classifier"]["value"]}
     assert Image.open(tmp_path / "out" / "curve.png").size == (900, 600)
     assert "heun" in out
     single, _ = measured(finished, tmp_path, *options[:2], "sampler=heun", "num_steps=5", "time_grid=logsnr")
-    assert single["fd_classifier"]["value"] == found["walks"][3]["fd_classifier"]
+    for name in ("fd_classifier", "near_copies_classifier"):
+        assert single[name]["value"] == found["walks"][3][name]
 
 
 def test_on_request_it_extrapolates_to_infinitely_many_samples(finished, tmp_path):

@@ -14,6 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from lightning_diffusion.checkpoints.folder import read_checkpoint
 from lightning_diffusion.checkpoints.loading import load_data
 from lightning_diffusion.configuration.arguments import Node
 from lightning_diffusion.configuration.trusted_targets import Targets
@@ -45,6 +46,9 @@ def test_run_folder_holds_what_the_contract_says(finished):
     assert 0 < metrics["val/loss"] < 2
     assert metrics["images_per_second"] > 0
     assert metrics["terminal_snr"] < 1e-3
+    averaged = read_checkpoint(run_dir / "checkpoints" / "last.ckpt")["state_dict"]
+    assert metrics["parameters"] == sum(w.numel() for name, w in averaged.items() if name.startswith("ema.model."))
+    assert metrics["likelihood"] == "bound"
     levels = list(csv.DictReader((run_dir / "noise_levels.csv").open()))
     images = sum(int(level["images"]) for level in levels)
     assert images == 32  # two batches of 16

@@ -161,10 +161,20 @@ def test_loss_and_figures_by_hand():
     torch.testing.assert_close(found.values.detach(), softplus(-gap) + softplus(gap) + penalty)
     expected = {
         "generator": softplus(-gap), "discriminator": softplus(gap), "penalty": penalty, "real": 0.4 * x2,
-        "fake": 0.4 * g2, "r1": 0.64 * x2, "r2": 0.64 * g2,
+        "fake": 0.4 * g2, "r1": 0.64 * x2, "r2": 0.64 * g2, "r1_over_r2": x2 / g2.mean(),
     }  # fmt: skip
     torch.testing.assert_close(dict(found.figures), expected)
     assert not any(value.requires_grad for value in found.figures.values())
+
+
+def test_the_ratio_of_the_penalties_is_that_of_their_means_and_needs_both():
+    """Of the batch's penalties, whatever their weights. Means of ratios would differ."""
+    figures = loss(Adversarial(Paraboloid(), Relativistic(), r1=0.3, r2=0.7), small(), batch()).figures
+    ratio = figures["r1"].mean() / figures["r2"].mean()
+    torch.testing.assert_close(figures["r1_over_r2"].mean(), ratio)
+    assert not torch.isclose((figures["r1"] / figures["r2"]).mean(), ratio, rtol=1e-3)
+    for r1, r2 in ((0, 1), (1, 0)):
+        assert "r1_over_r2" not in loss(Adversarial(Paraboloid(), Relativistic(), r1, r2), small(), batch()).figures
 
 
 def test_penalties_fall_with_the_progress_of_training():

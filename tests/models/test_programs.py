@@ -1,6 +1,7 @@
 """Every family of conf/model through the real programs, found without being named."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from lightning_diffusion.checkpoints.folder import read_checkpoint
 from lightning_diffusion.checkpoints.loading import load
 from lightning_diffusion.configuration.trusted_targets import CONF
 from lightning_diffusion.models.contracts import Likelihood
+from lightning_diffusion.runs.reporting.families import compare_families
+from lightning_diffusion.runs.reporting.table import compare
+from lightning_diffusion.runs.run import find
 from tests.command import in_process, start
 
 FAMILIES = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
@@ -27,6 +31,10 @@ SMALL = {
     "gan": ["network.width=4", "discriminator.width=4"],
     "vae": ["network.width=4"],
 }
+
+
+SCORED = ["callbacks=scores", "callbacks.scores.every_n_steps=0", "callbacks.scores.num_samples=20", "metrics.steps=10"]
+TRAINED = {}  # the runs of the families so far
 
 
 def words(family: str, *more: str) -> list[str]:
@@ -43,7 +51,8 @@ def done(main, *words, cwd):
 def trained(request, tmp_path_factory):
     """A family, and the folder of its run of eight steps."""
     folder = tmp_path_factory.mktemp(request.param)
-    done(train, *words(request.param, "trainer.max_steps=8", "hydra.run.dir=whole"), cwd=folder)
+    done(train, *words(request.param, *SCORED, "trainer.max_steps=8", "hydra.run.dir=whole"), cwd=folder)
+    TRAINED[request.param] = folder / "whole"
     return request.param, folder
 
 
@@ -86,6 +95,38 @@ def test_it_draws_is_measured_and_reported(trained, tmp_path):
     assert "metrics=likelihood" in err or status == 0
     done(report, "runs=whole", cwd=folder)
     assert (folder / "whole" / "report" / "report.html").is_file()
+
+
+def test_the_report_compares_it_with_the_families_before(trained, tmp_path):
+    for name, run in TRAINED.items():
+        shutil.copytree(run, tmp_path / "runs" / name, ignore=shutil.ignore_patterns("checkpoints", "report"))
+    found = compare_families(compare(find(tmp_path / "runs"), "fd_classifier"))
+    if len(TRAINED) == 1:
+        assert found is None
+        return
+    floor, *rows = found.rows
+    assert (floor.label, {row.label for row in rows}) == ("held-out images", TRAINED.keys())
+    for row in rows:
+        model = load(TRAINED[row.label] / "checkpoints" / "last.ckpt").model
+        assert set(found.columns.values()) <= row.cells.keys()
+        assert row.value("parameters") == sum(weight.numel() for weight in model.parameters())
+        assert row.value("nfe") == model.draw(range(2), model.conditions_in_turn(range(2)), 0).cost / 2
+        assert 0 < row.value("seconds_per_1000_samples") * 20 / 1000 < row.value("seconds")
+        assert ("val/bits_per_dim" in row.cells) == isinstance(model, Likelihood)
+        assert row.bits_sign == ("" if isinstance(model, Likelihood) and model.exact else "≤ ")
+    if len(TRAINED) == 2:
+        done(report, "runs=runs", cwd=tmp_path)
+        assert "<h2>Families</h2>" in (tmp_path / "runs" / "report" / "report.html").read_text()
+        assert all((tmp_path / "runs" / "report" / f"{name}.png").is_file() for name in ("families", "families_cost"))
+
+
+def test_pictures_of_held_out_images_are_drawn_by_the_families_that_have_any(trained):
+    _, folder = trained
+    model = load(folder / "whole" / "checkpoints" / "last.ckpt").model
+    images = torch.zeros(10, *model.shape, dtype=torch.uint8)
+    names = model.pictures_of(images, model.conditions_in_turn(range(10)))
+    written = {path.stem for path in (folder / "whole" / "samples").glob("*.png") if not path.stem.startswith("step_")}
+    assert written == {"final", *names}
 
 
 def test_the_run_stops_within_one_step_of_a_nan(trained):

@@ -201,6 +201,7 @@ def test_a_reconstruction_is_the_decoder_at_the_encoders_mean():
     W, M = model.network.W, model.network.W.T @ model.network.W + 0.12**2 * torch.eye(2)
     expected = to_model(images).flatten(1) @ W @ M.inverse() @ W.T
     assert torch.equal(model.reconstruct(images, None), to_uint8(expected).reshape(20, 1, 2, 3))
+    assert torch.equal(model.pictures_of(images, None)["reconstructions"], model.reconstruct(images, None))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from lightning_diffusion.runs.run import Run, find
 from src.report import main as report
 from tests.command import in_process
 from tests.data.hostile import little_time
-from tests.reporting.damage import OTHERS, damages, write_whole
+from tests.reporting.damage import OTHERS, damages, result, write_whole
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +130,27 @@ def test_a_run_with_many_damaged_files_names_them_all_in_its_row(tmp_path):
         (tmp_path / "runs" / "0" / name).write_text("")
     _, _, rows = reported(tmp_path / "runs")
     assert rows["0"]["failure"] == "metrics.csv: empty; environment.json: empty"
+
+
+def test_what_a_run_records_of_its_model_and_its_cost_is_checked(tmp_path):
+    write_whole(tmp_path / "0", 1.0)
+    how = {"nfe": 3, "seconds_per_1000_samples": 0.25, "seed": 0}
+    (tmp_path / "0" / "metrics.json").write_text(result(how=how, likelihood="exact", parameters=7))
+    run = Run(tmp_path / "0")
+    assert (run.cost, run.likelihood, run.metric("parameters")) == (
+        {"nfe": 3, "seconds_per_1000_samples": 0.25},
+        "exact",
+        7,
+    )
+    (tmp_path / "0" / "metrics.json").write_text(result())
+    assert (Run(tmp_path / "0").cost, Run(tmp_path / "0").likelihood, Run(tmp_path / "0").damage) == ({}, None, {})
+    for changed, reason in (
+        ({"how": {"seconds_per_1000_samples": 10**400}}, "seconds_per_1000_samples is not a finite number"),
+        ({"parameters": "many"}, "parameters is not a number"),
+        ({"likelihood": "likely"}, "likelihood is not exact or bound"),
+    ):
+        (tmp_path / "0" / "metrics.json").write_text(result(**changed))
+        assert Run(tmp_path / "0").damage == {"metrics.json": reason}
 
 
 def test_numbers_at_the_edges_are_drawn(tmp_path):

@@ -82,6 +82,10 @@ def test_the_last_step_is_measured_once_and_logged_wherever_one_validates(tmp_pa
     assert float(trainer.callback_metrics["fd_random"]) == pytest.approx(first["fd_random"].value)
     assert scores.summary()["how"]["step"] == 15
     assert scores.summary()["how"]["nfe"] == 3
+    assert 0 < scores.summary()["how"]["seconds_per_1000_samples"] < 50 * scores.summary()["how"]["seconds"]
+    near = scores.summary()["scores"]["near_copies_random"]
+    assert near == {"value": pytest.approx(near["value"]), "num_samples": 20, "floor": {"value": 0.01}}
+    assert 20 * near["value"] == pytest.approx(round(20 * near["value"]))
     assert scores.summary()["scores"]["fd_random"]["floor"]["num_samples"] == 20
 
 

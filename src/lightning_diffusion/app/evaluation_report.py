@@ -19,19 +19,25 @@ from lightning_diffusion.metrics.extractors.base import Features, as_colour, con
 from lightning_diffusion.metrics.scores import Score
 from lightning_diffusion.runs.pictures import grid, write_png
 from lightning_diffusion.runs.plots import over_evaluations, save
+from lightning_diffusion.runs.schema import PER_1000
 from lightning_diffusion.system.files import csv_text, write_text
 
 ROWS, COLUMNS = 10, 6  # of neighbours.png
 
 
 class Measured(NamedTuple):
-    """Scores of samples and their cost: network evaluations per sample (None for given images) and seconds."""
+    """Scores of samples and their cost.
+
+    nfe: network evaluations per sample. seconds: of the whole measurement. per_1000: seconds to draw 1,000 samples. nfe
+    and per_1000 are None for given images.
+    """
 
     scores: dict[str, Score]
     features: Features
     samples: ImageDataset
     nfe: float | None
     seconds: float
+    per_1000: float | None
 
 
 def measure_run(
@@ -43,35 +49,33 @@ def measure_run(
     on_step: Callable[[], None],
 ) -> Measured:
     """Draw `count` samples and score them."""
-    started, evaluations = time.monotonic(), 0
+    started, evaluations, drawing = time.monotonic(), 0, 0.0
     images, features = [], []
     for indices in shard_batches(count, batch_size):
+        begun = time.monotonic()
         drawn = run.model.draw(indices, run.model.conditions_in_turn(indices), seed, on_step)
+        drawing += time.monotonic() - begun
         evaluations += drawn.cost
         images.append(drawn.images)
         features.append(comparison.extractor(drawn.images, comparison.device))
     found = concatenate(features)
-    return Measured(
-        comparison(found), found, InMemory(torch.cat(images)), evaluations / count, time.monotonic() - started
-    )
+    scores, samples = comparison(found), InMemory(torch.cat(images))
+    return Measured(scores, found, samples, evaluations / count, time.monotonic() - started, 1000 * drawing / count)
 
 
 def measure_images(comparison: Comparison, samples: ImageDataset) -> Measured:
     """Score images from elsewhere."""
     started = time.monotonic()
     found = comparison.extractor.extract(samples, device=comparison.device)
-    return Measured(comparison(found), found, samples, None, time.monotonic() - started)
+    return Measured(comparison(found), found, samples, None, time.monotonic() - started, None)
 
 
 def score_results(comparison: Comparison, measured: Measured, near: Neighbours, how: dict[str, Any]) -> dict[str, Any]:
     """The content of metrics.json: each score with that of held-out images, and under "how" the conditions of the
     measurement."""
     N = len(measured.samples)
-    results = comparison.beside_floor(measured.scores, N)
-    if near.near_copies is not None:
-        name = comparison.extractor.label("near_copies")
-        results[name] = {"value": near.near_copies, "num_samples": N, "floor": {"value": 0.01}}
-    cost = {"num_samples": N, "nfe": measured.nfe, "seconds": measured.seconds}
+    results = comparison.beside_floor(measured.scores, N) | comparison.near_copies(near)
+    cost = {"num_samples": N, "nfe": measured.nfe, "seconds": measured.seconds, PER_1000: measured.per_1000}
     return results | {"how": how | cost | comparison.how()}
 
 
@@ -99,9 +103,8 @@ def report_scores(
         scores.add_row(
             name, _number(score.value), _number(score.spread), *([_number(_value(floor, name))] if floor else [])
         )
-    if near.near_copies is not None:
-        name = comparison.extractor.label("near_copies")
-        scores.add_row(name, _number(near.near_copies), "", *([_number(0.01)] if floor else []))
+    for name, found in comparison.near_copies(near).items():
+        scores.add_row(name, _number(found["value"]), "", *([_number(found["floor"]["value"])] if floor else []))
     picture = neighbours_picture(measured.samples, real, near)
     with config_errors("output_dir"):
         write_png(output_dir / "neighbours.png", picture)
@@ -123,8 +126,9 @@ def report_curve(
     floor = comparison.floor(N)
     rows: list[dict[str, Any]] = [
         {"sampler": run.name, "num_steps": run.num_steps, "nfe": each.nfe, "seconds": round(each.seconds, 3)}
-        | {"num_samples": N, **_with_errors(each.scores)}
+        | {PER_1000: each.per_1000, "num_samples": N, **_with_errors(each.scores)}
         | {f"floor/{name}": score.value for name, score in floor.items()}
+        | _near_copies(comparison, each)
         for run, each in zip(runs, measured, strict=True)
     ]
     shown = [names[0], *(comparison.extractor.label(name) for name in ("precision", "recall"))]
@@ -153,6 +157,12 @@ def neighbours_picture(samples: ImageDataset, real: ImageDataset, near: Neighbou
         ours = F.interpolate(ours.float(), theirs.shape[2:], mode="nearest").to(torch.uint8)
     cells = torch.cat([ours[:, None], theirs.unflatten(0, nearest.shape)], dim=1)
     return grid(cells.flatten(0, 1), columns=cells.shape[1], least_side=256)
+
+
+def _near_copies(comparison: Comparison, measured: Measured) -> dict[str, float]:
+    """The share of near-copies, by its name."""
+    found = comparison.near_copies(comparison.neighbours(measured.features, 1))
+    return {name: score["value"] for name, score in found.items()}
 
 
 def _with_errors(scores: dict[str, Score]) -> dict[str, float]:

@@ -109,6 +109,13 @@ class Comparison:
             near_copies = float((distances[:, 0] < self._near(self.held_out)).double().mean())
         return Neighbours(distances, self.reference.indices[found], near_copies)
 
+    def near_copies(self, near: Neighbours) -> dict[str, dict[str, Any]]:
+        """The share of near-copies by its name, as `beside_floor` gives scores; empty without held-out images."""
+        if near.near_copies is None:
+            return {}
+        found = {"value": near.near_copies, "num_samples": len(near.distances), "floor": {"value": NEAR}}
+        return {self.extractor.label("near_copies"): found}
+
     def _suffices(self, count: int) -> bool:
         return count >= least(self.reference.vectors.shape[1])
 

@@ -48,6 +48,11 @@ class Model(nn.Module, ABC):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    @property
+    def num_parameters(self) -> int:
+        """Number of weights, without those of the objective."""
+        return sum(p.numel() for p in self.parameters())
+
     def example(self, count: int, device: str) -> Sequence[Tensor | Condition | None] | None:
         """Inputs of `network` for `count` images on a device, to measure its cost; None if it cannot be measured."""
         return None
@@ -77,6 +82,19 @@ class Model(nn.Module, ABC):
 
     def facts(self) -> dict[str, Any]:
         """Properties of the model for metrics.json, in addition to the measured figures."""
+        return {}
+
+    def pictures_of(self, images: Tensor, condition: Condition | None) -> dict[str, Tensor]:
+        """Pictures that the model makes of given images, such as reconstructions, by name.
+
+        At the end of a run, samples/NAME.png shows held-out images, each above its picture.
+
+        Args:
+            images: uint8 (B, C, H, W). condition: of length B, or None.
+
+        Returns:
+            uint8 (B, C, H, W) each; empty by default.
+        """
         return {}
 
     def compile_network(self, how: Compile) -> None:
@@ -141,6 +159,10 @@ class Likelihood(ABC):
 
     exact: bool = False  # whether `bits_per_dim` is exact, not a bound
 
+    @property
+    def kind(self) -> Literal["exact", "bound"]:
+        return "exact" if self.exact else "bound"
+
     @abstractmethod
     def bits_per_dim(self, images: Tensor, condition: Condition | None, indices: range, seed: int) -> Tensor:
         """Bits per dimension of each image, (B,); lower is better.
@@ -169,9 +191,9 @@ class Likelihood(ABC):
         **options: Any,
     ) -> dict[str, Tensor]:
         """All likelihood figures of these images by name, each (B,) in bits per dimension."""
-        found = {"exact" if self.exact else "bound": self.bits_per_dim(images, condition, indices, seed)}
+        bits = self.bits_per_dim(images, condition, indices, seed)
         on_step()
-        return found
+        return {self.kind: bits}
 
 
 class Editor(ABC):

@@ -36,6 +36,8 @@ def sentence(metric: str) -> str:
         return f"{metric} compares runs with the same schedule and prediction: it covers a quarter of the run's t/T."
     if metric.startswith("train/"):
         return f"{metric} compares runs with the same schedule, prediction, time sampler and weighting."
+    if metric == "parameters":
+        return "parameters is the number of weights of the model that draws."
     if metric in ("images_per_second", "seconds", "steps"):
         return f"{metric} compares runs on the same machine, with nothing else running on it."
     return f"{metric} compares equally many samples, scored against the same images in the same features."

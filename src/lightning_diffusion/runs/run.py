@@ -115,6 +115,16 @@ class Run:
         return {} if self._read_result.content is None else self._read_result.content.counts
 
     @property
+    def likelihood(self) -> str | None:
+        """Whether val/bits_per_dim is "exact" or a "bound"; None if it was not recorded."""
+        return None if self._read_result.content is None else self._read_result.content.likelihood
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """The cost of the scored samples: nfe, evaluations per sample, and seconds_per_1000_samples."""
+        return {} if self._read_result.content is None else self._read_result.content.cost
+
+    @property
     def starts(self) -> list[dict[str, Any]]:
         """The command, code and machine of each start."""
         return self._starts.content

@@ -1,12 +1,15 @@
 """The contents of a run's files, with checked types."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from lightning_diffusion.runs.comparable import HELD_OUT
 from lightning_diffusion.runs.records import Record, is_measurable, is_number, parse_json, parse_yaml
 
-NUMBERS = (*HELD_OUT, "steps", "images_per_second", "seconds", "terminal_snr")  # of metrics.json, scores aside
+NUMBERS = (*HELD_OUT, "steps", "images_per_second", "seconds", "terminal_snr", "parameters")  # of metrics.json
+PER_1000: Final = "seconds_per_1000_samples"  # to draw them, without their scores
+COST = ("nfe", PER_1000)
+KINDS = ("exact", "bound")  # of a likelihood
 START: dict[str, type | tuple[type, ...]] = {
     "command": str, "python": str, "libraries": dict, "system": str, "processor": str, "cores": (int, type(None)),
     "devices": list, "host": str,
@@ -14,12 +17,18 @@ START: dict[str, type | tuple[type, ...]] = {
 
 
 class Result(NamedTuple):
-    """The numbers of metrics.json, scores included; each score's value of held-out images and number of samples."""
+    """The numbers of metrics.json, scores included; each score's value of held-out images and number of samples.
+
+    cost: of the scored samples. short_bound: the log-SNR at which a short chain's bound ends. likelihood: whether
+    val/bits_per_dim is "exact" or a "bound". Earlier versions did not record cost and likelihood.
+    """
 
     numbers: dict[str, float]
     floors: dict[str, float]
     counts: dict[str, int]
-    short_bound: float | None = None  # the log-SNR at which a short chain's bound ends
+    cost: dict[str, float]
+    short_bound: float | None = None
+    likelihood: str | None = None
 
 
 def parse_words(text: str) -> Record[list[str] | None]:
@@ -42,18 +51,34 @@ def parse_result(text: str) -> Record[Result | None]:
     numbers = known | {name: score.get("value") for name, score in scores.items()}
     floors = {name: _floor(name, score["floor"]) for name, score in scores.items() if "floor" in score}
     counts = {name: score["num_samples"] for name, score in scores.items() if score.get("num_samples") is not None}
+    cost, likelihood = parse_cost(found), found.get("likelihood")
+    if likelihood is not None and likelihood not in KINDS:
+        raise ValueError(f"likelihood is not {' or '.join(KINDS)}")
     for name, value in [*numbers.items(), *floors.items(), *counts.items()]:
         if not is_number(value):
             raise ValueError(f"{name} is not a number")
     others = {name: value for name, value in found.items() if name not in NUMBERS and is_number(value)}
-    odd = [name for name, value in [*numbers.items(), *floors.items()] if not is_measurable(value)]
+    odd = [name for name, value in [*numbers.items(), *floors.items(), *cost.items()] if not is_measurable(value)]
     known_counts = {name: int(count) for name, count in counts.items() if is_measurable(count)}
     short = _short_bound(found.get("bound", {}))
-    result = Result(_finite(others | numbers), _finite(floors), known_counts, short)
+    result = Result(finite(others | numbers), finite(floors), known_counts, finite(cost), short, likelihood)
     return Record(result, f"{odd[0]} is not a finite number" if odd else None)
 
 
-def _finite(numbers: dict[str, float]) -> dict[str, float]:
+def parse_cost(found: dict[Any, Any]) -> dict[str, float]:
+    """The cost of the scored samples: network evaluations per sample, and seconds to draw 1,000 of them."""
+    how = found.get("how", {})
+    if not isinstance(how, dict):
+        raise ValueError("how is not a mapping")
+    cost = {name: how[name] for name in COST if how.get(name) is not None}
+    for name, value in cost.items():
+        if not is_number(value):
+            raise ValueError(f"{name} is not a number")
+    return cost
+
+
+def finite(numbers: dict[str, float]) -> dict[str, float]:
+    """The numbers, with NaN for those that are no measurement."""
     return {name: value if is_measurable(value) else math.nan for name, value in numbers.items()}
 
 

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from rich.text import Text
 
 from lightning_diffusion.data.module import ImageDataModule
-from lightning_diffusion.models.contracts import Generator
+from lightning_diffusion.models.contracts import Generator, Likelihood, Model
 from lightning_diffusion.runs.comparable import is_figure
 from lightning_diffusion.runs.run import CHECKPOINT, CONFIG, RESULT, Run, relative
 from lightning_diffusion.system.checkout import as_typed
@@ -96,7 +96,7 @@ class Results:
             return
         if print_config:
             self._console.print(config_tree("config", self._record))
-        self._facts, self._draws = module.model.facts(), isinstance(module.model, Generator)
+        self._facts, self._draws = _facts(module.ema.model), isinstance(module.model, Generator)
         rows = start_rows(self.trainer, module, datamodule, called)
         self._table({"run": str(relative(self.run_dir)), **rows})
 
@@ -162,3 +162,9 @@ class Results:
         for name, value in rows.items():
             line = Text.assemble((name.ljust(width), "bold"), printable(value))
             self._console.print(line, soft_wrap=True)  # no line break in a path
+
+
+def _facts(model: Model) -> dict[str, Any]:
+    """Properties of the model that draws, for metrics.json."""
+    likelihood = {"likelihood": model.kind} if isinstance(model, Likelihood) else {}
+    return {"parameters": model.num_parameters, **likelihood, **model.facts()}

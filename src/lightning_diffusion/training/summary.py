@@ -27,14 +27,13 @@ def start_rows(
         called: the name of the part that the configuration chooses for each key: {"schedule": "cosine"}.
     """
     model = module.model
-    parameters = sum(p.numel() for p in model.parameters())
     device = trainer.strategy.root_device.type
     C, H, W = datamodule.shape
     classes = f", {datamodule.num_classes} classes" if datamodule.num_classes else ""
     sizes = {split: len(dataset) for split, dataset in datamodule.splits.items()}
     return {
         "data": f"{sizes['train']:,} images, {sizes['val']:,} held out, {H}×{W}×{C}{classes}",
-        "network": f"{type(model.network).__name__}, {parameters:,} parameters",
+        "network": f"{type(model.network).__name__}, {model.num_parameters:,} parameters",
         **model.describe(called),
         "training": f"{trainer.max_steps:,} steps of {datamodule.batch_size} images, "
         f"{trainer.world_size} × {device}, {trainer.precision}",

@@ -75,6 +75,8 @@ class Adversarial(Objective):
         penalty = self.gamma(training.progress) / 2 * (self.r1 * r1 + self.r2 * r2)
         figures = {"generator": generator, "discriminator": discriminator, "penalty": penalty}
         figures |= {"real": real, "fake": fake, "r1": r1, "r2": r2}
+        if self.r1 and self.r2:
+            figures["r1_over_r2"] = r1 / r2.mean()  # its mean over the batch is the ratio of the two means
         return Losses(
             generator + discriminator + penalty, figures={name: value.detach() for name, value in figures.items()}
         )

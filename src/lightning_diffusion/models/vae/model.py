@@ -166,6 +166,9 @@ class VAE(Model, Generator, Likelihood):
             mean, _ = self.autoencoder.encode(to_model(images), condition)
             return to_uint8(self._mean(self.autoencoder.decode(mean, condition)))
 
+    def pictures_of(self, images: Tensor, condition: Condition | None) -> dict[str, Tensor]:
+        return {"reconstructions": self.reconstruct(images.to(self.device), self._here(condition))}
+
     def _here(self, condition: Condition | None) -> Condition | None:
         return None if condition is None else condition.to(self.device)
 

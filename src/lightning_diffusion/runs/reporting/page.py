@@ -12,12 +12,14 @@ from typing import Any, Literal
 
 import jinja2
 from markupsafe import Markup, escape
+from matplotlib.figure import Figure
 from PIL import Image
 
 from lightning_diffusion.runs.plots import over_evaluations, save
 from lightning_diffusion.runs.records import Record
-from lightning_diffusion.runs.reporting import figures
+from lightning_diffusion.runs.reporting import family_figures, figures
 from lightning_diffusion.runs.reporting.evaluations import Curve, evaluations
+from lightning_diffusion.runs.reporting.families import compare_families
 from lightning_diffusion.runs.reporting.table import LONGEST, Comparison
 from lightning_diffusion.runs.run import ANIMATION, SAMPLES, Run
 from lightning_diffusion.system.console import printable
@@ -34,6 +36,7 @@ FIGURES = {
     "noise_levels": figures.noise_levels,
     "throughput": figures.throughput,
 }
+FAMILY_FIGURES = {"families": family_figures.families, "families_cost": family_figures.families_cost}
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,11 @@ def write(table: Comparison, folder: Path, output_dir: Path, num_pictures: int) 
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     table.write(output_dir / "report.csv")
-    drawn = {name: figure for name, draw in FIGURES.items() if (figure := draw(table)) is not None}
+    families = compare_families(table)
+    plots: dict[str, Figure | None] = {name: draw(table) for name, draw in FIGURES.items()}
+    if families is not None:
+        plots |= {name: draw(families) for name, draw in FAMILY_FIGURES.items()}
+    drawn = {name: figure for name, figure in plots.items() if figure is not None}
     measured = evaluations(folder, table.runs)
     curves = {path: record.content for path, record in measured.items() if record.content is not None}
     walks = {f"evaluations_{i + 1}": _drawn(curve) for i, curve in enumerate(curves.values())}
@@ -69,7 +76,7 @@ def write(table: Comparison, folder: Path, output_dir: Path, num_pictures: int) 
     if animation is not None:
         strip = _strip(animation[1])
         write_file(output_dir / "trajectory.png", lambda file: strip.save(file, "PNG"))
-    damaged = _damaged(table.runs, measured)
+    damaged = _damaged(table.runs, measured) | ({} if families is None else families.damaged)
     page = (
         _environment()
         .get_template("report.html.jinja")
@@ -77,7 +84,11 @@ def write(table: Comparison, folder: Path, output_dir: Path, num_pictures: int) 
             table=table,
             name=folder.resolve().name,
             made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-            figures={name: _ours(output_dir / f"{name}.png") if name in drawn else None for name in FIGURES},
+            families=families,
+            figures={
+                name: _ours(output_dir / f"{name}.png") if name in drawn else None
+                for name in (*FIGURES, *FAMILY_FIGURES)
+            },
             walks=[
                 _ours(output_dir / f"{name}.png", str(path.parent.relative_to(folder)))
                 for name, path in zip(walks, curves, strict=True)

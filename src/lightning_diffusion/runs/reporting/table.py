@@ -13,7 +13,7 @@ from lightning_diffusion.runs.run import Run
 from lightning_diffusion.system.console import printable
 from lightning_diffusion.system.files import csv_text, write_text
 
-FIRST = (BITS, BITS_ERROR, LOSS, "steps", "images_per_second", "seconds")
+FIRST = (BITS, BITS_ERROR, LOSS, "steps", "images_per_second", "seconds", "parameters")
 SEED = "seed"
 LONGEST = 10_000  # characters of a cell
 NONE = "–"  # a cell whose run uses the default

@@ -1,14 +1,19 @@
 """Pictures of samples, always from the same noise."""
 
+import math
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
+from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.metrics.batches import shard_batches
-from lightning_diffusion.models.contracts import Generator
+from lightning_diffusion.metrics.extractors.base import ImageSet
+from lightning_diffusion.models.contracts import Generator, Model
 from lightning_diffusion.runs.pictures import grid, square_columns, write_gif, write_png
 from lightning_diffusion.system.progress import Phase
 from lightning_diffusion.training.callbacks.budget import Budget
@@ -20,13 +25,15 @@ from lightning_diffusion.training.ranks import RankBarrier
 
 NUM_FRAMES = 40
 BATCH = 64
+MOST_READ = 1000  # held-out images among which those of each class are found
 
 
 class SampleGrid(L.Callback):
     """Draws sample grids during training, and a final grid and an animation at the end, with the averaged weights.
 
     Writes step_NNNNNNN.png every n steps, final.png and trajectory.gif at the end, and logs them to W&B. With classes,
-    each column of a grid shows one class.
+    each column of a grid shows one class. If the model makes pictures of given images, NAME.png shows as many held-out
+    images in the same order at the end, each above its picture.
 
     Args:
         directory: folder of the pictures.
@@ -72,6 +79,7 @@ class SampleGrid(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._picture(trainer, pl_module, "final")
         self._animation(trainer, pl_module)
+        self._pictures_of_held_out_images(trainer, pl_module)
         self._barrier(trainer)
 
     @rank_zero_only
@@ -107,10 +115,54 @@ class SampleGrid(L.Callback):
         write_gif(self.directory / "trajectory.gif", [grid(images, columns) for images in frames])
         self._log(trainer, "trajectory", self.directory / "trajectory.gif")
 
+    @rank_zero_only
+    @torch.inference_mode()
+    def _pictures_of_held_out_images(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        assert isinstance(module, TrainingModule)
+        model, held_out = module.ema.model, trainer.datamodule.splits["val"]  # type: ignore[attr-defined]
+        if type(model).pictures_of is Model.pictures_of:  # it makes none
+            return
+        indices, K = in_order_of_classes(held_out, self.num_samples, model.num_classes), model.num_classes
+        tiles: dict[str, list[Tensor]] = defaultdict(list)
+        with trainer.precision_plugin.forward_context():
+            for batch in indices.split(BATCH):
+                images, labels = held_out[batch]
+                for name, pictures in model.pictures_of(images, None if K is None else by_label(labels)).items():
+                    tiles[name].append(pairs(images, pictures.cpu()))
+        for name, parts in tiles.items():
+            make_run_folder(self.directory)
+            columns = square_columns(len(indices), K)
+            write_png(self.directory / f"{name}.png", grid(torch.cat(parts), columns))
+            self._log(trainer, name, self.directory / f"{name}.png")
+
     def _log(self, trainer: L.Trainer, key: str, path: Path) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_picture(key, path, trainer.global_step)
+
+
+def pairs(upper: Tensor, lower: Tensor) -> Tensor:
+    """Tiles of two images each, (B, C, H, W) -> (B, C, 2H + 3, W), whose distance is smaller than the next pair's."""
+    line = torch.full_like(upper[:, :, :1], 128)
+    return torch.cat([upper, line, lower, line, line], dim=2)
+
+
+def in_order_of_classes(images: ImageSet, count: int, num_classes: int | None) -> Tensor:
+    """The numbers of at most `count` images, the i-th of class i mod K.
+
+    There are only as many rows as the rarest class has images. If a class has none, the images are in their own order.
+    """
+    N = len(images)
+    if num_classes is None:
+        return torch.arange(min(N, count))
+    read = torch.linspace(0, N - 1, min(N, MOST_READ), dtype=torch.float64).long()  # spread over sorted classes
+    labels = images[read][1]
+    assert labels is not None
+    of_class = [read[labels == k] for k in range(num_classes)]
+    rows = min(math.ceil(count / num_classes), *map(len, of_class))
+    if rows == 0:
+        return read[:count]
+    return torch.stack([numbers[:rows] for numbers in of_class], dim=1).flatten()[:count]
 
 
 def _generator(module: L.LightningModule) -> Generator | None:

@@ -13,6 +13,7 @@ from lightning_diffusion.metrics.comparison import Comparison
 from lightning_diffusion.metrics.extractors.base import Extractor, Features, ImageSet, concatenate
 from lightning_diffusion.metrics.scores import MIN_SAMPLES, Score, names
 from lightning_diffusion.models.contracts import Generator
+from lightning_diffusion.runs.schema import PER_1000
 from lightning_diffusion.system.progress import Phase, say
 from lightning_diffusion.training.callbacks.budget import Budget
 from lightning_diffusion.training.callbacks.lookup import callbacks_of, is_over
@@ -23,11 +24,13 @@ from lightning_diffusion.training.ranks import RankBarrier
 
 
 class BatchFeatures(NamedTuple):
-    """A batch of drawn samples: the number of its first sample, its features, and the network evaluations it took."""
+    """A batch of drawn samples: the number of its first sample, its features, and the network evaluations and seconds
+    that drawing it took."""
 
     start: int
     features: Features
     cost: int
+    seconds: float
 
 
 class SampleScores(L.Callback):
@@ -82,7 +85,8 @@ class SampleScores(L.Callback):
         self._barrier, self._budget, self._is_monitored = RankBarrier("scores"), Budget(share), False
         self._measured_step, self._fresh = 0, False
         self._how: dict[str, Any] = {}
-        self._nfe, self._seconds_taken = 0.0, 0.0
+        self._cost: dict[str, float] = {}
+        self._near_copies: dict[str, dict[str, Any]] = {}
 
     @property
     def names(self) -> list[str]:
@@ -140,12 +144,13 @@ class SampleScores(L.Callback):
         self._measured_step = state_dict["measured_step"]
 
     def summary(self) -> dict[str, Any]:
-        """The last scores, each with the value of real images, and the conditions of the measurement."""
+        """The last scores and the share of near-copies, each with the value of real images, and the conditions of the
+        measurement."""
         if self._comparison is None or not self.scores:
             return {}
         found = self._comparison.beside_floor(self.scores, self.num_samples or MIN_SAMPLES)
-        how = {**self._how, "nfe": self._nfe, "seed": self.seed, "seconds": self._seconds_taken}
-        return {"scores": found, "how": how | {"step": self._measured_step, **self._comparison.how()}}
+        how = {**self._how, **self._cost, "seed": self.seed, "step": self._measured_step, **self._comparison.how()}
+        return {"scores": found | self._near_copies, "how": how}
 
     def _log(self, trainer: L.Trainer) -> None:
         """Writes to the loggers directly: values given to `log`, which can be NaN, are for callbacks only."""
@@ -159,7 +164,7 @@ class SampleScores(L.Callback):
         """Whether training is over, or a multiple of every_n_steps has passed since the last measurement and rank 0's
         budget allows another."""
         step, n = trainer.global_step, self.every_n_steps
-        if is_over(trainer) or trainer.state.fn != TrainerFn.FITTING:
+        if _is_at_end(trainer):
             return True
         if n == 0 or step // n == self._measured_step // n:
             return False
@@ -177,10 +182,14 @@ class SampleScores(L.Callback):
         everything = [batch for rank in self._barrier(trainer, drawn) for batch in rank]
         everything.sort(key=lambda batch: batch.start)
         features = concatenate([batch.features for batch in everything])
-        self._nfe = sum(batch.cost for batch in everything) / len(features.vectors)
         with interruptible(trainer):
             found = self._comparison(features)
-        self._seconds_taken = time.monotonic() - started
+            if _is_at_end(trainer):  # only the summary reports them
+                self._near_copies = self._comparison.near_copies(self._comparison.neighbours(features, 1))
+        N = len(features.vectors)
+        drawing = sum(batch.seconds for batch in everything)
+        self._cost = {"nfe": sum(batch.cost for batch in everything) / N, PER_1000: 1000 * drawing / N}
+        self._cost["seconds"] = time.monotonic() - started
         return found
 
     def _own_batches(self, trainer: L.Trainer) -> list[range]:
@@ -188,8 +197,11 @@ class SampleScores(L.Callback):
         return shard_batches(self.num_samples, self.batch_size, trainer.global_rank, trainer.world_size)
 
     def _features_of(self, model: Generator, batch: range, trainer: L.Trainer, drawing: Phase) -> BatchFeatures:
+        started = time.monotonic()
         drawn = model.draw(batch, model.conditions_in_turn(batch), self.seed, drawing.advance)
-        return BatchFeatures(batch.start, self.extractor(drawn.images, trainer.strategy.root_device), drawn.cost)
+        seconds = time.monotonic() - started
+        features = self.extractor(drawn.images, trainer.strategy.root_device)
+        return BatchFeatures(batch.start, features, drawn.cost, seconds)
 
     def _invalidate(self, module: L.LightningModule) -> None:
         """Sets the metrics to NaN: they do not belong to this step."""
@@ -204,3 +216,8 @@ class SampleScores(L.Callback):
         notes = [f", {key} {value:.1%}" for key, value in self.extractor.note().items()]
         what = f"{self._comparison.names[0]} … of {self.num_samples:,} samples against {count:,} training images"
         say("".join(["scores: ", what, *notes]))
+
+
+def _is_at_end(trainer: L.Trainer) -> bool:
+    """Whether training is over; validation outside of training comes after it."""
+    return is_over(trainer) or trainer.state.fn != TrainerFn.FITTING
