@@ -98,14 +98,14 @@ def test_a_worse_encoder_pays_for_it_and_more_latents_tighten_the_bound():
 
 @pytest.mark.parametrize("components", [1, 3])
 def test_the_probabilities_of_a_pixels_values_sum_to_one(components):
-    model = VAE(ConvAutoencoder(1, 4, out_channels=3 * components), 1, 4, components=components)
+    model = VAE(ConvAutoencoder(1, 4, outputs=3 * components), 1, 4, components=components)
     output = 3 * torch.randn(1, 3 * components, 1, 1, generator=torch.Generator().manual_seed(0))
     values = to_model(torch.arange(256, dtype=torch.uint8)).reshape(256, 1, 1, 1)
     assert model.log_pixels(values, output).exp().sum().item() == pytest.approx(1, abs=1e-5)
 
 
 def test_sampled_pixels_follow_their_probabilities():
-    network = ConvAutoencoder(1, [40, 50], depth=1, width=2, out_channels=6)
+    network = ConvAutoencoder(1, [40, 50], depth=1, width=2, outputs=6)
     nn.init.zeros_(network.head.weight)
     network.head.bias.data = torch.tensor([0.3, -0.4, -0.2, 0.5, inverse_softplus(0.1), inverse_softplus(0.3)])
     model = VAE(network, 1, [40, 50], components=2, pixels="sample")
@@ -124,9 +124,7 @@ def test_sampled_pixels_follow_their_probabilities():
 
 def small(**options) -> VAE:
     torch.manual_seed(0)
-    return VAE(
-        ConvAutoencoder(1, [5, 7], latent_dim=3, width=4, out_channels=6, num_classes=3), 1, [5, 7], 3, **options
-    )
+    return VAE(ConvAutoencoder(1, [5, 7], latent_dim=3, width=4, outputs=6, num_classes=3), 1, [5, 7], 3, **options)
 
 
 def test_the_network_decodes_the_mean_and_as_many_standard_deviations_as_the_noise_says():
@@ -209,7 +207,7 @@ def test_a_reconstruction_is_the_decoder_at_the_encoders_mean():
     [
         (lambda: ConvAutoencoder(1, 8, latent_dim=0), "network.latent_dim=0"),
         (lambda: ConvAutoencoder(1, 8, depth=4), "network.depth=4 and data.image_size=8"),
-        (lambda: small(components=3), "model.components=3 and network.out_channels=6"),
+        (lambda: small(components=3), "model.components=3 and network.outputs=6"),
         (lambda: EvidenceLowerBound(beta=-1), "objective.beta=-1"),
         (lambda: EvidenceLowerBound(label_dropout=1), "label_dropout=1"),
         (lambda: linear().check_likelihood(num_latents=0), "metrics.num_latents=0"),

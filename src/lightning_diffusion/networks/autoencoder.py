@@ -19,7 +19,7 @@ class ConvAutoencoder(nn.Module):
         latent_dim: d, ≥ 1.
         width: channels of the first level, ≥ 1; doubled at every step down.
         depth: steps down, ≥ 1; each halves the sides.
-        out_channels: of the decoder's result, ≥ 1.
+        outputs: of the decoder for each value of the image, ≥ 1.
         num_classes: None for an unconditional network.
 
     Raises:
@@ -33,13 +33,14 @@ class ConvAutoencoder(nn.Module):
         latent_dim: int = 16,
         width: int = 32,
         depth: int = 2,
-        out_channels: int = 1,
+        outputs: int = 1,
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        if min(latent_dim, width, depth, out_channels) < 1:
+        if min(latent_dim, width, depth, outputs) < 1:
             raise ValueError(
-                f"network.latent_dim={latent_dim}, width={width}, depth={depth}: choose numbers of at least 1"
+                f"network.latent_dim={latent_dim}, width={width}, depth={depth}, outputs={outputs}: choose numbers of at "
+                "least 1"
             )
         sides = halved_sides(image_size, depth)
         widths = [width * 2**k for k in range(depth + 1)]
@@ -54,7 +55,7 @@ class ConvAutoencoder(nn.Module):
         self.up = nn.ModuleList(
             Up(b, a, size) for a, b, size in zip(widths[-2::-1], widths[:0:-1], sides[-2::-1], strict=True)
         )
-        self.head = nn.Conv2d(width, out_channels, 3, padding=1)
+        self.head = nn.Conv2d(width, outputs * in_channels, 3, padding=1)
 
     def forward(self, x: Tensor, eps: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, C, H, W), ε (B, d) -> mean and log variance of q(z|x), (B, d) each, and `decode` of z = μ + σ ε."""
@@ -71,7 +72,7 @@ class ConvAutoencoder(nn.Module):
         return mean, log_variance
 
     def decode(self, z: Tensor, condition: Condition | None) -> Tensor:
-        """z (B, d) -> (B, out_channels, H, W)."""
+        """z (B, d) -> (B, outputs · C, H, W)."""
         h = self.open(z.to(self.open.weight.dtype)) + self._class(len(z), condition, half=1)
         h = h.unflatten(1, self.bottom)
         for up in self.up:

@@ -32,7 +32,7 @@ class VAE(Model, Generator, Likelihood):
     that a mixture of Gaussians has in its bin.
 
     Args:
-        network: with the weights; 3 · components · channels output channels.
+        network: with the weights; 3 · components outputs.
         channels, num_classes: of the images.
         image_size: n of squares, or [H, W].
         components: of each pixel's mixture, ≥ 1.
@@ -56,10 +56,11 @@ class VAE(Model, Generator, Likelihood):
         super().__init__()
         self.autoencoder, self.shape, self.num_classes = network, (channels, *height_width(image_size)), num_classes
         self.components, self.pixels = components, pixels
-        if components < 1 or network.head.out_channels != 3 * components * channels:
+        outputs = network.head.out_channels // channels
+        if components < 1 or outputs != 3 * components:
             raise ValueError(
-                f"model.components={components} and network.out_channels={network.head.out_channels}: choose "
-                f"components >= 1 and out_channels = 3 · components · {channels}"
+                f"model.components={components} and network.outputs={outputs}: choose components >= 1 and "
+                "outputs = 3 · components"
             )
 
     @property
