@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -139,6 +140,17 @@ def check_contents(offline):
     assert told["summary"]["train/loss"] == {"min": pytest.approx(min(losses))}
     assert told["config"]["schedule.T"] == 1000
     assert told["config"]["trainer.max_steps"] == STEPS
+
+
+def test_a_runs_row_shows_the_best_value_as_the_score_declares_it(tmp_path, monkeypatch):
+    for variable in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ERROR_REPORTING", "WANDB_SILENT"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    logger, run = WandbLogger(str(tmp_path)), mock.Mock()
+    monkeypatch.setattr(logger._session, "call", lambda function: function(run))
+    logger.declare({"new_x": "max", "fd_x": "min"})
+    logger.log_metrics({"new_x": 1.0, "fd_x": 2.0, "val/loss": 3.0, "train/lr": 4.0}, 5)
+    shown = {call.args[0]: call.kwargs["summary"] for call in run.define_metric.call_args_list}
+    assert shown == {"new_x": "max", "fd_x": "min", "val/loss": "min", "train/lr": None}
 
 
 def test_without_a_key_it_logs_offline_and_stays_in_the_run(tmp_path, without):

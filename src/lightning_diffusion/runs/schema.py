@@ -14,11 +14,13 @@ START: dict[str, type | tuple[type, ...]] = {
 
 
 class Result(NamedTuple):
-    """The numbers of metrics.json, scores included; each score's value of held-out images and number of samples."""
+    """The numbers of metrics.json, scores included; each score's value of held-out images, number of samples and
+    whether the lowest ("min") or the highest value ("max") is the best."""
 
     numbers: dict[str, float]
     floors: dict[str, float]
     counts: dict[str, int]
+    best: dict[str, str]
     short_bound: float | None = None  # the log-SNR at which a short chain's bound ends
 
 
@@ -48,8 +50,9 @@ def parse_result(text: str) -> Record[Result | None]:
     others = {name: value for name, value in found.items() if name not in NUMBERS and is_number(value)}
     odd = [name for name, value in [*numbers.items(), *floors.items()] if not is_measurable(value)]
     known_counts = {name: int(count) for name, count in counts.items() if is_measurable(count)}
+    best = {name: score["best"] for name, score in scores.items() if score.get("best") in ("min", "max")}
     short = _short_bound(found.get("bound", {}))
-    result = Result(_finite(others | numbers), _finite(floors), known_counts, short)
+    result = Result(_finite(others | numbers), _finite(floors), known_counts, best, short)
     return Record(result, f"{odd[0]} is not a finite number" if odd else None)
 
 
