@@ -153,10 +153,11 @@ def test_a_runs_row_shows_the_best_value_as_the_score_declares_it(tmp_path, monk
     assert shown == {"new_x": "max", "fd_x": "min", "val/loss": "min", "train/lr": None}
 
 
-def test_without_a_key_it_logs_offline_and_stays_in_the_run(tmp_path, without):
+@pytest.mark.parametrize("forked", [True, pytest.param(False, marks=pytest.mark.slow)])  # the slow one: imports too
+def test_without_a_key_it_logs_offline_and_stays_in_the_run(tmp_path, without, forked):
     folder = tmp_path / "home"
     folder.mkdir()
-    check(observe(folder, forked=False), without, expected=[])
+    check(observe(folder, forked=forked), without, expected=[])
     (offline,) = (folder / "run" / "wandb").glob("offline-run-*")
     check_contents(offline)
     assert list((offline / "files" / "media").rglob("*.png"))
