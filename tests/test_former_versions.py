@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from benchmarks.former_noise import former_noise
 from lightning_diffusion.app.export import main as export
 from lightning_diffusion.app.sample import main as sample
 from lightning_diffusion.app.train import main as train
+from lightning_diffusion.checkpoints.content import check_resumable
 from lightning_diffusion.checkpoints.folder import read_checkpoint
 from lightning_diffusion.checkpoints.format import KEY, VERSION, check_version, upgrade
 from tests.command import in_process
@@ -60,6 +62,20 @@ def test_a_run_is_resumed_and_ends_with_the_weights_that_it_had(name, tmp_path):
     assert weights.keys() == {f"denoiser.{key}" for key in expected}
     for key, value in expected.items():
         torch.testing.assert_close(weights[f"denoiser.{key}"], value, rtol=1e-4, atol=1e-5, msg=key)
+
+
+def test_a_checkpoint_from_another_version_of_torch_is_resumable():
+    """Torch 2.6 saves one option of AdamW less. Any other difference is another optimizer."""
+    module = nn.ModuleDict({"ema": nn.ModuleDict({"model": nn.Linear(1, 1)})})
+    optimizer = torch.optim.AdamW(module.parameters())
+    saved = {"state_dict": module.state_dict(), "lr_schedulers": [{"": 0}], "loops": {"": 0}}
+    group = optimizer.state_dict()["param_groups"][0] | {"decoupled_weight_decay": True}
+    former = {key: value for key, value in group.items() if key != "decoupled_weight_decay"}
+    for one in (group, former):
+        check_resumable(saved | {"optimizer_states": [{"param_groups": [one]}]}, module, optimizer, "x")
+    del former["betas"]
+    with pytest.raises(ValueError, match="^x: it was saved with another optimizer"):
+        check_resumable(saved | {"optimizer_states": [{"param_groups": [former]}]}, module, optimizer, "x")
 
 
 @pytest.mark.parametrize("version", [0, VERSION + 1, True, "2", None, 10**30])

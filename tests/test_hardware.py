@@ -60,18 +60,31 @@ def check_equal_runs(got, expected):
     assert abs(pictures[0] - pictures[1]).max() <= 2
 
 
+def launched(*words, cwd):
+    """Lightning starts the second rank, as for users: with the seconds of its imports."""
+    return run(*words, cwd=cwd, forked=True)
+
+
+def forked_ranks(*words, cwd):
+    """All ranks are started from outside, as torchrun does."""
+    ranks = start_ranks(*words, cwd=cwd, forked=True)
+    ends = [rank.communicate(timeout=120) for rank in ranks]
+    return max(rank.returncode for rank in ranks), *("".join(texts) for texts in zip(*ends, strict=True))
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("options", "start"),
     [
-        ["trainer=ddp_cpu"],
-        pytest.param(FSDP, marks=pytest.mark.slow),
-        pytest.param(["trainer=ddp_cpu", "trainer.devices=4"], marks=pytest.mark.slow),
+        (["trainer=ddp_cpu"], forked_ranks),
+        pytest.param(["trainer=ddp_cpu"], launched, marks=pytest.mark.slow),
+        pytest.param(FSDP, launched, marks=pytest.mark.slow),
+        pytest.param(["trainer=ddp_cpu", "trainer.devices=4"], launched, marks=pytest.mark.slow),
     ],
-    ids=["ddp", "fsdp", "four"],
+    ids=["ddp", "launched", "fsdp", "four"],
 )
-def test_the_same_curve_on_several_devices(tmp_path, single, options):
+def test_the_same_curve_on_several_devices(tmp_path, single, options, start):
     """Times, noise, dropped labels and the time sampler's memory too; 101 samples are dealt out over the ranks."""
-    status, out, err = run("src.train", *OPTIONS, *options, cwd=tmp_path, forked=True)
+    status, out, err = start("src.train", *OPTIONS, *options, cwd=tmp_path)
     assert status == 0, err
     assert out.count("val/loss") == 1  # one rank speaks
     assert " × cpu" in out

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import yaml
 
-from lightning_diffusion.metrics.scores import NAMES
+from lightning_diffusion.metrics.scores import SCORES as DECLARED
 from lightning_diffusion.runs.comparable import higher_is_better
 from lightning_diffusion.runs.reporting import figures
 from lightning_diffusion.runs.reporting.page import to_paste
@@ -79,6 +79,28 @@ def test_the_best_is_first_whichever_way_the_metric_goes(sweep):
     assert [run.folder.name for run in faster.done] == ["0", "2", "1", "3"]
     assert all(map(higher_is_better, ("precision_x", "recall_x", "inception_score", "is_classifier", "vendi_x")))
     assert not any(map(higher_is_better, ("fid", "fd_is", "val/loss", "kd_classifier")))
+
+
+@pytest.mark.parametrize(
+    ("metric", "recorded", "higher"),
+    [
+        ("new_x", "max", True),
+        ("new_x", "min", False),
+        ("fd_x", "max", True),
+        ("vendi_x", None, True),
+        ("fd_x", 1, False),
+    ],
+)
+def test_a_run_records_the_direction_of_a_score_and_the_name_decides_without(tmp_path, metric, recorded, higher):
+    for i in range(3):
+        write_run(tmp_path / str(i), [f"schedule.T={i}", "schedule=linear"], 1.0)
+        found = json.loads((tmp_path / str(i) / "metrics.json").read_text())
+        found["scores"] = {metric: {"value": i} | ({} if recorded is None else {"best": recorded})}
+        (tmp_path / str(i) / "metrics.json").write_text(json.dumps(found))
+    table = compare(find(tmp_path), metric)
+    assert [run.folder.name for run in table.runs] == (["2", "1", "0"] if higher else ["0", "1", "2"])
+    assert table.higher == higher
+    assert [run.state for run in table.runs] == ["done"] * 3
 
 
 def test_the_heat_map_holds_each_score_at_its_place(sweep):
@@ -271,7 +293,7 @@ def test_in_a_browser_it_shows_everything_and_sorts(sweep, opened):
 
 @pytest.mark.parametrize("width", [800, 1200])
 def test_a_table_of_many_scores_fits_the_page(tmp_path, opened, width):
-    names = [f"{score}_imagenet_lite" for score in NAMES]
+    names = [f"{score}_imagenet_lite" for declared in DECLARED if not declared.on_request for score in declared.best]
     for i, schedule in enumerate(("linear", "cosine")):
         folder = tmp_path / "runs" / f"2026-01-01_00-00-00-00000{i}"
         write_run(folder, [f"schedule={schedule}", f"schedule.T={10 + i}", "parameterization=eps"], 1.0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from src.train import main as train
-from tests.command import in_process, run, start
+from tests.command import in_process, run, start, start_ranks
 from tests.runs import TINY
 from tests.test_resume import assert_equal, end_of
 from tests.training.faults import Fault
@@ -45,12 +45,16 @@ def started(folder, *options, devices):
     """A run that has begun to train, and the processes of its ranks."""
     words = [*ENDLESS, f"trainer.devices={devices}", *options]
     process = start("src.train", *words, cwd=folder, forked=True, OMP_NUM_THREADS="1")
+    wait_for_training(process, folder)
+    return process, ranks_of(process)
+
+
+def wait_for_training(process, folder):
     metrics, deadline = folder / "run" / "metrics.csv", time.monotonic() + 90
     while not (metrics.exists() and len(metrics.read_text().splitlines()) > 2):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    return process, ranks_of(process)
 
 
 def check_gone(pids, within):
@@ -76,7 +80,19 @@ def check_stops(folder, phase, who, signum, moment=1.0):
 
 
 def test_the_second_rank_is_asked_while_the_first_one_samples(tmp_path):
-    check_stops(tmp_path, "sampling", "second", signal.SIGTERM)
+    """The ranks are started as by torchrun. In the slow tests Lightning starts the second one."""
+    first, second = start_ranks(
+        "src.train", *ENDLESS, "trainer.devices=2", *PHASES["sampling"], cwd=tmp_path, forked=True
+    )
+    wait_for_training(first, tmp_path)
+    time.sleep(1)
+    asked = time.monotonic()
+    second.send_signal(signal.SIGTERM)
+    for process, status in ((first, 128 + signal.SIGTERM), (second, 0)):
+        _, err = process.communicate(timeout=LIMIT - (time.monotonic() - asked))
+        assert process.returncode == status, err
+        assert "Traceback" not in err
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] > 0
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Images of every kind that Pillow knows: read as documented, or refused in one line that names the file."""
 
+import importlib
 import os
 import random
 import struct
@@ -211,6 +212,9 @@ def test_files_and_folders_without_permission():
         for path, mode in ((folder, 0o755), (folder / "a.png", 0), (folder / "closed", 0)):
             path.chmod(mode)
         options = {"channels": 3, "image_size": 8, "num_classes": None, "batch_size": 1}
+        importlib.import_module(
+            "torchvision.transforms.functional"
+        )  # nobody else may be able to read the installed packages
         os.seteuid(65534)
         try:
             check_refused(folder / "a.png", "Permission denied")

@@ -254,8 +254,8 @@ def drawn_by_diffusers(path, name):
     assert type(loaded).__name__ == name
     loaded.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
-    images = loaded(batch_size=2, num_inference_steps=5, output_type="pt", generator=generator).images
-    return images, torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    images = loaded(batch_size=2, num_inference_steps=5, output_type="np", generator=generator).images
+    return torch.from_numpy(images).permute(0, 3, 1, 2), torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()

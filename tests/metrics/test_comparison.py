@@ -10,7 +10,8 @@ from lightning_diffusion.data.dataset import InMemory
 from lightning_diffusion.metrics.comparison import Comparison
 from lightning_diffusion.metrics.distances.vendi import vendi_score
 from lightning_diffusion.metrics.extractors.classifier import Classifier
-from lightning_diffusion.metrics.scores import scores
+from lightning_diffusion.metrics.extractors.inception import Inception
+from lightning_diffusion.metrics.scores import SCORES, Declared, Score, directions, scores
 from tests.metrics.features import Images, digits, extractor, features
 
 
@@ -84,11 +85,31 @@ def test_the_floor_is_the_score_of_held_out_images_at_the_same_number(on_digits)
 def test_the_floor_is_measured_again_if_there_are_other_scores_than_when_it_was_kept(tmp_path, monkeypatch):
     made, real, held_out = extractor(tmp_path), Images(50, seed=1), Images(30, seed=2)
     with monkeypatch.context() as earlier:
-        earlier.setattr("lightning_diffusion.metrics.scores.NAMES", ("fd",))
-        earlier.setattr("lightning_diffusion.metrics.comparison.scores", lambda *args: {"fd": scores(*args)["fd"]})
+        earlier.setattr("lightning_diffusion.metrics.scores.SCORES", SCORES[:1])
         assert list(Comparison(made, real, held_out).floor(30)) == ["fd_random"]
     comparison = Comparison(made, real, held_out)
     assert list(comparison.floor(30)) == comparison.names
+
+
+def test_a_score_is_declared_in_one_place(tmp_path, monkeypatch):
+    """Its name, function and direction reach the floor, the names and metrics.json."""
+    mean = Declared({"mean": "min"}, lambda of: [Score(float(of.samples.vectors.mean()), None, of.N, 0)])
+    monkeypatch.setattr("lightning_diffusion.metrics.scores.SCORES", (*SCORES, mean))
+    comparison = Comparison(made := extractor(tmp_path), Images(50, seed=1), Images(30, seed=2))
+    found = comparison(samples := made.extract(Images(30, seed=3)))
+    assert list(found) == comparison.names
+    assert found["mean_random"] == (samples.vectors.mean(), None, 30, 0)
+    recorded = comparison.beside_floor(found, 30)
+    assert recorded["mean_random"]["best"] == "min"
+    assert recorded["mean_random"]["floor"] == comparison.floor(30)["mean_random"]._asdict()
+
+
+def test_each_score_has_a_direction_under_its_reported_name(tmp_path):
+    found = directions(Inception(str(tmp_path)))
+    assert [name for name, best in found.items() if best == "min"] == ["fid", "fid_inf", "kid"]
+    highest = [name for name, best in found.items() if best == "max"]
+    shares = ("precision", "recall", "density", "coverage", "vendi")
+    assert highest == ["inception_score", *(f"{name}_inception" for name in shares)]
 
 
 def test_copies_are_found_and_shown(on_digits):

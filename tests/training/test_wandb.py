@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -141,10 +142,22 @@ def check_contents(offline):
     assert told["config"]["trainer.max_steps"] == STEPS
 
 
-def test_without_a_key_it_logs_offline_and_stays_in_the_run(tmp_path, without):
+def test_a_runs_row_shows_the_best_value_as_the_score_declares_it(tmp_path, monkeypatch):
+    for variable in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ERROR_REPORTING", "WANDB_SILENT"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    logger, run = WandbLogger(str(tmp_path)), mock.Mock()
+    monkeypatch.setattr(logger._session, "call", lambda function: function(run))
+    logger.declare({"new_x": "max", "fd_x": "min"})
+    logger.log_metrics({"new_x": 1.0, "fd_x": 2.0, "val/loss": 3.0, "train/lr": 4.0}, 5)
+    shown = {call.args[0]: call.kwargs["summary"] for call in run.define_metric.call_args_list}
+    assert shown == {"new_x": "max", "fd_x": "min", "val/loss": "min", "train/lr": None}
+
+
+@pytest.mark.parametrize("forked", [True, pytest.param(False, marks=pytest.mark.slow)])  # the slow one: imports too
+def test_without_a_key_it_logs_offline_and_stays_in_the_run(tmp_path, without, forked):
     folder = tmp_path / "home"
     folder.mkdir()
-    check(observe(folder, forked=False), without, expected=[])
+    check(observe(folder, forked=forked), without, expected=[])
     (offline,) = (folder / "run" / "wandb").glob("offline-run-*")
     check_contents(offline)
     assert list((offline / "files" / "media").rglob("*.png"))

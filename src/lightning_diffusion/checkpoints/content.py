@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 AVERAGED = "ema.model."
+ONLY_IN_SOME = {"decoupled_weight_decay"}  # torch 2.6 does not save it; later versions restore AdamW's own value
 
 
 def averaged_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
@@ -42,6 +43,6 @@ def check_resumable(checkpoint: dict[str, Any], module: nn.Module, optimizer: Op
 def _groups(state: Any) -> Any:
     """The structure of an optimizer's state: the names of each group's options, and its number of parameters."""
     try:
-        return [(sorted(group), len(group["params"])) for group in state["param_groups"]]
-    except (KeyError, TypeError):
+        return [(sorted(group.keys() - ONLY_IN_SOME), len(group["params"])) for group in state["param_groups"]]
+    except (AttributeError, KeyError, TypeError):
         return None

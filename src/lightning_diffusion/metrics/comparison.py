@@ -11,7 +11,7 @@ from lightning_diffusion.metrics.distances.extrapolation import least
 from lightning_diffusion.metrics.distances.manifold import nearest
 from lightning_diffusion.metrics.extractors.base import Extractor, Features, ImageSet
 from lightning_diffusion.metrics.reference import Reference, reference
-from lightning_diffusion.metrics.scores import AT_INFINITY, MIN_SAMPLES, Score, bias, names, scores
+from lightning_diffusion.metrics.scores import MIN_SAMPLES, Score, bias, directions, label, names, scores
 from lightning_diffusion.system.progress import Phase
 
 NEAR = 0.01  # a sample nearer than this quantile of the held-out images' distances is a near-copy
@@ -61,7 +61,7 @@ class Comparison:
         """The scores of samples, by the names under which they are reported."""
         with Phase("scores: comparing the features"):
             found = scores(samples, self.reference, self.extrapolate and self._suffices(len(samples.vectors)))
-        return {self._label(name): score for name, score in found.items()}
+        return {label(self.extractor, name): score for name, score in found.items()}
 
     def check(self, count: int) -> None:
         """Raises ValueError if `count` samples are too few to extrapolate from."""
@@ -93,10 +93,11 @@ class Comparison:
         return {name: Score(*values) for name, values in json.loads(words["scores"]).items()}
 
     def beside_floor(self, found: dict[str, Score], count: int) -> dict[str, dict[str, Any]]:
-        """Scores of `count` samples as plain containers, each with the score of held-out images."""
-        floor = self.floor(count)
+        """Scores of `count` samples as plain containers, each with the best direction and the score of held-out
+        images."""
+        floor, best = self.floor(count), directions(self.extractor)
         return {
-            name: score._asdict() | ({"floor": floor[name]._asdict()} if name in floor else {})
+            name: score._asdict() | {"best": best[name]} | ({"floor": floor[name]._asdict()} if name in floor else {})
             for name, score in found.items()
         }
 
@@ -118,9 +119,6 @@ class Comparison:
 
     def _suffices(self, count: int) -> bool:
         return count >= least(self.reference.vectors.shape[1])
-
-    def _label(self, name: str) -> str:
-        return f"{self.extractor.label('fd')}_inf" if name == AT_INFINITY else self.extractor.label(name)
 
     def _near(self, held_out: ImageSet) -> float:
         """The distance to the nearest real image that 99% of the held-out images exceed."""

@@ -125,6 +125,12 @@ class Run:
         return {} if self._read_result.content is None else self._read_result.content.cost
 
     @property
+    def best(self) -> dict[str, str]:
+        """Whether the lowest ("min") or the highest value ("max") of each score is the best. Earlier versions did not
+        record it."""
+        return {} if self._read_result.content is None else self._read_result.content.best
+
+    @property
     def starts(self) -> list[dict[str, Any]]:
         """The command, code and machine of each start."""
         return self._starts.content

@@ -17,15 +17,17 @@ START: dict[str, type | tuple[type, ...]] = {
 
 
 class Result(NamedTuple):
-    """The numbers of metrics.json, scores included; each score's value of held-out images and number of samples.
+    """The numbers of metrics.json, scores included; each score's value of held-out images, number of samples and
+    whether the lowest ("min") or the highest value ("max") is the best.
 
     cost: of the scored samples. short_bound: the log-SNR at which a short chain's bound ends. likelihood: whether
-    val/bits_per_dim is "exact" or a "bound". Earlier versions did not record cost and likelihood.
+    val/bits_per_dim is "exact" or a "bound". Earlier versions recorded neither cost, likelihood nor best.
     """
 
     numbers: dict[str, float]
     floors: dict[str, float]
     counts: dict[str, int]
+    best: dict[str, str]
     cost: dict[str, float]
     short_bound: float | None = None
     likelihood: str | None = None
@@ -60,8 +62,9 @@ def parse_result(text: str) -> Record[Result | None]:
     others = {name: value for name, value in found.items() if name not in NUMBERS and is_number(value)}
     odd = [name for name, value in [*numbers.items(), *floors.items(), *cost.items()] if not is_measurable(value)]
     known_counts = {name: int(count) for name, count in counts.items() if is_measurable(count)}
+    best = {name: score["best"] for name, score in scores.items() if score.get("best") in ("min", "max")}
     short = _short_bound(found.get("bound", {}))
-    result = Result(finite(others | numbers), finite(floors), known_counts, finite(cost), short, likelihood)
+    result = Result(finite(others | numbers), finite(floors), known_counts, best, finite(cost), short, likelihood)
     return Record(result, f"{odd[0]} is not a finite number" if odd else None)
 
 

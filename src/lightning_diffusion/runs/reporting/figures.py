@@ -9,7 +9,6 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lightning_diffusion.runs.comparable import higher_is_better
 from lightning_diffusion.runs.plots import as_words
 from lightning_diffusion.runs.records import is_measurable
 from lightning_diffusion.runs.reporting.table import Comparison, in_order, value_of
@@ -33,7 +32,7 @@ def heat_map(table: Comparison) -> Figure | None:
     cells = {key: float(np.mean(values)) for key, values in table.over(across, down).items()}
     values = np.array([[cells.get((x, y), math.nan) for x in columns] for y in rows])
     figure, axes = _figure(1.6 + 1.1 * len(columns), 1.4 + 0.6 * len(rows))
-    cmap = colormaps["viridis_r" if higher_is_better(table.metric) else "viridis"].with_extremes(bad="0.92")
+    cmap = colormaps["viridis_r" if table.higher else "viridis"].with_extremes(bad="0.92")
     picture = axes.imshow(values, cmap=cmap, aspect="auto")
     for (y, x), value in np.ndenumerate(values):
         dark = not math.isnan(value) and np.dot(picture.to_rgba(value)[:3], LUMA) < 0.5
@@ -42,7 +41,7 @@ def heat_map(table: Comparison) -> Figure | None:
     axes.set_xticks(range(len(columns)), map(as_words, columns))
     axes.set_yticks(range(len(rows)), map(as_words, rows))
     axes.set(xlabel=as_words(across), ylabel=as_words(down))
-    axes.set_title(_named(table.metric) + _shared(table, 2), fontsize="medium")
+    axes.set_title(_named(table) + _shared(table, 2), fontsize="medium")
     axes.spines[:].set_visible(False)
     return figure
 
@@ -59,7 +58,7 @@ def over_one_key(table: Comparison) -> Figure | None:
         axes.plot([x] * len(found[value]), found[value], "o", color="tab:blue", alpha=0.5)
     axes.plot(range(len(columns)), [np.mean(found[value]) for value in columns], color="tab:blue")
     axes.set_xticks(range(len(columns)), map(as_words, columns))
-    axes.set(xlabel=as_words(key), ylabel=_named(table.metric))
+    axes.set(xlabel=as_words(key), ylabel=_named(table))
     axes.grid(alpha=0.3)
     return figure
 
@@ -169,8 +168,8 @@ def _shared(table: Comparison, used: int) -> str:
     return f", mean over {as_words(', '.join(keys))}" if keys else ""
 
 
-def _named(metric: str) -> str:
-    return f"{as_words(metric)} ({'higher' if higher_is_better(metric) else 'lower'} is better)"
+def _named(table: Comparison) -> str:
+    return f"{as_words(table.metric)} ({'higher' if table.higher else 'lower'} is better)"
 
 
 def _spans(axes: Any) -> bool:

@@ -128,7 +128,7 @@ class Comparison:
     @property
     def higher(self) -> bool:
         """Whether a higher metric is better."""
-        return higher_is_better(self.metric)
+        return _is_higher_better(self.runs, self.metric)
 
     def write(self, path: Path) -> None:
         """Writes a .csv with a row for each run, control characters as backslash escapes. Raises NotWritten."""
@@ -152,16 +152,24 @@ def compare(runs: list[Run], metric: str) -> Comparison:
     counts = Counter(run.counts.get(metric) for run in runs if not math.isnan(run.metric(metric)))
     number = max(counts, key=lambda N: (counts[N], N or 0), default=None)
 
+    higher = _is_higher_better(runs, metric)
+
     def rank(run: Run) -> tuple[bool, bool, float]:
         value = run.metric(metric)
         if math.isnan(value):
             return True, True, 0
-        return False, run.counts.get(metric) != number, -value if higher_is_better(metric) else value
+        return False, run.counts.get(metric) != number, -value if higher else value
 
     known = [run for run in runs if run.has_words]
     given = dict.fromkeys(key for run in known for key in _said(run))
     keys = [key for key in given if len({value_of(run, key) for run in known}) > 1]
     return Comparison(sorted(runs, key=rank), keys, metric, number)
+
+
+def _is_higher_better(runs: list[Run], metric: str) -> bool:
+    """Whether a higher metric is better, as the runs record it. The name decides if they do not, or disagree."""
+    recorded = {run.best[metric] for run in runs if metric in run.best}
+    return recorded == {"max"} if len(recorded) == 1 else higher_is_better(metric)
 
 
 def _runs(count: int) -> str:

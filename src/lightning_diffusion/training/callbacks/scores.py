@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning_diffusion.metrics.batches import shard_batches
 from lightning_diffusion.metrics.comparison import Comparison
 from lightning_diffusion.metrics.extractors.base import Extractor, Features, ImageSet, concatenate
-from lightning_diffusion.metrics.scores import MIN_SAMPLES, Score, names
+from lightning_diffusion.metrics.scores import MIN_SAMPLES, Score, directions, names
 from lightning_diffusion.models.contracts import Generator
 from lightning_diffusion.runs.schema import PER_1000
 from lightning_diffusion.system.progress import Phase, say
@@ -19,6 +19,7 @@ from lightning_diffusion.training.callbacks.budget import Budget
 from lightning_diffusion.training.callbacks.lookup import callbacks_of, is_over
 from lightning_diffusion.training.callbacks.stop import interruptible
 from lightning_diffusion.training.callbacks.throughput import untimed
+from lightning_diffusion.training.loggers.wandb import WandbLogger
 from lightning_diffusion.training.module import TrainingModule
 from lightning_diffusion.training.ranks import RankBarrier
 
@@ -112,6 +113,9 @@ class SampleScores(L.Callback):
             self._floor = self._comparison.floor(self.num_samples)
         monitored = {getattr(callback, "monitor", None) for callback in callbacks_of(trainer, L.Callback)}
         self._is_monitored = not monitored.isdisjoint(self.names)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.declare(directions(self.extractor))
         self._budget.start()
         self._announce(len(splits["train"]))
 

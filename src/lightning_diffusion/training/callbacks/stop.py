@@ -17,7 +17,7 @@ from lightning_diffusion.training.module import TrainingModule
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 POLL, GRACE = 0.2, 3.0  # seconds
-ASKED, OVER = "stop/asked", "stop/over"  # keys of the process group's store
+ASKED, OVER = "asked", "over"  # keys of the process group's store
 
 
 class Stopped(SystemExit):
@@ -152,13 +152,22 @@ def dismiss(trainer: L.Trainer) -> None:
         callback.dismiss()
 
 
+def _connect_to_store() -> dist.Store:
+    """Returns a new connection to the process group's store: a collective can block the one that it uses.
+
+    The prefix hides the keys of earlier starts, because torchrun can keep its store when it restarts the ranks.
+    """
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    return dist.PrefixStore(f"stop/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+
+
 class _SignalRelay(threading.Thread):
     """Forwards signals from any rank to rank 0, and ends the other ranks when rank 0 has finished or died."""
 
     def __init__(self, stop: StopOnSignal) -> None:
         super().__init__(name="signal relay", daemon=True)
         self._request, self._finished = stop, threading.Event()
-        self._store = dist.distributed_c10d._get_default_store().clone()  # a connection of its own
+        self._store = _connect_to_store()
         self._leads = dist.get_rank() == 0
         self.start()
 

@@ -60,6 +60,7 @@ class WandbLogger(Logger):
         self._run_dir = Path(run_dir)
         options = {"dir": run_dir, "project": project, "name": name, "group": group, "tags": tags}
         self._session = WandbSession(options, init_timeout, finish_timeout)
+        self._best: dict[str, str] = {}
         self._defined: set[str] = set()  # metrics whose step and summary W&B has
 
     @property
@@ -70,6 +71,10 @@ class WandbLogger(Logger):
     def version(self) -> str | None:
         """The id of the W&B run, if it has one."""
         return self._session.id
+
+    def declare(self, best: Mapping[str, str]) -> None:
+        """Takes the direction of each score, "min" or "max", before the first of its values is logged."""
+        self._best.update(best)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -103,7 +108,8 @@ class WandbLogger(Logger):
 
     def _log(self, run: Any, values: Mapping[str, Any], step: int | None) -> None:
         for key in values.keys() - self._defined:  # one by one: of overlapping patterns, W&B picks any
-            run.define_metric(key, step_metric="trainer/global_step", step_sync=True, summary=best_of(key))
+            best = self._best.get(key) or best_of(key)
+            run.define_metric(key, step_metric="trainer/global_step", step_sync=True, summary=best)
             self._defined.add(key)
         run.log({**values, "trainer/global_step": step})
 
