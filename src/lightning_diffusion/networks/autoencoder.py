@@ -39,8 +39,8 @@ class ConvAutoencoder(nn.Module):
         super().__init__()
         if min(latent_dim, width, depth, outputs) < 1:
             raise ValueError(
-                f"network.latent_dim={latent_dim}, width={width}, depth={depth}, outputs={outputs}: choose numbers of at "
-                "least 1"
+                f"network.latent_dim={latent_dim}, width={width}, depth={depth}, outputs={outputs}: choose numbers "
+                "of at least 1"
             )
         sides = halved_sides(image_size, depth)
         widths = [width * 2**k for k in range(depth + 1)]
