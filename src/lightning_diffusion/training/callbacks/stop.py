@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -180,11 +181,15 @@ class _SignalRelay(threading.Thread):
                     os._exit(1)
 
     def stop(self) -> None:
+        """Ends the thread. A process that exits while a thread is inside a call of the store can abort."""
         self._finished.set()
+        self.join(GRACE)
 
     def dismiss(self) -> None:
         if self._leads:
             self._store.set(OVER, "")
+            self.stop()
+            time.sleep(2 * POLL)  # the others read it before the store ends with this process
 
     def _exchange(self) -> None:
         if self._leads:
