@@ -53,6 +53,21 @@ def loss(objective: Adversarial, model: GAN, data: Batch, progress: float = 0.0)
     return objective.loss(model, data, BatchRNG(0), Training(progress, model))
 
 
+def test_patches_are_channels_of_a_smaller_image():
+    z, label = torch.randn(3, 4), by_label(torch.tensor([0, 2, 1]))
+    options = {"width": 4, "depth": 1, "num_classes": 3}
+    generator = randomized(ResidualGenerator(2, [6, 8], latent_dim=4, patch_size=2, **options))
+    folded = ResidualGenerator(8, [3, 4], latent_dim=4, **options)
+    folded.load_state_dict(generator.state_dict())
+    images = generator(z, label)
+    assert images.shape == (3, 2, 6, 8)
+    assert torch.equal(nn.functional.pixel_unshuffle(images, 2), folded(z, label))
+    discriminator = randomized(ResidualDiscriminator(2, [6, 8], patch_size=2, **options))
+    folded = ResidualDiscriminator(8, [3, 4], **options)
+    folded.load_state_dict(discriminator.state_dict())
+    assert torch.equal(discriminator(images, label), folded(nn.functional.pixel_unshuffle(images, 2), label))
+
+
 @pytest.mark.parametrize("game", GAMES, ids=lambda game: type(game).__name__)
 def test_one_backward_pass_gives_the_gradients_of_two_to_the_bit(game):
     model, objective, data = small(), Adversarial(opponent(), game, r1=0.3, r2=0.7, final=0.5), batch()
@@ -343,7 +358,9 @@ def test_the_relativistic_game_with_penalties_finds_all_modes_and_minimax_loses_
         (lambda: ResidualGenerator(1, 8, latent_dim=0), "network.latent_dim=0"),
         (lambda: ResidualGenerator(1, 8, width=0), "width=0"),
         (lambda: ResidualGenerator(1, 8, depth=4), "network.depth=4 and data.image_size=8"),
+        (lambda: ResidualGenerator(1, 9, patch_size=2), "network.patch_size=2 and data.image_size=9"),
         (lambda: ResidualDiscriminator(1, 8, depth=0), "depth=0"),
+        (lambda: ResidualDiscriminator(1, 9, patch_size=2), "discriminator.patch_size=2 and data.image_size=9"),
         (lambda: ResidualDiscriminator(1, [8, 3], depth=3), r"discriminator.depth=3 and data.image_size=\[8,3\]"),
         (lambda: Adversarial(opponent(), Minimax(), r1=-1), "objective.r1=-1"),
         (lambda: Adversarial(opponent(), Minimax(), r2=math.nan), "r2=nan"),

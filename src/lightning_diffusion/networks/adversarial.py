@@ -26,6 +26,7 @@ class ResidualGenerator(nn.Module):
         latent_dim: d of z, ≥ 1.
         width: channels at full size, ≥ 1; doubled at every step down.
         depth: number of times that the sides are doubled, ≥ 1.
+        patch_size: p; the last features are p×p pixels each, which makes a faster network.
         num_classes: None for an unconditional network.
 
     Raises:
@@ -39,6 +40,7 @@ class ResidualGenerator(nn.Module):
         latent_dim: int = 32,
         width: int = 32,
         depth: int = 2,
+        patch_size: int = 1,
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
@@ -46,8 +48,8 @@ class ResidualGenerator(nn.Module):
             raise ValueError(
                 f"network.latent_dim={latent_dim}, width={width}, depth={depth}: choose numbers of at least 1"
             )
-        sides, widths = halved_sides(image_size, depth), [width * 2**k for k in range(depth + 1)]
-        self.latent_dim, self.num_classes = latent_dim, num_classes
+        sides, widths = halved_sides(image_size, depth, patch_size), [width * 2**k for k in range(depth + 1)]
+        self.latent_dim, self.patch_size, self.num_classes = latent_dim, patch_size, num_classes
         self.bottom = (widths[-1], *sides[-1])
         flat = widths[-1] * sides[-1][0] * sides[-1][1]
         self.open = nn.Linear(latent_dim, flat)
@@ -56,7 +58,7 @@ class ResidualGenerator(nn.Module):
             Level(widths[k + 1], widths[k], sides[k], depth + 1) for k in reversed(range(depth))
         )
         self.last = Block(width, depth + 1)
-        self.head = nn.Conv2d(width, in_channels, 3, padding=1)
+        self.head = nn.Conv2d(width, in_channels * patch_size**2, 3, padding=1)
 
     def forward(self, z: Tensor, condition: Condition | None = None) -> Tensor:
         """z (B, d), condition by label or None -> (B, C, H, W); images are in [−1, 1]."""
@@ -67,7 +69,7 @@ class ResidualGenerator(nn.Module):
         h = h.unflatten(1, self.bottom)
         for level in self.levels:
             h = level(h)
-        return self.head(F.leaky_relu(self.last(h), SLOPE))
+        return F.pixel_shuffle(self.head(F.leaky_relu(self.last(h), SLOPE)), self.patch_size)
 
 
 class ResidualDiscriminator(nn.Module):
@@ -78,6 +80,7 @@ class ResidualDiscriminator(nn.Module):
         image_size: n of a square, or [H, W].
         width: channels at full size, ≥ 1; doubled at every step down.
         depth: number of times that the sides are halved, by bilinear interpolation, ≥ 1.
+        patch_size: p; the first convolution sees p×p pixels as channels, which makes a faster network.
         num_classes: None for an unconditional network.
 
     Raises:
@@ -87,16 +90,22 @@ class ResidualDiscriminator(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, image_size: ImageSize, width: int = 32, depth: int = 2, num_classes: int | None = None
+        self,
+        in_channels: int,
+        image_size: ImageSize,
+        width: int = 32,
+        depth: int = 2,
+        patch_size: int = 1,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         if min(width, depth) < 1:
             raise ValueError(f"discriminator.width={width}, depth={depth}: choose numbers of at least 1")
-        sides = halved_sides(image_size, depth, "discriminator.depth")
+        sides = halved_sides(image_size, depth, patch_size, "discriminator")
         widths = [width * 2**k for k in range(depth + 1)]
         flat = widths[-1] * sides[-1][0] * sides[-1][1]
-        self.num_classes = num_classes
-        self.first = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.patch_size, self.num_classes = patch_size, num_classes
+        self.first = nn.Conv2d(in_channels * patch_size**2, width, 3, padding=1)
         self.levels = nn.ModuleList(Level(widths[k], widths[k + 1], sides[k + 1], depth + 1) for k in range(depth))
         self.last = Block(widths[-1], depth + 1)
         self.head = nn.Linear(flat, 1)
@@ -105,7 +114,7 @@ class ResidualDiscriminator(nn.Module):
     def forward(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         """x (B, C, H, W), condition by label or None -> float32 (B,)."""
         refuse_parts(condition, *([] if self.classes is None else ["label"]))
-        h = self.first(x.to(self.first.weight.dtype))
+        h = self.first(F.pixel_unshuffle(x.to(self.first.weight.dtype), self.patch_size))
         for level in self.levels:
             h = level(h)
         features = F.leaky_relu(self.last(h), SLOPE).flatten(1)

@@ -53,18 +53,23 @@ def patch_rows_columns(image_size: ImageSize, patch_size: int, key: str = "backb
     return sides[0] // p, sides[1] // p
 
 
-def halved_sides(image_size: ImageSize, depth: int, key: str = "network.depth") -> list[tuple[int, int]]:
-    """[(H, W), (⌈H/2⌉, ⌈W/2⌉), …]: the sides of an image that is halved `depth` times.
+def halved_sides(
+    image_size: ImageSize, depth: int, patch_size: int = 1, part: str = "network"
+) -> list[tuple[int, int]]:
+    """[(H/p, W/p), (⌈H/2p⌉, ⌈W/2p⌉), …]: the sides of an image of p×p patches that is halved `depth` times.
+
+    Args:
+        part: of the configuration, named in error messages.
 
     Raises:
-        ValueError: an image too small to be halved so often.
+        ValueError: patches that do not fill the image, or an image too small to be halved so often.
     """
-    sides = [height_width(image_size)]
+    sides = [patch_rows_columns(image_size, patch_size, f"{part}.patch_size")]
     for _ in range(depth):
         H, W = sides[-1]
         if min(H, W) < 2:
             raise ValueError(
-                f"{key}={depth} and data.image_size={typed(image_size)}: the image is too small to be halved "
+                f"{part}.depth={depth} and data.image_size={typed(image_size)}: the image is too small to be halved "
                 f"{depth} times; choose a smaller depth"
             )
         sides.append(((H + 1) // 2, (W + 1) // 2))
