@@ -37,7 +37,7 @@ def test_the_notebook_of_the_families_and_its_answers_run_in_a_few_steps(monkeyp
         for text in found:
             exec(text, scope)
     out = capsys.readouterr().out
-    assert "that of pixel 35" in out  # an autoregressive factor depends only on earlier pixels
+    assert "that of pixel 36" in out  # the distribution of a pixel depends only on earlier pixels
     assert "2 steps: " in out  # the last answer
     head, _, floor, *rows = [line.strip("|").split("|") for line in scope["lines"]]
     assert {len(row) for row in (head, floor, *rows)} == {8}
