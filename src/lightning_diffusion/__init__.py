@@ -1,4 +1,4 @@
-"""Train, sample and measure image diffusion models.
+"""Train, sample and measure diffusion and other generative models of images.
 
 The names below come from `lightning_diffusion.api`. The first use of one imports that module, and with it torch.
 """

@@ -124,7 +124,7 @@ class LoadedModel:
         guidance: str | Guidance | None = None,
         **options: Any,
     ) -> Images:
-        """The states from noise to the samples of `draw`, uint8 (steps + 1, N, H, W, C).
+        """The states that lead to the samples of `draw`, uint8 (states, N, H, W, C); the samples come last.
 
         Raises:
             ConfigError: see the class.
