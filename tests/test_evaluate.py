@@ -12,6 +12,7 @@ from PIL import Image
 from lightning_diffusion.checkpoints.loading import load, load_data
 from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.metrics.likelihood import Likelihood
+from lightning_diffusion.metrics.scores import SCORES
 from src.evaluate import main as evaluate
 from tests.command import in_process
 from tests.test_mistakes import check_one_line
@@ -114,7 +115,7 @@ def test_mistakes(finished, tmp_path, options, message):
 def test_samples_are_scored_beside_real_images_with_all_that_a_score_needs(finished, tmp_path):
     found, out = measured(finished, tmp_path, "num_samples=40", "num_steps=4", "metrics.steps=100")
     assert list(found) == [
-        *(f"{n}_classifier" for n in ("fd", "kd", "is", "precision", "recall", "density", "coverage", "vendi")),
+        *(f"{name}_classifier" for declared in SCORES if not declared.on_request for name in declared.best),
         "near_copies_classifier",
         "how",
     ]

@@ -5,7 +5,7 @@ from typing import Literal
 
 LOSS, BITS, BITS_ERROR = HELD_OUT = ("val/loss", "val/bits_per_dim", "val/bits_per_dim_se")
 LOSS_KEYS = ("schedule", "parameterization", "distance", "objective.distance")  # change what val/loss measures
-# The directions of losses, and of scores of earlier versions: metrics.json now records that of each score.
+# The directions of losses, and of scores of earlier versions. A new score declares its own in metrics/scores.py.
 LOWER_IS_BETTER = ("train/loss", "val/", "fd_", "fid", "kd_", "kid")
 HIGHER_IS_BETTER = ("inception_score", "is_", "precision", "recall", "density", "coverage", "vendi")
 
