@@ -100,6 +100,7 @@ def test_training_and_held_out_scenes_share_no_item_and_two_seeds_no_scene():
     for dataset, split in ((train, "train"), (val, "val")):
         assert torch.equal(dataset.pictures, digits(split).images[:, 0])
         assert dataset.number.max() == len(digits(split)) - 1
+    assert not torch.equal(train.window_x[: len(val)], val.window_x)
     known = {
         image.numpy().tobytes()
         for seed in (0, 1, 2**31 - 1)

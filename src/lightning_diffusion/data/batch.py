@@ -1,12 +1,10 @@
 """A batch of images with their conditions."""
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 from lightning_diffusion.codecs.condition import Condition
-
-IGNORED: Final = 255  # value of a mask where the truth is unknown: neither trained on nor scored
 
 
 class Batch(NamedTuple):
@@ -15,7 +13,7 @@ class Batch(NamedTuple):
     images: uint8 (B, C, H, W). condition: of length B, or None for a model without conditions. start: position of the
     first image in the order of the data, which is endless in training; it identifies the batch on every rank and in
     every run. targets: values to predict from each image, (B, …), or None. A mask is uint8 (B, H, W), of class numbers
-    from 0, or IGNORED.
+    from 0, or `codecs.masks.IGNORED`.
     """
 
     images: Tensor
