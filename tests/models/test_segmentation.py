@@ -187,6 +187,19 @@ def test_a_few_scenes_are_learned_by_heart():
     assert matrix.scores()["mean_iou"] > 0.8
 
 
+def test_the_scores_of_samples_that_an_experiment_chooses_are_left_out(tmp_path):
+    """The default experiment measures them, and `model=` chooses a family that draws none."""
+    words = ["model=segmentation", "data=scenes", "data.image_size=16", "backbone.channels=4", "backbone.depth=1"]
+    words += ["trainer=cpu", "trainer.max_steps=1", "trainer.limit_val_batches=1", "logger=csv", "hydra.run.dir=run"]
+    status, out, err = in_process(train, *words, cwd=tmp_path)
+    assert status == 0, err
+    assert "run/samples/predictions.png" in out
+    assert "samples/final.png" not in out
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert 0 < metrics["val/mean_iou"] < 1
+    assert "scores" not in metrics
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
