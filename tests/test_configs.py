@@ -36,6 +36,8 @@ REQUIRED = {
     "unet_32_narrow": ["data.image_size=32"],
     "unet_64": ["data.image_size=64"],
     "unet_cifar10": ["data.image_size=32"],
+    "model/segmentation": ["data=scenes"],
+    "recipe/scenes": ["data.image_size=32"],
     "metrics/module": ["metrics.network._target_=torch.nn.Flatten", "metrics.name=pixels", "trust=[torch]"],
     "guidance/classifier": ["guidance.classifier._target_=torch.nn.Identity", "trust=[torch]"],
 }
@@ -90,13 +92,14 @@ def test_option_composes_and_builds(option, finished):
 
 
 EXPERIMENTS = [option.name for option in OPTIONS if option.parts[0] == "experiment"]
+DIFFUSION = ["model=diffusion"]  # also where an experiment chooses another family
 BACKBONES = ["adm", "dit", "uvit", "unet_lecture"]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_takes_a_training_and_a_sampling_step(name):
     """With its own network, on noise of its own shape: sizes, classes, schedule and prediction fit together."""
-    arguments = parse(compose(f"experiment={name}", *REQUIRED.get(name, [])), assembly.Arguments, GROUPS)
+    arguments = parse(compose(*DIFFUSION, f"experiment={name}", *REQUIRED.get(name, [])), assembly.Arguments, GROUPS)
     data, module, sampler, guidance = (arguments.nodes[key].make() for key in ("data", "module", "sampler", "guidance"))
     K = data.num_classes
     condition = by_label(None if K is None else torch.arange(2) % K)
@@ -151,7 +154,9 @@ def test_every_option_is_one_short_file():
 )
 def test_every_experiment_takes_every_backbone(name, backbone):
     """An experiment names its network as an option, so that another option leaves no key of the first behind."""
-    parse(compose(f"experiment={name}", f"backbone={backbone}", *REQUIRED.get(name, [])), assembly.Arguments)
+    parse(
+        compose(*DIFFUSION, f"experiment={name}", f"backbone={backbone}", *REQUIRED.get(name, [])), assembly.Arguments
+    )
 
 
 @dataclass(frozen=True)

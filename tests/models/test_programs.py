@@ -6,6 +6,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import yaml
+from hydra.utils import get_class
 
 from lightning_diffusion.app.evaluate import main as evaluate
 from lightning_diffusion.app.report import main as report
@@ -14,7 +16,7 @@ from lightning_diffusion.app.train import main as train
 from lightning_diffusion.checkpoints.folder import read_checkpoint
 from lightning_diffusion.checkpoints.loading import load
 from lightning_diffusion.configuration.trusted_targets import CONF
-from lightning_diffusion.models.contracts import Likelihood
+from lightning_diffusion.models.contracts import Generator, Likelihood, Predictor
 from lightning_diffusion.runs.reporting.families import compare_families
 from lightning_diffusion.runs.reporting.table import compare
 from lightning_diffusion.runs.run import find
@@ -29,12 +31,19 @@ SMALL = {
     "autoregressive": ["network.width=8", "network.depth=1"],
     "diffusion": ["sampler.num_steps=2", "backbone.channels=8", "schedule.T=20"],
     "gan": ["network.width=4", "discriminator.width=4"],
+    "segmentation": ["data=scenes", "data.image_size=16", "backbone.channels=4", "backbone.depth=1"],
     "vae": ["network.width=4"],
 }
 
 
 SCORED = ["callbacks=scores", "callbacks.scores.every_n_steps=0", "callbacks.scores.num_samples=20", "metrics.steps=10"]
-TRAINED = {}  # the runs of the families so far
+TRAINED = {}  # the runs of the families so far that draw samples
+
+
+def class_of(family: str) -> type:
+    """The class of a family's models."""
+    target = yaml.safe_load((CONF / "model" / f"{family}.yaml").read_text())["model"]["_target_"]
+    return get_class(target)
 
 
 def words(family: str, *more: str) -> list[str]:
@@ -51,8 +60,11 @@ def done(main, *words, cwd):
 def trained(request, tmp_path_factory):
     """A family, and the folder of its run of eight steps."""
     folder = tmp_path_factory.mktemp(request.param)
-    done(train, *words(request.param, *SCORED, "trainer.max_steps=8", "hydra.run.dir=whole"), cwd=folder)
-    TRAINED[request.param] = folder / "whole"
+    draws = issubclass(class_of(request.param), Generator)
+    scored = SCORED if draws else []
+    done(train, *words(request.param, *scored, "trainer.max_steps=8", "hydra.run.dir=whole"), cwd=folder)
+    if draws:
+        TRAINED[request.param] = folder / "whole"
     return request.param, folder
 
 
@@ -77,11 +89,19 @@ def test_it_draws_is_measured_and_reported(trained, tmp_path):
     _, folder = trained
     checkpoint = ["ckpt_path=whole/checkpoints/last.ckpt", "device=cpu"]
     model = load(folder / "whole" / "checkpoints" / "last.ckpt").model
-    assert {path.name for path in (folder / "whole" / "samples").iterdir()} >= {"final.png", "trajectory.gif"}
-    done(sample, *checkpoint, "label=3", "num_samples=5", f"output_dir={tmp_path / 'samples'}", cwd=folder)
-    with np.load(tmp_path / "samples" / "samples.npz") as samples:
-        assert samples["images"].shape == (5, 8, 8, 1)
-        assert samples["labels"].tolist() == [3] * 5
+    words = [*checkpoint, "num_samples=10", f"output_dir={tmp_path / 'samples'}"]
+    if isinstance(model, Generator):
+        assert {path.name for path in (folder / "whole" / "samples").iterdir()} >= {"final.png", "trajectory.gif"}
+        done(sample, *words, "label=3", cwd=folder)
+        with np.load(tmp_path / "samples" / "samples.npz") as samples:
+            assert samples["images"].shape == (10, 8, 8, 1)
+            assert samples["labels"].tolist() == [3] * 10
+    else:
+        for main in (sample, evaluate):
+            status, _, err = in_process(main, *words, cwd=folder)
+            assert (status, len(err.strip().splitlines())) == (2, 1), err
+            assert f"a {type(model).__name__} draws no samples" in err
+        assert not (tmp_path / "samples").exists()
     arguments = ["metrics=likelihood", "num_images=16", f"output_dir={tmp_path / 'likelihood'}"]
     status, _, err = in_process(evaluate, *checkpoint, *arguments, cwd=folder)
     if isinstance(model, Likelihood):
@@ -98,6 +118,8 @@ def test_it_draws_is_measured_and_reported(trained, tmp_path):
 
 
 def test_the_report_compares_it_with_the_families_before(trained, tmp_path):
+    if trained[0] not in TRAINED:
+        pytest.skip("draws no samples")
     for name, run in TRAINED.items():
         shutil.copytree(run, tmp_path / "runs" / name, ignore=shutil.ignore_patterns("checkpoints", "report"))
     found = compare_families(compare(find(tmp_path / "runs"), "fd_classifier"))
@@ -124,9 +146,12 @@ def test_pictures_of_held_out_images_are_drawn_by_the_families_that_have_any(tra
     _, folder = trained
     model = load(folder / "whole" / "checkpoints" / "last.ckpt").model
     images = torch.zeros(10, *model.shape, dtype=torch.uint8)
-    names = model.pictures_of(images, model.conditions_in_turn(range(10)))
+    condition = model.conditions_in_turn(range(10)) if isinstance(model, Generator) else None
+    expected = set(model.pictures_of(images, condition))
+    expected |= {"final"} if isinstance(model, Generator) else set()
+    expected |= {"predictions"} if isinstance(model, Predictor) else set()
     written = {path.stem for path in (folder / "whole" / "samples").glob("*.png") if not path.stem.startswith("step_")}
-    assert written == {"final", *names}
+    assert written == expected
 
 
 def test_the_run_stops_within_one_step_of_a_nan(trained):

@@ -28,6 +28,16 @@ def schedules(tmp_path):
     return tmp_path
 
 
+def test_the_highest_score_of_masks_is_the_best(tmp_path):
+    for i, score in enumerate((0.4, 0.7, 0.5)):
+        write_run(tmp_path / str(i), [f"seed={i}"], {LOSS: score, "val/mean_iou": score, "val/dice_loss": score})
+    runs = find(tmp_path)
+    assert [run.folder.name for run in compare(runs, "val/mean_iou").runs] == ["1", "2", "0"]
+    assert [run.folder.name for run in compare(runs, "val/dice_loss").runs] == ["0", "2", "1"]
+    assert "held-out masks" in sentence("val/iou_3")
+    assert "masks" not in sentence("val/dice_loss")
+
+
 def test_the_bound_leads_where_the_loss_would_mislead(schedules):
     runs = find(schedules)
     assert _metric(None, runs) == BITS  # although these runs name val/loss themselves

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_diffusion.app.cli import config_errors, one_line
+from lightning_diffusion.app.resume import typed_keys
 from lightning_diffusion.checkpoints.content import check_resumable
 from lightning_diffusion.checkpoints.folder import locate, read_checkpoint
 from lightning_diffusion.checkpoints.format import IMAGES
@@ -26,7 +27,8 @@ from lightning_diffusion.configuration.arguments import Node, Nodes, Record, Tex
 from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.configuration.trusted_targets import CONF, require_plain
 from lightning_diffusion.data.module import AUTO, ImageDataModule
-from lightning_diffusion.models.contracts import GRAPHS, Compile, Generator, Likelihood, Model, Objective
+from lightning_diffusion.metrics import segmentation
+from lightning_diffusion.models.contracts import GRAPHS, Compile, Generator, Likelihood, Model, Objective, Predictor
 from lightning_diffusion.runs.comparable import BITS
 from lightning_diffusion.training.callbacks.checkpoint import LastCheckpoint
 from lightning_diffusion.training.callbacks.lookup import callbacks_of
@@ -152,18 +154,42 @@ def check_together(parts: Parts) -> Optimizer:
         optimizer: Optimizer = module.configure_optimizers()["optimizer"]
     except Exception as error:  # a third-party constructor can raise anything
         raise ConfigError(one_line(f"optimizer: {error}")) from error
-    if callbacks_of(trainer, SampleScores) and not isinstance(module.model, Generator):
-        raise ConfigError(
-            f"callbacks.scores: a {type(module.model).__name__} draws no samples; choose callbacks=default"
-        )
-    measured = [BITS] if isinstance(module.model, Likelihood) else []
-    measured += [f"val/{name}" for name in module.objective.figures]
-    measured += [name for scores in callbacks_of(trainer, SampleScores) for name in scores.names]
+    check_masks(module, datamodule)
+    if not isinstance(module.model, Generator):
+        leave_out_scores(trainer, type(module.model).__name__)
+    measured = measured_by(module, trainer)
     if arguments.metric not in measured:
         raise ValueError(f"metric={arguments.metric}: not measured in this run; choose {', '.join(measured)}")
     for keeper in callbacks_of(trainer, LastCheckpoint):
         keeper.check(measured)
     return optimizer
+
+
+def check_masks(module: TrainingModule, datamodule: ImageDataModule) -> None:
+    """Raise ConfigError if the model learns or predicts masks that the data do not have."""
+    model = module.model
+    classes = model.mask_classes if isinstance(model, Predictor) else None
+    if (module.objective.needs_masks or classes is not None) and datamodule.mask_classes != classes:
+        found = "no masks" if datamodule.mask_classes is None else f"masks of {datamodule.mask_classes} classes"
+        raise ConfigError(f"data: these images have {found}, the model predicts {classes} classes; choose data=scenes")
+
+
+def leave_out_scores(trainer: L.Trainer, model: str) -> None:
+    """Remove the scores of samples that an experiment chooses. Raise ConfigError if the command line chooses them."""
+    for scores in callbacks_of(trainer, SampleScores):
+        if any(key == "callbacks" or key.startswith("callbacks.scores") for key in typed_keys()):
+            raise ConfigError(f"callbacks.scores: a {model} draws no samples; choose callbacks=default")
+        trainer.callbacks.remove(scores)  # type: ignore[attr-defined]
+
+
+def measured_by(module: TrainingModule, trainer: L.Trainer) -> list[str]:
+    """The metrics of a run by which it can be compared."""
+    model = module.model
+    found = [BITS] if isinstance(model, Likelihood) else []
+    if isinstance(model, Predictor) and model.mask_classes is not None:
+        found += [f"val/{name}" for name in segmentation.names(model.mask_classes)]
+    found += [f"val/{name}" for name in module.objective.figures]
+    return found + [name for scores in callbacks_of(trainer, SampleScores) for name in scores.names]
 
 
 def resumable(arguments: Arguments, module: TrainingModule, optimizer: Optimizer) -> Arguments:

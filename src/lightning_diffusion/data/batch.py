@@ -12,7 +12,8 @@ class Batch(NamedTuple):
 
     images: uint8 (B, C, H, W). condition: of length B, or None for a model without conditions. start: position of the
     first image in the order of the data, which is endless in training; it identifies the batch on every rank and in
-    every run. targets: values to predict from each image, such as masks, (B, …), or None.
+    every run. targets: values to predict from each image, (B, …), or None. A mask is uint8 (B, H, W), of class numbers
+    from 0, or `codecs.masks.IGNORED`.
     """
 
     images: Tensor

@@ -2,6 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +10,14 @@ from torch.utils.data import Dataset
 
 from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.data.batch import Batch
+
+
+class Sample(NamedTuple):
+    """images: uint8 (B, C, H, W). labels: int64 (B,) or None. targets: see `Batch`."""
+
+    images: Tensor
+    labels: Tensor | None
+    targets: Tensor | None
 
 
 class ImageDataset(ABC):
@@ -19,6 +28,11 @@ class ImageDataset(ABC):
 
     @abstractmethod
     def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor | None]: ...
+
+    def sample(self, indices: Tensor) -> Sample:
+        """The images and labels of dataset[indices] with their targets; by default there are none."""
+        images, labels = self[indices]
+        return Sample(images, labels, None)
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -89,6 +103,9 @@ class First(ImageDataset):
     def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.dataset[indices]
 
+    def sample(self, indices: Tensor) -> Sample:
+        return self.dataset.sample(indices)
+
     def fingerprint(self) -> str:
         return hashlib.sha256(f"first {self.count} {self.dataset.fingerprint()}".encode()).hexdigest()
 
@@ -106,15 +123,28 @@ class Mirrored(ImageDataset):
         return 2 * len(self.dataset)
 
     def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        images, labels, _ = self.sample(indices)
+        return images, labels
+
+    def sample(self, indices: Tensor) -> Sample:
+        """The mirror image of a target that has the size of the image, such as a mask, is mirrored too."""
         n = len(self.dataset)
-        images, labels = self.dataset[indices % n]
-        return torch.where((indices >= n)[:, None, None, None], images.flip(-1), images), labels
+        sample, flipped = self.dataset.sample(indices % n), indices >= n
+        images, targets = _mirrored(sample.images, flipped), sample.targets
+        if targets is not None and targets.shape[-2:] == images.shape[-2:]:
+            targets = _mirrored(targets, flipped)
+        return Sample(images, sample.labels, targets)
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"mirrored {self.dataset.fingerprint()}".encode()).hexdigest()
 
     def label_range(self) -> tuple[int, int] | None:
         return self.dataset.label_range()
+
+
+def _mirrored(images: Tensor, flipped: Tensor) -> Tensor:
+    """(B, …, W) with those images mirrored for which `flipped` (B,) is true."""
+    return torch.where(flipped.reshape(-1, *[1] * (images.ndim - 1)), images.flip(-1), images)
 
 
 class Batches(Dataset[Batch]):
@@ -133,9 +163,9 @@ class Batches(Dataset[Batch]):
 
     def __getitem__(self, key: tuple[int, Tensor]) -> Batch:
         start, indices = key
-        images, labels = self.dataset[indices]
+        images, labels, targets = self.dataset.sample(indices)
         if self.num_classes is None:
-            return Batch(images, None, start)
+            return Batch(images, None, start, targets)
         if self._unknown:
             check_labels(range_of(labels), self.num_classes)
-        return Batch(images, by_label(labels), start)
+        return Batch(images, by_label(labels), start, targets)

@@ -79,6 +79,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         self.horizontal_flip, self.num_images = horizontal_flip, num_images
         self.splits: dict[Split, ImageDataset] = {}
 
+    mask_classes: int | None = None  # number of classes of the masks; None if the images have no masks
     fetches = True  # whether `prepare_data` may download missing files; False for data named by a model's file or a run
 
     def prepare_data(self) -> None:

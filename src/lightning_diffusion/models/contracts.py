@@ -222,11 +222,16 @@ class Editor(ABC):
 
 
 class Predictor(ABC):
-    """A model that predicts targets, such as masks, from images."""
+    """A model that predicts targets, such as masks, from images.
+
+    mask_classes: K, if its targets are masks; these are scored, and shown at the end of a run. None otherwise.
+    """
+
+    mask_classes: int | None = None
 
     @abstractmethod
     def predict(self, images: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) -> targets (B, …)."""
+        """uint8 (B, C, H, W) -> targets (B, …); masks are uint8 (B, H, W) of class numbers 0 … K − 1."""
 
 
 class Training(NamedTuple):
@@ -275,10 +280,11 @@ class Objective(nn.Module, ABC):
     """A training objective. Its own parameters, if any, are trained with those of the model, but neither averaged nor
     saved as part of the model.
 
-    figures: names of the figures of `held_out`, "loss" first.
+    figures: names of the figures of `held_out`, "loss" first. needs_masks: whether it needs batches with masks.
     """
 
     figures: Sequence[str] = ("loss",)
+    needs_masks: bool = False
 
     @abstractmethod
     def check(self, model: Any) -> None:

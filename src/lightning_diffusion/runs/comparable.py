@@ -7,7 +7,8 @@ LOSS, BITS, BITS_ERROR = HELD_OUT = ("val/loss", "val/bits_per_dim", "val/bits_p
 LOSS_KEYS = ("schedule", "parameterization", "distance", "objective.distance")  # change what val/loss measures
 # The directions of losses, and of scores of earlier versions. A new score declares its own in metrics/scores.py.
 LOWER_IS_BETTER = ("train/loss", "val/", "fd_", "fid", "kd_", "kid")
-HIGHER_IS_BETTER = ("inception_score", "is_", "precision", "recall", "density", "coverage", "vendi")
+MASKS = ("val/mean_iou", "val/mean_dice", "val/pixel_accuracy", "val/iou_")  # scores of predicted masks
+HIGHER_IS_BETTER = (*MASKS, "inception_score", "is_", "precision", "recall", "density", "coverage", "vendi")
 
 
 def is_figure(metric: str) -> bool:
@@ -17,7 +18,7 @@ def is_figure(metric: str) -> bool:
 
 def best_of(metric: str) -> Literal["min", "max"] | None:
     """Whether the lowest or the highest value of a metric is the best; None if it is neither a loss nor a score."""
-    return "min" if metric.startswith(LOWER_IS_BETTER) else "max" if metric.startswith(HIGHER_IS_BETTER) else None
+    return "max" if metric.startswith(HIGHER_IS_BETTER) else "min" if metric.startswith(LOWER_IS_BETTER) else None
 
 
 def higher_is_better(metric: str) -> bool:
@@ -35,6 +36,8 @@ def sentence(metric: str) -> str:
         )
     if metric.startswith("val/loss_q"):
         return f"{metric} compares runs with the same schedule and prediction: it covers a quarter of the run's t/T."
+    if metric.startswith(MASKS):
+        return f"{metric} compares runs on the same held-out masks: higher is better, and 1 is perfect."
     if metric.startswith("train/"):
         return f"{metric} compares runs with the same schedule, prediction, time sampler and weighting."
     if metric == "parameters":

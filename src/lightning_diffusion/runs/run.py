@@ -16,6 +16,7 @@ OVERRIDES, CONFIG, RESULT, CURVE = "overrides.yaml", "config.yaml", "metrics.jso
 LEVELS, ENVIRONMENT = "noise_levels.csv", "environment.json"
 JOB, LOG, FAILURE = "job.yaml", "output.log", "failure.txt"  # of a sweep's job; job.yaml holds its words from the start
 SAMPLES, ANIMATION = "samples/final.png", "samples/trajectory.gif"
+PREDICTIONS = "samples/predictions.png"
 CHECKPOINT = "checkpoints/last.ckpt"
 ABOUT_THE_RUN = ("hydra.", "group=", "name=", "resume=", "debug=", "logger", "print_config=")  # not about the training
 Points = tuple[list[float], list[float]]

@@ -14,7 +14,8 @@ from lightning_diffusion.checkpoints import format
 from lightning_diffusion.data.batch import Batch
 from lightning_diffusion.diffusion.noise import BatchRNG, stream_seed
 from lightning_diffusion.metrics.sample_mean import SampleMean
-from lightning_diffusion.models.contracts import Compile, HeldOut, Likelihood, Model, Objective, Training
+from lightning_diffusion.metrics.segmentation import ConfusionMatrix, measured
+from lightning_diffusion.models.contracts import Compile, HeldOut, Likelihood, Model, Objective, Predictor, Training
 from lightning_diffusion.training.ema import ExponentialMovingAverage
 from lightning_diffusion.training.guard import BatchRecord, Guard
 from lightning_diffusion.training.loggers.csv import is_log_step
@@ -32,7 +33,8 @@ class TrainingModule(L.LightningModule):
 
     Logs train/loss, the objective's other figures of a training batch, train/lr, train/grad_norm and train/ema_decay at
     the steps that loggers write, counted from 1. Each validation logs val/loss and the objective's other figures of the
-    averaged weights, and val/bits_per_dim with its standard error if the model has a likelihood.
+    averaged weights, val/bits_per_dim with its standard error if the model has a likelihood, and the scores of
+    `ConfusionMatrix`, such as val/mean_iou, if it predicts masks.
 
     Args:
         model: the model to train.
@@ -73,6 +75,7 @@ class TrainingModule(L.LightningModule):
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.seed, self.val_seed, self.compiled = seed, val_seed, compile
         self._guard, self._bits = Guard(nonfinite), SampleMean()
+        self._confusion: ConfusionMatrix | None = None
         self._aligned = False  # whether DDP's gradients are
 
     @property
@@ -114,6 +117,8 @@ class TrainingModule(L.LightningModule):
             self.log(f"val/{name}", values.mean(), batch_size=B, sync_dist=True, prog_bar=name == "loss")
         if isinstance(model, Likelihood):
             self._bits.add(model.bits_per_dim(batch.images, batch.condition, indices, self.val_seed))
+        if isinstance(model, Predictor) and self._confusion is not None and batch.targets is not None:
+            self._confusion.add(model.predict(batch.images), batch.targets)
         return held_out
 
     def on_validation_epoch_end(self) -> None:
@@ -121,6 +126,10 @@ class TrainingModule(L.LightningModule):
             self._bits.sums = self.trainer.strategy.reduce(self._bits.sums, reduce_op="sum")
             self.log("val/bits_per_dim", self._bits.mean, sync_dist=True, prog_bar=True)
             self.log("val/bits_per_dim_se", self._bits.standard_error, sync_dist=True)
+        if self._confusion is not None:
+            self._confusion.counts = self.trainer.strategy.reduce(self._confusion.counts, reduce_op="sum")
+            for name, score in measured(self._confusion.scores()).items():
+                self.log(f"val/{name}", score, sync_dist=True, prog_bar=name == "mean_iou")
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         step = self.global_step
@@ -178,6 +187,8 @@ class TrainingModule(L.LightningModule):
     def on_validation_start(self) -> None:
         self._guard.check()
         self._bits = SampleMean(self.device)
+        classes = self.model.mask_classes if isinstance(self.model, Predictor) else None
+        self._confusion = None if classes is None else ConfusionMatrix(classes, self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._guard.check()

@@ -12,7 +12,7 @@ from rich.tree import Tree
 
 from lightning_diffusion.data.module import ImageDataModule
 from lightning_diffusion.runs.comparable import BITS, BITS_ERROR
-from lightning_diffusion.runs.run import CHECKPOINT, CURVE, RESULT, relative
+from lightning_diffusion.runs.run import CHECKPOINT, CURVE, PREDICTIONS, RESULT, relative
 from lightning_diffusion.system.console import printable
 from lightning_diffusion.training.module import TrainingModule
 from lightning_diffusion.training.precision import bf16_slowdown
@@ -60,7 +60,12 @@ def score_row(summary: Mapping[str, Any]) -> dict[str, str]:
 
 def file_rows(run_dir: Path) -> dict[str, str]:
     """The paths of the run's files, of those that exist."""
-    files = {"samples": "samples/final.png, trajectory.gif", "metrics": f"{RESULT}, {CURVE}", "checkpoint": CHECKPOINT}
+    files = {
+        "samples": "samples/final.png, trajectory.gif",
+        "predictions": PREDICTIONS,
+        "metrics": f"{RESULT}, {CURVE}",
+        "checkpoint": CHECKPOINT,
+    }
     folder = relative(run_dir)
     return {name: f"{folder}/{paths}" for name, paths in files.items() if (run_dir / paths.split(",")[0]).exists()}
 

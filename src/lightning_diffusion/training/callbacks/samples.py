@@ -11,10 +11,12 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from lightning_diffusion.codecs.condition import by_label
+from lightning_diffusion.codecs.masks import compared
 from lightning_diffusion.metrics.batches import shard_batches
 from lightning_diffusion.metrics.extractors.base import ImageSet
-from lightning_diffusion.models.contracts import Generator, Model
+from lightning_diffusion.models.contracts import Generator, Model, Predictor
 from lightning_diffusion.runs.pictures import grid, square_columns, write_gif, write_png
+from lightning_diffusion.runs.run import PREDICTIONS
 from lightning_diffusion.system.progress import Phase
 from lightning_diffusion.training.callbacks.budget import Budget
 from lightning_diffusion.training.callbacks.throughput import untimed
@@ -25,6 +27,7 @@ from lightning_diffusion.training.ranks import RankBarrier
 
 NUM_FRAMES = 40
 BATCH = 64
+PANELS = 4  # of an image with masks
 MOST_READ = 1000  # held-out images among which those of each class are found
 
 
@@ -33,7 +36,8 @@ class SampleGrid(L.Callback):
 
     Writes step_NNNNNNN.png every n steps, final.png and trajectory.gif at the end, and logs them to W&B. With classes,
     each column of a grid shows one class. If the model makes pictures of given images, NAME.png shows as many held-out
-    images in the same order at the end, each above its picture.
+    images in the same order at the end, each above its picture. If it predicts masks, predictions.png shows a quarter
+    as many held-out images, each next to its mask, the predicted mask, and the errors in red.
 
     Args:
         directory: folder of the pictures.
@@ -80,6 +84,7 @@ class SampleGrid(L.Callback):
         self._picture(trainer, pl_module, "final")
         self._animation(trainer, pl_module)
         self._pictures_of_held_out_images(trainer, pl_module)
+        self._predictions(trainer, pl_module)
         self._barrier(trainer)
 
     @rank_zero_only
@@ -134,6 +139,24 @@ class SampleGrid(L.Callback):
             columns = square_columns(len(indices), K)
             write_png(self.directory / f"{name}.png", grid(torch.cat(parts), columns))
             self._log(trainer, name, self.directory / f"{name}.png")
+
+    @rank_zero_only
+    def _predictions(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Writes predictions.png, if the model predicts masks and the data have them."""
+        assert isinstance(module, TrainingModule)
+        model, held_out = module.ema.model, trainer.datamodule.splits["val"]  # type: ignore[attr-defined]
+        if not isinstance(model, Predictor) or model.mask_classes is None:
+            return
+        sample = held_out.sample(torch.arange(min(len(held_out), max(1, self.num_samples // PANELS))))
+        if sample.targets is None:
+            return
+        with trainer.precision_plugin.forward_context():
+            predicted = torch.cat([model.predict(images).cpu() for images in sample.images.split(BATCH)])
+        panels = compared(sample.images, sample.targets, predicted, model.mask_classes)
+        make_run_folder(self.directory)
+        path = self.directory / Path(PREDICTIONS).name
+        write_png(path, grid(panels, max(1, square_columns(len(panels)) // 2)))
+        self._log(trainer, path.stem, path)
 
     def _log(self, trainer: L.Trainer, key: str, path: Path) -> None:
         for logger in trainer.loggers:
