@@ -46,8 +46,9 @@ def main() -> None:
     parser.add_argument("recipes", metavar="RECIPE", nargs=argparse.REMAINDER, help="'NAME: key=value …'")
     given = parser.parse_args()
     middle = given.recipes.index("--") if "--" in given.recipes else len(given.recipes)
-    for recipe in given.recipes[:middle]:
-        run_dir, words = words_of(recipe, given.seconds, given.recipes[middle + 1 :], given.folder.resolve())
+    common, folder = given.recipes[middle + 1 :], given.folder.resolve()
+    runs = [words_of(recipe, given.seconds, common, folder) for recipe in given.recipes[:middle]]
+    for run_dir, words in runs:
         print(f"{run_dir.name}: python -m src.train {' '.join(words)}", flush=True)
         subprocess.run([sys.executable, "-m", "src.train", *words], check=True, cwd=CONF.parent)
 
