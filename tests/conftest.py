@@ -20,19 +20,19 @@ from tests.command import in_process  # noqa: E402
 from tests.once import once  # noqa: E402
 
 LONGEST = (  # they wait for processes and train in them; started first, they let all workers end at the same time
-    "notebooks/lecture.ipynb", "tests/training/test_wandb.py", "tests/test_wheel.py", "tests/test_sweep.py",
+    "tests/training/test_wandb.py", "tests/test_wheel.py", "tests/test_sweep.py",
     "tests/training/test_scores.py", "tests/test_api.py", "tests/test_hardware.py", "tests/test_signals.py",
     "tests/test_deferred.py", "tests/metrics/test_extractors.py",
 )  # fmt: skip
-SLOW_NOTEBOOK = "notebooks/families.ipynb"  # two minutes; tests/test_notebooks.py runs it in fewer steps
+NOTEBOOKS = "notebooks/"  # half a minute and two minutes; tests/test_notebooks.py runs them in fewer steps
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by the marks
 def pytest_collection_modifyitems(items):
-    """Mark the slow notebook, and put the longest files first, so that idle workers have short tests left to take
+    """Mark the notebooks as slow, and put the longest files first, so that idle workers have short tests left to take
     over."""
     for item in items:
-        if item.nodeid.startswith(SLOW_NOTEBOOK):
+        if item.nodeid.startswith(NOTEBOOKS):
             item.add_marker(pytest.mark.slow)
     places = {file: place for place, file in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.nodeid.split("::")[0], len(LONGEST)))

@@ -1,4 +1,4 @@
-"""The notebooks: nbmake runs lecture.ipynb in a kernel; families.ipynb runs here, in this process and in few steps."""
+"""The notebooks, in this process and in few steps. `pytest -m slow notebooks` runs them whole, in a kernel."""
 
 import json
 import math
@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-FAMILIES = Path(__file__).parent.parent / "notebooks" / "families.ipynb"
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 SHORTER = {
-    "BUDGET = 1.0 ": "BUDGET = 0.01 ",
-    "numbers = range(297)": "numbers = range(20)",
-    "(1, 2, 5, 10, 20, 50)": "(1, 2)",
+    "families": {
+        "BUDGET = 1.0 ": "BUDGET = 0.01 ",
+        "numbers = range(297)": "numbers = range(20)",
+        "(1, 2, 5, 10, 20, 50)": "(1, 2)",
+    },
+    "lecture": {"STEPS = 250": "STEPS = 5", "num_steps=200": "num_steps=50", "loss < 0.35": "0.35 < loss < 1.2"},
 }
 
 
@@ -27,15 +30,28 @@ def programs(path):
         yield from [text] if cell["cell_type"] == "code" else re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
-def test_the_notebook_of_the_families_and_its_answers_run_in_a_few_steps(monkeypatch, tmp_path, capsys):
-    monkeypatch.setenv("HOME", str(tmp_path))  # it caches a classifier there
-    scope, found = {}, list(programs(FAMILIES))
-    for long, short in SHORTER.items():
+def run(name):
+    """The variables at the end of a notebook that ran in a few steps."""
+    scope, found = {}, list(programs(NOTEBOOKS / f"{name}.ipynb"))
+    for long, short in SHORTER[name].items():
         assert sum(text.count(long) for text in found) == 1, long
         found = [text.replace(long, short) for text in found]
     with torch.random.fork_rng(devices=[]):
         for text in found:
             exec(text, scope)
+    return scope
+
+
+def test_the_lecture_runs_in_a_few_steps(capsys):
+    scope = run("lecture")
+    assert "β_1 = 1.0e-04, β_T = 2.0e-02, signal left at T: 4.0e-05" in capsys.readouterr().out
+    assert scope["samples"].shape == (40, 1, 8, 8)
+    assert len(scope["states"]) == 51  # noise, and the state after each of 50 steps
+
+
+def test_the_notebook_of_the_families_and_its_answers_run_in_a_few_steps(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))  # it caches a classifier there
+    scope = run("families")
     out = capsys.readouterr().out
     assert "that of pixel 36" in out  # the distribution of a pixel depends only on earlier pixels
     assert "2 steps: " in out  # the last answer
@@ -48,7 +64,7 @@ def test_the_notebook_of_the_families_and_its_answers_run_in_a_few_steps(monkeyp
     assert all(0 < value < math.inf for value in bits.values())
 
 
-@pytest.mark.parametrize("path", sorted(FAMILIES.parent.glob("*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_a_notebook_is_stored_as_it_ran_from_top_to_bottom(path):
     code = [cell for cell in cells(path) if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
