@@ -36,6 +36,14 @@ def train(optimizer, parameters, steps=20):
         optimizer.step()
 
 
+@pytest.mark.parametrize(("betas", "momentum"), [((0.9, 0.99), 0.95), ((0.0, 0.99), 0.0)])
+def test_without_a_given_momentum_it_has_one_only_where_adamw_has(betas, momentum):
+    found, expected = weights(), weights()
+    train(Muon(found, betas=betas, momentum=None), found)
+    train(Muon(expected, betas=betas, momentum=momentum), expected)
+    assert all(map(torch.equal, found, expected))
+
+
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9 has no Muon to compare with")
 def test_matrices_go_where_torchs_muon_takes_them():
     ours, theirs = weights(), weights()

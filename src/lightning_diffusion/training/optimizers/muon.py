@@ -12,6 +12,7 @@ from lightning_diffusion.training.sharding import shard_like, unshard
 
 LEAST_SIDE = 16  # of a matrix; AdamW updates smaller ones, such as those of an image's few channels
 QUINTIC = (3.4445, -4.7750, 2.0315)  # of Newton–Schulz, by Jordan; brings singular values of 0.01 … 1 near 1 in 5 steps
+MOMENTUM = 0.95
 RMS = 0.2  # of AdamW's updates, so that one learning rate fits both
 
 
@@ -43,7 +44,7 @@ class Muon(Optimizer):
     Args:
         params: parameters of a module.
         lr: η, for both.
-        momentum: μ in [0, 1).
+        momentum: μ in [0, 1). None: 0 if β_1 is 0, which excludes momentum everywhere, else 0.95.
         betas, eps: for AdamW.
         weight_decay: λ, for both.
         fused: runs AdamW as one kernel.
@@ -58,12 +59,14 @@ class Muon(Optimizer):
         self,
         params: Iterable[nn.Parameter],
         lr: float = 1e-2,
-        momentum: float = 0.95,
+        momentum: float | None = MOMENTUM,
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         fused: bool = True,
     ) -> None:
+        if momentum is None:
+            momentum = MOMENTUM if betas[0] else 0.0
         for key, value, high in (("lr", lr, float("inf")), ("momentum", momentum, 1.0)):
             if not 0 <= value < high:
                 raise ValueError(f"optimizer.{key}={value}: choose 0 <= {key} < {high:g}")
