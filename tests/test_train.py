@@ -1,6 +1,7 @@
 """The command-line contract of training and sampling, end to end on a tiny network."""
 
 import csv
+import functools
 import json
 import math
 import os
@@ -143,7 +144,10 @@ def test_final_grid_is_what_sampling_from_the_checkpoint_gives(finished, tmp_pat
     assert abs(ours - theirs).max() <= 1
 
 
-def test_samples_of_a_compiled_network_and_in_bfloat16(finished, tmp_path):
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_samples_of_a_compiled_network_and_in_bfloat16(finished, tmp_path, monkeypatch, backend):
+    """By default the graph is traced but not turned into machine code, which takes a quarter of a minute."""
+    monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(torch.nn.Module.compile, backend=backend))
     torch.compiler.reset()
     graphs = torch._dynamo.utils.counters["stats"]
     graphs.clear()
