@@ -9,7 +9,13 @@ import torch
 from lightning_diffusion.diffusion import beta as schedules
 from lightning_diffusion.diffusion.analytic import FiniteSet
 from lightning_diffusion.diffusion.continuous import EDM, VP, RectifiedFlow
-from lightning_diffusion.diffusion.likelihood import bits_per_dim, flow_log_likelihood, log_bin, variational_bound
+from lightning_diffusion.diffusion.likelihood import (
+    bits_per_dim,
+    flow_log_likelihood,
+    log_bin,
+    log_ndtr,
+    variational_bound,
+)
 from tests.diffusion.truth import F64, gaussian, mixture, normal_like
 
 
@@ -50,10 +56,36 @@ def test_parts_of_the_bound():
 
 def test_discretized_decoder_is_a_distribution_over_the_256_levels():
     levels = torch.linspace(-1, 1, 256, dtype=F64)
-    for mean, std in ((0.3, 0.01), (-0.99, 0.1), (0.0, 5.0), (1.2, 1e-3)):
+    for mean, std in ((0.3, 0.01), (-0.99, 0.1), (0.0, 5.0), (0.4, 1e3), (0.4, 1e5), (1.2, 1e-3)):
         log_p = log_bin(levels, torch.full_like(levels, mean), torch.full_like(levels, std))
         assert torch.isfinite(log_p).all() or std == 1e-3
         assert float(log_p.exp().sum()) == pytest.approx(1, abs=1e-9)
+
+
+def test_the_gradient_of_the_log_of_the_distribution_function_is_the_hazard_rate():
+    z = torch.tensor([3.0, 0.0, -0.99, -1.01, -10, -1e2, -1e3, -1e4, -1e6, -1e9]).requires_grad_()
+    (found,) = torch.autograd.grad(log_ndtr(z).sum(), z)
+    x = z.detach().double()
+    expected = torch.where(x < -40, -x, torch.exp(-(x**2) / 2 - torch.special.log_ndtr(x)) / math.sqrt(2 * math.pi))
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("std", [1e-5, 1e-3, 1.0, 10.0, 1e4, 1e9])
+@pytest.mark.parametrize("mean", [0.0, -1.0, 1.0, 30.0, -1e5])
+def test_bins_of_any_distribution_have_a_finite_probability_and_gradient(mean, std):
+    x = torch.linspace(-1, 1, 256)
+    mean, std = torch.full_like(x, mean).requires_grad_(), torch.full_like(x, std).requires_grad_()
+    log_p = log_bin(x, mean, std)
+    gradients = torch.autograd.grad(log_p.sum(), (mean, std))
+    assert all(torch.isfinite(values).all() for values in (log_p, *gradients))
+
+
+def test_float32_gives_the_probabilities_of_wide_and_narrow_bins():
+    levels = torch.linspace(-1, 1, 256, dtype=F64)
+    for mean, std in ((0.3, 0.02), (0.3, 0.3), (-0.5, 1.5), (0.2, 40.0), (0.0, 1e4)):
+        expected = log_bin(levels, torch.full_like(levels, mean), torch.full_like(levels, std))
+        found = log_bin(levels.float(), torch.full((256,), mean), torch.full((256,), std))
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_of_a_single_image_needs_few_bits():
