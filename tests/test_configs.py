@@ -38,6 +38,12 @@ REQUIRED = {
     "unet_cifar10": ["data.image_size=32"],
     "model/segmentation": ["data=scenes"],
     "recipe/scenes": ["data.image_size=32"],
+    "recipe/mask_to_image": ["data=scenes"],
+    "recipe/image_to_mask": ["data=scenes"],
+    "recipe/colorize": ["data.image_size=32", "data.channels=3"],
+    "colorize": ["data.root=nowhere", "data.num_classes=null"],
+    "condition/mask": ["data=scenes"],
+    "condition/picture": ["data=scenes"],
     "metrics/module": ["metrics.network._target_=torch.nn.Flatten", "metrics.name=pixels", "trust=[torch]"],
     "guidance/classifier": ["guidance.classifier._target_=torch.nn.Identity", "trust=[torch]"],
 }

@@ -47,13 +47,19 @@ def measure_run(
     count: int,
     batch_size: int,
     on_step: Callable[[], None],
+    held_out: ImageDataset | None = None,
 ) -> Measured:
-    """Draw `count` samples and score them."""
+    """Draw `count` samples and score them.
+
+    Args:
+        held_out: the images whose conditions the model draws with, if it needs them.
+    """
     started, evaluations, drawing = time.monotonic(), 0, 0.0
     images, features = [], []
     for indices in shard_batches(count, batch_size):
         begun = time.monotonic()
-        drawn = run.model.draw(indices, run.model.conditions_in_turn(indices), seed, on_step)
+        condition = run.model.conditions_in_turn(indices, held_out)
+        drawn = run.model.draw(indices, condition, seed, on_step)
         drawing += time.monotonic() - begun
         evaluations += drawn.cost
         images.append(drawn.images)
