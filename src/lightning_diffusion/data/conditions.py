@@ -20,10 +20,14 @@ class ConditionSource(ABC):
     """Makes the image of a condition from a sample of a data set. See `codecs.condition` for its last channel.
 
     channels: of the condition's picture, without the last channel. num_samples: of one condition in a run's picture.
+    noise, max_noise: levels in [0, 1) of the noise that a model adds to the picture: when it draws or is measured, and
+    the largest in training. See `Condition.noised`.
     """
 
     channels: int
     num_samples = 1
+    noise = 0.0
+    max_noise = 0.0
 
     @abstractmethod
     def picture(self, sample: Sample) -> tuple[Tensor, Tensor]:
@@ -81,15 +85,23 @@ class LowResolution(ConditionSource):
     Args:
         channels: of the images.
         factor: side of the squares, ≥ 2; it divides the sides of the image.
+        max_noise, noise: see `ConditionSource`; 0 ≤ noise ≤ max_noise < 1.
 
     Raises:
-        ValueError: a factor out of range.
+        ValueError: a value out of range.
+
+    Ref: Cascaded Diffusion Models §4.2, for the noise
     """
 
-    def __init__(self, channels: int, factor: int = 4) -> None:
+    def __init__(self, channels: int, factor: int = 4, max_noise: float = 0.0, noise: float = 0.0) -> None:
         if factor < 2:
             raise ValueError(f"condition.factor={factor}: choose a whole number of at least 2")
-        self.channels, self.factor = channels, factor
+        if not 0 <= noise <= max_noise < 1:
+            raise ValueError(
+                f"condition.noise={noise}, max_noise={max_noise}: choose 0 <= noise <= max_noise < 1; a model does not "
+                "know more noise than it was trained with"
+            )
+        self.channels, self.factor, self.max_noise, self.noise = channels, factor, max_noise, noise
 
     def check(self, data: Any) -> None:
         if any(side % self.factor for side in data.shape[1:]):

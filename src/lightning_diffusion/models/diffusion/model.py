@@ -36,8 +36,6 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
         sampler: of the reverse process; None means DDIM with 50 steps.
         guidance: denoiser -> denoiser; None means clipping x̂_0 to [−1, 1].
         condition: makes the image of a condition from a data set; None means no such image.
-        condition_noise: level in [0, 1) of the noise on the condition's image when drawing and measuring, see
-            `Condition.noised`.
         codec: converts between images and the denoiser's space; None means pixels.
     """
 
@@ -51,14 +49,10 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
         guidance: Callable[..., Denoiser] | None = None,
         codec: Codec | None = None,
         condition: ConditionSource | None = None,
-        condition_noise: float = 0.0,
     ) -> None:
         super().__init__()
         self.denoiser, self.shape = denoiser, (channels, *height_width(image_size))
         self.num_classes, self.condition_source = num_classes, condition
-        if not 0 <= condition_noise < 1:
-            raise ValueError(f"model.condition_noise={condition_noise}: choose 0 <= condition_noise < 1")
-        self.condition_noise = condition_noise
         self.sampler: Sampler = DDIM(Trailing(), 50) if sampler is None else sampler
         self.guidance: Guidance = Clip if guidance is None else guidance
         self.codec = codec or Pixels()
@@ -134,12 +128,13 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
         return Drawn(self.codec.decode(code), counted.items)
 
     def noised(self, condition: Condition | None, indices: Sequence[int], seed: int) -> Condition | None:
-        """The condition with noise of the level `condition_noise` on its image, the same for item i in every call."""
-        if condition is None or condition.image is None or self.condition_noise == 0:
+        """The condition with noise of the source's level on its image, the same for item i in every call."""
+        level = 0.0 if self.condition_source is None else self.condition_source.noise
+        if condition is None or condition.image is None or level == 0:
             return condition
         shape, device = condition.image[0, :-1].shape, condition.image.device
         eps = IndexedNoise(seed, indices, shape, device, stream="condition")()
-        return condition.noised(torch.full((len(condition),), self.condition_noise, device=device), eps)
+        return condition.noised(torch.full((len(condition),), level, device=device), eps)
 
     @torch.inference_mode()
     def trajectory(self, indices: Sequence[int], condition: Condition | None, seed: int) -> Iterator[Tensor]:
