@@ -175,9 +175,9 @@ SCENES = {"channels": 1, "image_size": 16, "num_classes": None, "batch_size": 4}
         (lambda: LowResolution(1, 3).check(Digits(**DIGITS)), "condition.factor=3 and data.image_size=8: the factor"),
         (lambda: Grey(2), "condition.channels=2: a grey image has 1 channel"),
         (lambda: Grey().check(Digits(**DIGITS)), "condition=grey and data.channels=1: only colour images"),
-        (lambda: Mask(None), "condition: these images have no masks"),
+        (lambda: Mask(1), "condition: these images have no masks"),
         (lambda: Mask(3).check(Scenes(**SCENES)), "condition.channels=3 and data.mask_classes=11: the masks have"),
-        (lambda: Picture(1, None), "condition: these images have no masks"),
+        (lambda: Picture(1, 1), "condition: these images have no masks"),
         (lambda: Picture(1, 4).check(Digits(**DIGITS)), "condition.drawn_channels=4 and data.mask_classes=None"),
     ],
 )

@@ -104,6 +104,11 @@ class LowResolution(ConditionSource):
         self.channels, self.factor, self.max_noise, self.noise = channels, factor, max_noise, noise
 
     def check(self, data: Any) -> None:
+        if data.channels != self.channels:
+            raise ValueError(
+                f"condition.channels={self.channels} and data.channels={data.channels}: the condition is a smaller "
+                "copy of the image; leave out condition.channels"
+            )
         if any(side % self.factor for side in data.shape[1:]):
             raise ValueError(
                 f"condition.factor={self.factor} and data.image_size={typed(data.image_size)}: the factor does not "
@@ -157,13 +162,13 @@ class Mask(ConditionSource):
     """Mask to image: a channel for each class, 1 where the mask has this class. Pixels to ignore are unknown.
 
     Args:
-        channels: number of classes of the masks; None stops with an error, because the data have no masks.
+        channels: number of classes of the masks, ≥ 2.
 
     Raises:
         ValueError: no masks.
     """
 
-    def __init__(self, channels: int | None) -> None:
+    def __init__(self, channels: int) -> None:
         self.channels = _mask_classes(channels)
 
     def check(self, data: Any) -> None:
@@ -183,7 +188,7 @@ class Picture(ConditionSource):
 
     Args:
         channels: of the images.
-        drawn_channels: number of classes of the masks; None stops with an error, because the data have no masks.
+        drawn_channels: number of classes of the masks, ≥ 2.
 
     Raises:
         ValueError: no masks.
@@ -191,7 +196,7 @@ class Picture(ConditionSource):
 
     num_samples = 8
 
-    def __init__(self, channels: int, drawn_channels: int | None) -> None:
+    def __init__(self, channels: int, drawn_channels: int) -> None:
         self.channels, self.mask_classes = channels, _mask_classes(drawn_channels)
 
     def check(self, data: Any) -> None:
@@ -311,8 +316,8 @@ def _squared_difference(one: Tensor, other: Tensor) -> Tensor:
     return ((one - other.to(one)) / 2).square().flatten(1).mean(dim=1)
 
 
-def _mask_classes(classes: int | None) -> int:
-    if classes is None:
+def _mask_classes(classes: int) -> int:
+    if classes < 2:  # conf/condition gives 1 for data without masks
         raise ValueError("condition: these images have no masks; choose data=scenes, or another condition")
     return classes
 
