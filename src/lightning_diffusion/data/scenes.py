@@ -99,15 +99,20 @@ class Scenes(ImageDataModule):
         self._source.fetch()
 
     def read(self, split: Split) -> ImageDataset:
+        pairs = (split == "val") if self.hold_out_pairs else None
+        stream = 2 * self.image_seed + (split == "val")
+        return self.made(split, COUNT[split], stream, self.num_items, self.overlap, pairs)
+
+    def made(
+        self, split: Split, count: int, stream: int, num_items: tuple[int, int], overlap: bool, pairs: bool | None
+    ) -> "SceneImages":
+        """Scenes of the items of a split, with captions if each has two items; see `SceneImages`."""
         items = self._source.read(split)
         assert isinstance(items, InMemory)
         _, height, width = self.shape
-        stream = 2 * self.image_seed + (split == "val")
-        pairs = (split == "val") if self.hold_out_pairs else None
-        return SceneImages(
-            COUNT[split], height, width, items, OUTLINE[self.items], stream, self.num_items, self.overlap, pairs,
-            self.vocabulary,
-        )  # fmt: skip
+        vocabulary = Vocabulary(CLASSES[self.items]) if num_items == (2, 2) else None
+        outline = OUTLINE[self.items]
+        return SceneImages(count, height, width, items, outline, stream, num_items, overlap, pairs, vocabulary)
 
 
 def _checked_items(num_items: Sequence[int], overlap: bool, hold_out_pairs: bool) -> tuple[int, int]:
@@ -151,7 +156,7 @@ class SceneImages(ImageDataset):
 
         background   GRID × GRID random values, interpolated, up to the brightness BACKGROUND
         pieces       PIECES squares cut from items
-        items        two to four, each whole and within the canvas
+        items        `num_items`, each whole and within the canvas
 
     An item has the value v(p) ∈ [0, 255] at pixel p of its square, interpolated bilinearly. It is visible where v(p) ≥
     `outline`, unless a later item covers it. Its brightness there is b (SHADE + (1 − SHADE) v(p) / 255). Pieces are
