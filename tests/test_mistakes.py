@@ -69,9 +69,9 @@ TRAIN = [
     ("condition=low_resolution condition.channels=3", "condition.channels=3 and data.channels=1"),
     (
         "condition=low_resolution backbone.condition_channels=0",
-        "condition and backbone.condition_channels=0: the condition has 1",
+        "condition, backbone.condition_channels=0: the condition has 1",
     ),
-    ("backbone.condition_channels=1", "condition and backbone.condition_channels=1: the condition has 0"),
+    ("backbone.condition_channels=1", "condition, backbone.condition_channels=1: the condition has 0"),
     ("backbone.condition_channels=-1", "backbone.condition_channels=-1: choose 0 for no image"),
     ("condition=grey", "condition=grey and data.channels=1: only colour images can be shown in grey"),
     ("condition=mask", "condition: these images have no masks; choose data=scenes"),
@@ -83,7 +83,7 @@ TRAIN = [
     ("condition=caption data=scenes data.num_items=[2,2] condition.num_words=9", "condition.num_words=9: there are 15"),
     ("condition=attributes", "condition=attributes: these images have no attributes; choose data=scenes"),
     ("data=scenes data.num_items=[2,5]", "data.num_items=[2,5]: choose the least and the largest number, 1 to 4"),
-    ("backbone.num_words=3", "condition and backbone.num_words=3: the condition has 0"),
+    ("backbone.num_words=3", "condition, backbone.num_words=3: the condition has 0"),
     ("denoiser.tokens_dropout=1", "denoiser.tokens_dropout=1: choose 0 <= tokens_dropout < 1"),
     ("denoiser.image_dropout=1", "denoiser.image_dropout=1: choose 0 <= image_dropout < 1"),
     (

@@ -95,7 +95,7 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
             given = 0 if self.condition_source is None else getattr(self.condition_source, ours)
             if (taken := getattr(self.network, key, 0)) != given:
                 raise ValueError(
-                    f"condition and backbone.{key}={taken}: the condition has {given}; choose a network of this "
+                    f"condition, backbone.{key}={taken}: the condition has {given}; choose a network of this "
                     f"project and leave out backbone.{key}"
                 )
         self.sampler.check(self.guidance(self.denoiser))
