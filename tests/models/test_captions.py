@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 import lightning_diffusion as ld
+from benchmarks import captions
 from lightning_diffusion.app.sample import main as sample
 from lightning_diffusion.app.train import main as train
 from lightning_diffusion.checkpoints.loading import load, load_data
@@ -112,6 +113,29 @@ def test_texts_are_below_their_images():
     assert not with_texts(images, ["", ""])[:, :, 8:].any()
 
 
+def test_captions_that_masks_obey():
+    """Scenes obey their own captions by their own masks, but for items of an odd shape, and no other captions."""
+    data = scenes(overlap=False, image_size=32)
+    data.setup()
+    dataset, vocabulary = data.splits["train"], data.vocabulary
+    numbers, asked = captions.of_two_classes(dataset, 200)
+    assert (asked[:, 0] != asked[:, 2]).all()
+    masks = dataset.sample(numbers).targets
+    found = captions.obeyed(masks, asked, vocabulary)
+    assert found.present.value > 0.98
+    assert found.right.value > 0.9
+    subjects, relations, others = vocabulary.parts(asked)
+    swapped = captions.obeyed(masks, vocabulary.of(others, relations, subjects), vocabulary)
+    assert swapped.present == found.present
+    assert swapped.right.value < 0.05
+    mirrored = captions.obeyed(masks, vocabulary.of(others, relations ^ 1, subjects), vocabulary)
+    assert mirrored == found  # "a left of b" is "b right of a"
+    random = captions.obeyed(masks, captions.with_other_relations(asked, vocabulary), vocabulary)
+    assert 0.15 < random.right.value < 0.35
+    assert captions.obeyed(masks, vocabulary.of((subjects + 5) % 10, relations, others), vocabulary).present.value < 0.1
+    assert captions.obeyed(torch.zeros_like(masks), asked, vocabulary).present.value == 0
+
+
 class TestPrograms:
     @pytest.fixture(scope="class")
     def folder(self, tmp_path_factory):
@@ -132,8 +156,8 @@ class TestPrograms:
     def test_a_caption_for_all_samples(self, folder, checkpoint):
         text = "a 3 left of a 7"
         done(sample, checkpoint, "num_samples=2", f"caption='{text}'", "output_dir=one", cwd=folder)
-        images, captions = self.drawn(folder, "one")
-        assert captions == [text] * 2
+        images, texts = self.drawn(folder, "one")
+        assert texts == [text] * 2
         trained = load(folder / "run" / "checkpoints" / "last.ckpt")
         tokens = Vocabulary(CLASSES["digits"]).encode(text).expand(2, -1)
         expected = trained.model.draw(range(2), Condition(tokens=tokens), 0).images
@@ -145,12 +169,23 @@ class TestPrograms:
 
     def test_captions_of_held_out_scenes_in_turn(self, folder, checkpoint):
         done(sample, checkpoint, "num_samples=3", "output_dir=turn", cwd=folder)
-        _, captions = self.drawn(folder, "turn")
+        _, texts = self.drawn(folder, "turn")
         held_out = load_data(load(folder / "run" / "checkpoints" / "last.ckpt"), None)["val"].sample(torch.arange(3))
-        assert captions == [Vocabulary(CLASSES["digits"]).decode(caption) for caption in held_out.tokens]
-        for caption in captions:
+        assert texts == [Vocabulary(CLASSES["digits"]).decode(caption) for caption in held_out.tokens]
+        for caption in texts:
             one, other = (int(word) for word in caption.split() if word.isdigit())
             assert (one - other) % 10 in (3, 7)  # pairs that training has not shown
+
+    def test_the_benchmark_judges_samples(self, folder):
+        path = folder / "run" / "checkpoints" / "last.ckpt"
+        with pytest.raises(ValueError, match=r"trained with denoiser.tokens_dropout=0"):
+            captions.report(path, 0.01, 4, 2.0)
+        table = captions.report(path, 0.01, 4, 1.0, channels=4, depth=1)
+        assert [row[:2] for row in table.rows] == [
+            (images, pairs)
+            for pairs in ("seen in training", "held out")
+            for images in ("real scenes", "samples", "samples, wrong captions")
+        ]
 
     @pytest.mark.parametrize(
         ("words", "message"),
