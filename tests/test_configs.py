@@ -28,6 +28,7 @@ REQUIRED = {
     "recipe/image_folder": ["data.image_size=64"],
     "recipe/image_folder_quick": ["data.image_size=32"],
     "recipe/cifar10": ["data.image_size=32"],
+    "data/paired_folder": ["data.root=nowhere", "data.mask_classes=3"],
     "data/npz": ["data.root=nowhere", "data.channels=2", "data.image_size=[16,24]"],
     "custom": ["schedule.betas=[0.1,0.2]"],
     "autoguidance": ["guidance.weak.ckpt_path=CHECKPOINT"],
