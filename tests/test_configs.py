@@ -115,7 +115,9 @@ def test_experiment_takes_a_training_and_a_sampling_step(name):
 
 def test_programs_compose():
     for program in CONF.glob("*.yaml"):
-        overrides = {"train": [], "report": ["runs=x"]}.get(program.stem, ["ckpt_path=x"])
+        overrides = {"train": [], "report": ["runs=x"], "predict": ["ckpt_path=x", "images=x"]}.get(
+            program.stem, ["ckpt_path=x"]
+        )
         assert OmegaConf.to_container(compose(*overrides, program=program.stem), resolve=True)
 
 

@@ -30,6 +30,7 @@ PICTURES = {1: "L", 3: "RGB"}  # the channels that any picture is converted to, 
 
 
 MEMORY = 2**28  # bytes that decoding one image may take: 27 million pixels of a PNG or a colour JPEG
+LONGEST = 16  # how often an image may cover the area of the network's images
 
 
 # Globally: a filter around each image would make Python show every other warning again.
@@ -99,6 +100,22 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
     channels, height, width = shape
     with decoded(path, channels) as parts:
         return torch.cat([fitted(part, height, width) for part in parts])
+
+
+def read_whole(path: Path, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """The image of one file at its own size, and resized to cover H×W without cropping, uint8 (C, …) each.
+
+    Raises:
+        UnreadableImage: as `read_image`, and for an image that is so long and thin that it covers H×W more than
+            LONGEST times.
+    """
+    channels, height, width = shape
+    with decoded(path, channels) as parts:
+        H, W = parts[0].height, parts[0].width
+        if math.prod(covering(H, W, height, width)) > LONGEST * height * width:
+            raise ValueError(f"{H}×{W} pixels, longer and thinner than {LONGEST} images of {height}×{width} in a row")
+        own = torch.cat([scaled(part, H, W) for part in parts])
+        return own, torch.cat([scaled(part, height, width) for part in parts])
 
 
 @contextlib.contextmanager
