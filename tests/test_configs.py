@@ -28,6 +28,7 @@ REQUIRED = {
     "recipe/image_folder": ["data.image_size=64"],
     "recipe/image_folder_quick": ["data.image_size=32"],
     "recipe/cifar10": ["data.image_size=32"],
+    "data/paired_folder": ["data.root=nowhere", "data.mask_classes=3"],
     "data/npz": ["data.root=nowhere", "data.channels=2", "data.image_size=[16,24]"],
     "custom": ["schedule.betas=[0.1,0.2]"],
     "autoguidance": ["guidance.weak.ckpt_path=CHECKPOINT"],
@@ -114,7 +115,9 @@ def test_experiment_takes_a_training_and_a_sampling_step(name):
 
 def test_programs_compose():
     for program in CONF.glob("*.yaml"):
-        overrides = {"train": [], "report": ["runs=x"]}.get(program.stem, ["ckpt_path=x"])
+        overrides = {"train": [], "report": ["runs=x"], "predict": ["ckpt_path=x", "images=x"]}.get(
+            program.stem, ["ckpt_path=x"]
+        )
         assert OmegaConf.to_container(compose(*overrides, program=program.stem), resolve=True)
 
 

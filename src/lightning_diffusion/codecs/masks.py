@@ -26,6 +26,23 @@ def coloured(masks: Tensor, num_classes: int) -> Tensor:
     return palette(num_classes)[masks.long()].movedim(-1, 1)
 
 
+def overlaid(images: Tensor, masks: Tensor, num_classes: int) -> Tensor:
+    """Images (B, C, H, W) with the colours of their masks (B, H, W) at half strength, except on the background.
+
+    Returns:
+        uint8 (B, 3, H, W).
+    """
+    shown = as_colour(images)
+    mixed = (shown.int() + coloured(masks, num_classes).int()) // 2
+    return torch.where(masks[:, None] == 0, shown, mixed.to(torch.uint8))
+
+
+def as_colour(images: Tensor) -> Tensor:
+    """Images (B, C, H, W) as uint8 (B, 3, H, W): grey ones in grey, those with 2, 4 or more channels as their mean."""
+    grey = images if images.shape[1] == 3 else images.float().mean(1, keepdim=True).to(torch.uint8)
+    return grey.expand(-1, 3, -1, -1)
+
+
 def compared(images: Tensor, truth: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
     """Four panels in a row: the image, its mask, the predicted mask, and the dark image with errors in red.
 
@@ -35,8 +52,7 @@ def compared(images: Tensor, truth: Tensor, predicted: Tensor, num_classes: int)
     Returns:
         uint8 (B, 3, H, 4W + 3).
     """
-    grey = images if images.shape[1] == 3 else images.float().mean(1, keepdim=True).to(torch.uint8)
-    shown = grey.expand(-1, 3, -1, -1)
+    shown = as_colour(images)
     wrong = (predicted != truth) & (truth != IGNORED)
     red = torch.tensor([255, 0, 0], dtype=torch.uint8)[:, None, None]
     errors = torch.where(wrong[:, None], red, shown // 3)
