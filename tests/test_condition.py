@@ -16,7 +16,9 @@ from lightning_diffusion.diffusion.guidance import ClassifierFree
 from lightning_diffusion.diffusion.noise import BatchRNG
 from lightning_diffusion.diffusion.parameterization import X0
 from lightning_diffusion.networks.dit import DiT
+from lightning_diffusion.networks.unet import UNet
 from lightning_diffusion.networks.unet_lecture import LectureUNet
+from lightning_diffusion.networks.uvit import UViT
 from tests.backbones.test_unet import randomized
 from tests.diffusion.options import SCHEDULES
 
@@ -87,6 +89,34 @@ def test_each_part_is_dropped_to_its_own_none():
         assert dropped.tokens.tolist() == [[10, 20, 30], [0, 0, 0], [12, 22, 32]]
         assert_same(dropped[0:1], whole[0:1])
     assert_same(whole.dropped(~where & where, whole.none(10)), whole)
+
+
+def test_some_parts_without_the_others():
+    whole, where = every_part(3), torch.tensor([False, True, False])
+    assert_same(whole.without(), whole)
+    only = whole.without("image", "label", no_class=10)
+    assert_same(only, Condition(**whole.parts | {name: whole.none(10).parts[name] for name in ("image", "label")}))
+    some = whole.without("image", where=where)  # the label needs no class for "none"
+    assert some.image[:, 0, 0, 0].tolist() == [0, 0, 2]
+    assert_same(Condition(**some.parts | {"image": whole.image}), whole)
+    assert_same(by_label(whole.label).without("image"), by_label(whole.label))
+    with pytest.raises(ValueError, match=r"condition.label: there is no class"):
+        whole.without("label")
+
+
+def test_noise_on_the_image_keeps_its_variance_and_leaves_unknown_pixels_alone():
+    """√(1 − s²) z + s q ε, and √(1 − s²) q for the share q that is known."""
+    shown = torch.ones(2, 3, 1, 2)
+    shown[..., 1] = 0  # unknown
+    eps = torch.randn(2, 2, 1, 2)
+    condition = Condition(image=shown, label=torch.arange(2))
+    noised = condition.noised(torch.tensor([0.0, 0.6]), eps)
+    assert torch.equal(noised.image[0], shown[0])
+    torch.testing.assert_close(noised.image[1, :2, 0, 0], 0.8 + 0.6 * eps[1, :, 0, 0])
+    torch.testing.assert_close(noised.image[1, 2, 0], torch.tensor([0.8, 0]))
+    assert not noised.image[..., 1].any()
+    assert torch.equal(noised.label, condition.label)
+    assert by_label(torch.arange(2)).noised(torch.ones(2) / 2, eps).label.tolist() == [0, 1]
 
 
 def test_what_stands_for_none_may_be_given():
@@ -219,11 +249,18 @@ class TestDenoiser:
     def made(self):
         return NetworkDenoiser(Recorder(), SCHEDULES["cosine"], X0(), label_dropout=0.3)
 
-    def test_dropped_as_the_draws_say_every_part_at_once(self):
+    def test_dropped_as_the_draws_say_the_image_independently(self):
+        """An image's own draw comes after that of the other parts, so a model of labels draws as it always did."""
         denoiser, condition = self.made(), every_part(1000)
-        shown = denoiser.drop_condition(condition, BatchRNG(3))
-        dropped = BatchRNG(3).uniform(1000) < 0.3
-        assert_same(shown, condition.dropped(dropped, condition.none(10)))
+        denoiser.image_dropout = 0.2
+        shown, rng = denoiser.drop_condition(condition, BatchRNG(3)), BatchRNG(3)
+        dropped, image_dropped = rng.uniform(1000) < 0.3, rng.uniform(1000) < 0.2
+        expected = condition.dropped(dropped, condition.none(10)).parts
+        expected["image"] = torch.where(image_dropped[:, None, None, None], 0, condition.image)
+        assert_same(shown, Condition(**expected))
+        assert 30 < (dropped & image_dropped).sum() < 95
+        denoiser.image_dropout = 0
+        assert torch.equal(denoiser.drop_condition(condition, BatchRNG(3)).image, condition.image)
         assert torch.equal(shown.label, torch.where(dropped, 10, condition.label))
         assert 230 < dropped.sum() < 370
         assert denoiser.eval().drop_condition(condition, BatchRNG(3)) is condition
@@ -260,6 +297,40 @@ class TestNetworks:
         if name != "label":
             with pytest.raises(ValueError, match=f"condition.{name}: this network"):
                 self.dit(num_classes=10)(self.x, self.time, Condition(label=condition.label, **only.parts))
+
+    def networks(self, **options):
+        yield randomized(self.dit(**options))
+        yield randomized(UViT(8, 1, patch_size=4, dim=16, depth=1, num_heads=2, **options))
+        yield randomized(UNet(8, 1, 8, [1, 2], num_blocks=1, attention_resolutions=[], patch_size=2, **options))
+        yield randomized(LectureUNet(1, 8, depth=1, **options))
+
+    def test_an_image_changes_the_output_where_it_is_and_none_is_zeros(self):
+        image = torch.randn(3, 3, 8, 8)
+        for network in self.networks(condition_channels=2, num_classes=10):
+            label = torch.arange(3)
+            shown = network(self.x, self.time, Condition(label=label, image=image))
+            assert shown.shape == self.x.shape
+            none = network(self.x, self.time, Condition(label=label, image=torch.zeros_like(image)))
+            assert torch.equal(network(self.x, self.time, by_label(label)), none)
+            for given in (-torch.ones(3, 2, 8, 8), torch.zeros(3, 2, 8, 8)):  # black and grey are not none
+                known = torch.cat([given, torch.ones(3, 1, 8, 8)], dim=1)
+                assert (network(self.x, self.time, Condition(label=label, image=known)) - none).abs().max() > 1e-4
+            with pytest.raises(ValueError, match=r"condition.image: this network takes 3 × 8 × 8, not 2 × 8 × 8"):
+                network(self.x, self.time, Condition(image=image[:, :2]))
+            image.requires_grad_()
+            (slope,) = torch.autograd.grad(shown_sum := network(self.x, self.time, Condition(image=image)).sum(), image)
+            assert shown_sum.isfinite()
+            assert slope.flatten(1).any(dim=1).all()
+            image = image.detach()
+
+    def test_an_image_changes_only_the_input_layer(self):
+        """The other weights have the same names and shapes as those of a network without image."""
+        plain = {type(net): net for net in self.networks()}
+        for with_image in self.networks(condition_channels=2):
+            shapes = {name: value.shape for name, value in with_image.state_dict().items()}
+            others = {name: value.shape for name, value in plain[type(with_image)].state_dict().items()}
+            assert shapes.keys() == others.keys()
+            assert sum(shapes[name] != others[name] for name in shapes) == 1  # the input layer
 
     def test_one_compiled_graph_serves_every_condition_of_the_same_parts(self):
         """A condition is new at every step; recompiling each time would cost minutes."""

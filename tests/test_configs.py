@@ -39,6 +39,12 @@ REQUIRED = {
     "unet_cifar10": ["data.image_size=32"],
     "model/segmentation": ["data=scenes"],
     "recipe/scenes": ["data.image_size=32"],
+    "recipe/mask_to_image": ["data=scenes"],
+    "recipe/image_to_mask": ["data=scenes"],
+    "recipe/colorize": ["data.image_size=32", "data.channels=3"],
+    "colorize": ["data.root=nowhere", "data.num_classes=null"],
+    "condition/mask": ["data=scenes"],
+    "condition/picture": ["data=scenes"],
     "metrics/module": ["metrics.network._target_=torch.nn.Flatten", "metrics.name=pixels", "trust=[torch]"],
     "guidance/classifier": ["guidance.classifier._target_=torch.nn.Identity", "trust=[torch]"],
 }
@@ -104,12 +110,13 @@ def test_experiment_takes_a_training_and_a_sampling_step(name):
     data, module, sampler, guidance = (arguments.nodes[key].make() for key in ("data", "module", "sampler", "guidance"))
     K = data.num_classes
     condition = by_label(None if K is None else torch.arange(2) % K)
-    x_0 = torch.rand(2, *data.shape) * 2 - 1
+    shape = module.model.shape
+    x_0 = torch.rand(2, *shape) * 2 - 1
     loss = module.objective(module.model.denoiser, x_0, condition)
     loss.backward()
     assert torch.isfinite(loss)
     sampler.num_steps = 2
-    x = sampler.sample(guidance(module.model.denoiser), range(2), data.shape, seed=0, condition=condition)
+    x = sampler.sample(guidance(module.model.denoiser), range(2), shape, seed=0, condition=condition)
     assert torch.isfinite(x).all()
 
 

@@ -38,7 +38,7 @@ def compose(*words, folder=None, program="train"):
 
 
 def required(experiment):
-    return PICTURES if experiment.startswith("image_folder") else []
+    return PICTURES if experiment.startswith(("image_folder", "colorize")) else []
 
 
 def leaves(node, path=""):
@@ -76,7 +76,8 @@ def test_every_experiment_trains_every_family(experiment, family, monkeypatch):
     model.check()
     objective.check(model)
     data = arguments.data.node
-    assert model.shape == (data["channels"], data["image_size"], data["image_size"])
+    channels = getattr(model.condition_source, "mask_classes", data["channels"])  # if masks are drawn
+    assert model.shape == (channels, data["image_size"], data["image_size"])
     assert sum(parameter.numel() for parameter in model.network.parameters()) > 1000
 
 
@@ -109,7 +110,7 @@ def test_a_part_on_the_command_line_replaces_only_that_of_the_recipe():
 
 
 def test_the_groups_of_the_families_are_found_behind_their_recipes():
-    diffusion = {"schedule", "parameterization", "time_sampler", "weighting", "distance", "backbone"}
+    diffusion = {"schedule", "parameterization", "time_sampler", "weighting", "distance", "backbone", "condition"}
     assert family_groups() == {"model", "game"} | diffusion
     assert not family_groups() & set(DRAWING)
 

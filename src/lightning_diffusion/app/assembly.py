@@ -18,7 +18,7 @@ from lightning_diffusion.app.cli import config_errors, one_line
 from lightning_diffusion.app.resume import typed_keys
 from lightning_diffusion.checkpoints.content import check_resumable
 from lightning_diffusion.checkpoints.folder import locate, read_checkpoint
-from lightning_diffusion.checkpoints.format import IMAGES
+from lightning_diffusion.checkpoints.format import IMAGES, drawn_images
 from lightning_diffusion.checkpoints.loading import adopt, load_weights
 from lightning_diffusion.checkpoints.model_file import of_checkpoint
 from lightning_diffusion.checkpoints.network_size import TOO_LARGE, no_larger_than, no_larger_than_memory
@@ -100,6 +100,7 @@ def assemble(config: DictConfig) -> Parts:
     if weights is not None:
         for model in (module.model, module.ema.model):
             load_weights(model, weights, source)
+    datamodule.condition_source = module.model.condition_source
     trainer = build_trainer(arguments.trainer, arguments.callbacks, arguments.logger)
     parts = Parts(arguments, trainer, module, datamodule)
     optimizer = check_together(parts)
@@ -155,6 +156,8 @@ def check_together(parts: Parts) -> Optimizer:
     except Exception as error:  # a third-party constructor can raise anything
         raise ConfigError(one_line(f"optimizer: {error}")) from error
     check_masks(module, datamodule)
+    if module.model.condition_source is not None:
+        module.model.condition_source.check(datamodule)
     if not isinstance(module.model, Generator):
         leave_out_scores(trainer, type(module.model).__name__)
     measured = measured_by(module, trainer)
@@ -207,7 +210,7 @@ def resumable(arguments: Arguments, module: TrainingModule, optimizer: Optimizer
 
 def check_parts_for_data(nodes: Mapping[str, Node[Any]]) -> None:
     """Raise ValueError if a part is made for images of another size, channels or classes than the data have."""
-    data = nodes["data"].node
+    data = drawn_images(nodes["data"].node, nodes["condition"].node if "condition" in nodes else None)
     for key, node in ((key, part.node) for key, part in nodes.items() if key != "data"):
         for ours, theirs in IMAGES.items():
             if simplest(node.get(theirs, data[ours])) != simplest(data[ours]):

@@ -95,6 +95,11 @@ def same_label(label: Any, count: int, num_classes: int | None) -> Condition:
     return Condition(label=torch.full((count,), label))
 
 
+def with_label(condition: Condition | None, label: Condition) -> Condition:
+    """The condition with another label; its other parts stay."""
+    return label if condition is None else Condition(**condition.parts | label.parts)
+
+
 def strip(columns: dict[str, Tensor], editing: Editing) -> Tensor:
     """One row for each picture: its inputs, then the results of all its variants. uint8 (C, H', W')."""
     V = editing.num_variants

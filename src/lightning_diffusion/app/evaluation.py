@@ -23,7 +23,6 @@ from lightning_diffusion.app.evaluation_inputs import (
 from lightning_diffusion.app.evaluation_report import Measured, measure_run
 from lightning_diffusion.app.resume import typed_keys
 from lightning_diffusion.checkpoints.loading import TrainedModel, load_data
-from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.configuration.arguments import at_least, parse
 from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.data.dataset import ImageDataset
@@ -78,6 +77,7 @@ class SampleEvaluation(NamedTuple):
     num_samples: int
     real: ReferenceData
     comparison: Comparison
+    held_out: ImageDataset | None  # the images whose conditions the model draws with, if it needs them
 
     def measure(self, run: SamplingRun) -> Measured:
         """Draw and score the samples of one sampling run."""
@@ -85,7 +85,7 @@ class SampleEvaluation(NamedTuple):
         with Phase(
             f"drawing {N:,} samples by {self.describe(run)}", run.model.num_steps * -(-N // batch_size)
         ) as phase:
-            return measure_run(self.comparison, run, seed, N, batch_size, phase.advance)
+            return measure_run(self.comparison, run, seed, N, batch_size, phase.advance, self.held_out)
 
     def describe(self, run: SamplingRun) -> str:
         """How this run draws, for console output."""
@@ -125,7 +125,10 @@ def prepare_samples(
     comparison = compare(extractor, real, device, arguments.extrapolate)
     comparison.check(count)
     names: dict[str, Any] = {key: node_of(key, part) for key, part in objects.items()}
-    return SampleEvaluation(replace(arguments, **names), model, runs, count, real, comparison)
+    held_out = None
+    if model.condition_source is not None:
+        held_out = real.held_out if arguments.reference is None else load_data(trained, None, arguments.trust)["val"]
+    return SampleEvaluation(replace(arguments, **names), model, runs, count, real, comparison, held_out)
 
 
 def compare(extractor: Extractor, real: ReferenceData, device: torch.device, extrapolate: bool) -> Comparison:
@@ -149,12 +152,12 @@ class LikelihoodEvaluation(NamedTuple):
         batches = torch.arange(arguments.num_images).split(arguments.batch_size)
         with Phase("likelihood", len(batches) * self.metric.steps(self.measurable)) as phase:
             for batch in batches:
-                images, labels = self.dataset[batch]
-                condition = by_label(None if labels is None or self.trained.num_classes is None else labels.to(device))
+                sample = self.dataset.sample(batch)
+                condition = sample.condition(self.trained.num_classes)
                 parts.append(
                     self.metric(
-                        self.measurable, images.to(device), condition, int(batch[0]), arguments.seed,
-                        on_step=phase.advance,
+                        self.measurable, sample.images.to(device), None if condition is None else condition.to(device),
+                        int(batch[0]), arguments.seed, on_step=phase.advance,
                     )
                 )  # fmt: skip
         scores = {name: torch.cat([part[name].cpu().double() for part in parts]) for name in parts[0]}

@@ -1,6 +1,7 @@
 """Samples scored against real images, and the files and tables that report the scores."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +30,8 @@ class Measured(NamedTuple):
     """Scores of samples and their cost.
 
     nfe: network evaluations per sample. seconds: of the whole measurement. per_1000: seconds to draw 1,000 samples. nfe
-    and per_1000 are None for given images.
+    and per_1000 are None for given images. consistency: mean squared difference of the samples' conditions from the
+    given ones, in [0, 1], or None (see `ConditionSource.consistency`).
     """
 
     scores: dict[str, Score]
@@ -38,6 +40,7 @@ class Measured(NamedTuple):
     nfe: float | None
     seconds: float
     per_1000: float | None
+    consistency: float | None = None
 
 
 def measure_run(
@@ -47,20 +50,31 @@ def measure_run(
     count: int,
     batch_size: int,
     on_step: Callable[[], None],
+    held_out: ImageDataset | None = None,
 ) -> Measured:
-    """Draw `count` samples and score them."""
+    """Draw `count` samples and score them.
+
+    Args:
+        held_out: the images whose conditions the model draws with, if it needs them.
+    """
     started, evaluations, drawing = time.monotonic(), 0, 0.0
-    images, features = [], []
+    images, features, errors = [], [], []
     for indices in shard_batches(count, batch_size):
         begun = time.monotonic()
-        drawn = run.model.draw(indices, run.model.conditions_in_turn(indices), seed, on_step)
+        condition = run.model.conditions_in_turn(indices, held_out)
+        drawn = run.model.draw(indices, condition, seed, on_step)
         drawing += time.monotonic() - begun
         evaluations += drawn.cost
         images.append(drawn.images)
         features.append(comparison.extractor(drawn.images, comparison.device))
+        if run.model.condition_source is not None and condition is not None and condition.image is not None:
+            errors.append(run.model.condition_source.consistency(drawn.images, condition.image))
     found = concatenate(features)
     scores, samples = comparison(found), InMemory(torch.cat(images))
-    return Measured(scores, found, samples, evaluations / count, time.monotonic() - started, 1000 * drawing / count)
+    known = [error for error in errors if error is not None]
+    consistency = float(torch.cat(known).double().mean()) if known else None
+    seconds, per_1000 = time.monotonic() - started, 1000 * drawing / count
+    return Measured(scores, found, samples, evaluations / count, seconds, per_1000, consistency)
 
 
 def measure_images(comparison: Comparison, samples: ImageDataset) -> Measured:
@@ -76,6 +90,7 @@ def score_results(comparison: Comparison, measured: Measured, near: Neighbours, 
     N = len(measured.samples)
     results = comparison.beside_floor(measured.scores, N) | comparison.near_copies(near)
     cost = {"num_samples": N, "nfe": measured.nfe, "seconds": measured.seconds, PER_1000: measured.per_1000}
+    results |= {name: {"value": value, "best": "max"} for name, value in _consistency(measured).items()}
     return results | {"how": how | cost | comparison.how()}
 
 
@@ -105,6 +120,8 @@ def report_scores(
         )
     for name, found in comparison.near_copies(near).items():
         scores.add_row(name, _number(found["value"]), "", *([_number(found["floor"]["value"])] if floor else []))
+    for name, value in _consistency(measured).items():
+        scores.add_row(name, _number(value), "", *([""] if floor else []))
     picture = neighbours_picture(measured.samples, real, near)
     with config_errors("output_dir"):
         write_png(output_dir / "neighbours.png", picture)
@@ -129,6 +146,7 @@ def report_curve(
         | {PER_1000: each.per_1000, "num_samples": N, **_with_errors(each.scores)}
         | {f"floor/{name}": score.value for name, score in floor.items()}
         | _near_copies(comparison, each)
+        | _consistency(each)
         for run, each in zip(runs, measured, strict=True)
     ]
     shown = [names[0], *(comparison.extractor.label(name) for name in ("precision", "recall"))]
@@ -163,6 +181,15 @@ def _near_copies(comparison: Comparison, measured: Measured) -> dict[str, float]
     """The share of near-copies, by its name."""
     found = comparison.near_copies(comparison.neighbours(measured.features, 1))
     return {name: score["value"] for name, score in found.items()}
+
+
+def _consistency(measured: Measured) -> dict[str, float]:
+    """The peak signal-to-noise ratio in decibels, −10 log10 of the mean squared difference, by its name; at most 100.
+
+    It compares the condition that a sample has itself with the condition that it was drawn for. Empty if it is unknown.
+    """
+    found = measured.consistency
+    return {} if found is None else {"consistency_psnr": -10 * math.log10(max(found, 1e-10))}
 
 
 def _with_errors(scores: dict[str, Score]) -> dict[str, float]:

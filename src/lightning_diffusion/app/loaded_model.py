@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_diffusion.app.cli import config_errors
 from lightning_diffusion.app.drawing import NONE, apply_drawing
-from lightning_diffusion.app.edit_inputs import label_condition, prepare_inputs
+from lightning_diffusion.app.edit_inputs import label_condition, prepare_inputs, with_label
 from lightning_diffusion.app.evaluation import (
     LikelihoodEvaluation,
     SampleEvaluation,
@@ -25,7 +25,7 @@ from lightning_diffusion.app.evaluation import (
 )
 from lightning_diffusion.app.evaluation_report import score_results
 from lightning_diffusion.app.keywords import configured
-from lightning_diffusion.app.sampling import as_editor, as_generator, parse_arguments, parse_early
+from lightning_diffusion.app.sampling import as_editor, as_generator, held_out_conditions, parse_arguments, parse_early
 from lightning_diffusion.app.sampling import draw as draw_all
 from lightning_diffusion.app.sampling import edit as edit_all
 from lightning_diffusion.checkpoints.loading import TrainedModel
@@ -160,6 +160,8 @@ class LoadedModel:
             condition = label_condition(label, len(pictures), self.num_classes)
             if condition is None and isinstance(model, Generator) and model.needs_labels:
                 raise ConfigError("label: missing; this model needs the class of each image")
+            if isinstance(model, Generator) and model.needs_image:
+                raise ConfigError("images: this model needs an image as the condition of each; use evaluate instead")
         found = []
         with torch.no_grad():
             for batch in shard_batches(len(pictures), batch_size):
@@ -288,8 +290,10 @@ class LoadedModel:
             model = as_generator(apply_drawing(self.module, arguments, objects))
             size = 1 + model.num_steps if states else 4
             check_fits("num_samples", num_samples, size * math.prod(self.shape))
-            condition = label_condition(label, num_samples, self.num_classes)
-        return model, model.conditions_in_turn(range(num_samples)) if condition is None else condition
+            labels = label_condition(label, num_samples, self.num_classes)
+            held_out = held_out_conditions(self._trained, arguments.data, self._trust)
+            condition = model.conditions_in_turn(range(num_samples), held_out)
+        return model, condition if labels is None else with_label(condition, labels)
 
     def _configured(
         self,

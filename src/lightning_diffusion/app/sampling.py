@@ -11,10 +11,13 @@ from torch import Tensor
 from lightning_diffusion.app.drawing import NONE, Drawing, ModelArguments, fill_drawing, option_of
 from lightning_diffusion.app.edit_inputs import EditInputs
 from lightning_diffusion.app.output import show
+from lightning_diffusion.checkpoints.loading import TrainedModel, load_data
 from lightning_diffusion.checkpoints.model_file import ModelFile
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.configuration.arguments import Node, Text, parse
 from lightning_diffusion.configuration.errors import ConfigError
+from lightning_diffusion.data.dataset import ImageDataset
+from lightning_diffusion.data.module import ImageDataModule
 from lightning_diffusion.diffusion.editing.base import Editing
 from lightning_diffusion.metrics.batches import shard_batches
 from lightning_diffusion.models.contracts import Editor, Generator, Model
@@ -30,6 +33,7 @@ class EarlyArguments(ModelArguments):
     output_dir: Text
     images: list[Text] | None
     mask: Text | None
+    data: Node[ImageDataModule] | None
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,25 @@ def as_editor(model: Model) -> Editor:
     """The model, if it edits pictures. Otherwise raises ConfigError."""
     if not isinstance(model, Editor):
         raise ConfigError(f"edit: a {type(model).__name__} cannot edit pictures; leave it out")
+    if isinstance(model, Generator) and model.needs_image:
+        raise ConfigError("edit: this model draws only with an image as its condition; train with image_dropout=0.1")
     return model
+
+
+def held_out_conditions(
+    trained: TrainedModel, data: Node[ImageDataModule] | None, trust: list[str]
+) -> ImageDataset | None:
+    """The held-out images whose conditions a model draws with, of its own data or of `data`; None if it needs none.
+
+    Raises:
+        ConfigError: data are given, but the model needs none.
+        ValueError, FileNotFoundError: data that are missing, damaged or do not fit.
+    """
+    if trained.model.condition_source is None:
+        if data is not None:
+            raise ConfigError("data: this model takes no image as its condition, so it needs no data; leave it out")
+        return None
+    return load_data(trained, data, trust)["val"]
 
 
 def draw(model: Generator, condition: Condition | None, count: int, batch_size: int, seed: int) -> Tensor:

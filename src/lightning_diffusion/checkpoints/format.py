@@ -57,6 +57,16 @@ def upgrade_checkpoint(content: dict[str, Any]) -> None:
         state.update(renamed)
 
 
+def drawn_images(data: dict[str, Any], condition: Any) -> dict[str, Any]:
+    """The options of the data with the channels that the model draws, if its condition decides them.
+
+    Args:
+        condition: the node of the model's condition, or None.
+    """
+    drawn = condition.get("drawn_channels") if isinstance(condition, dict) else None
+    return data if drawn is None else data | {"channels": drawn}
+
+
 def of_denoiser(node: Any, weights: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(node, state dict) of the diffusion model that has this denoiser."""
     backbone = node.get("backbone") if isinstance(node, dict) else None

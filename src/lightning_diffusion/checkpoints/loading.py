@@ -103,7 +103,7 @@ def adopt(config: DictConfig, groups: Collection[str]) -> dict[str, Tensor]:
 
 def _adopt(config: DictConfig, ours: DictConfig, theirs: dict[str, Any], groups: set[str]) -> None:
     for name, written in OmegaConf.to_container(ours, resolve=False).items():  # type: ignore[union-attr]
-        match = re.fullmatch(r"\$\{(\w+)\}", written) if isinstance(written, str) else None
+        match = re.fullmatch(r"\$\{(?:oc\.select:)?(\w+)(?:,null)?\}", written) if isinstance(written, str) else None
         if match is None or name not in theirs:
             continue
         if match[1] in groups:
@@ -138,6 +138,8 @@ def load_data(
         if model is None or TARGET not in node:
             raise ValueError("data: missing; a pretrained model does not record its training data, choose data=NAME")
         datamodule = make(node, Targets(DATA, trust, strict=True), "data")
+    if model is not None:
+        datamodule.condition_source = model.model.condition_source
     datamodule.setup()
     return datamodule.splits
 

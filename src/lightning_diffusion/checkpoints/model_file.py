@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_diffusion.checkpoints.content import averaged_weights
 from lightning_diffusion.checkpoints.diffusers import folder
 from lightning_diffusion.checkpoints.folder import read_checkpoint
-from lightning_diffusion.checkpoints.format import IMAGES, KEY, check_version, of_denoiser, upgrade
+from lightning_diffusion.checkpoints.format import IMAGES, KEY, check_version, drawn_images, of_denoiser, upgrade
 from lightning_diffusion.codecs.image_size import height_width, simplest, typed
 from lightning_diffusion.configuration.arguments import Text
 from lightning_diffusion.configuration.calls import check_node
@@ -93,7 +93,11 @@ def _checked(node: Any, weights: dict[str, Tensor], data: Any, drawing: Any, sou
         for part in (node, data, drawing):
             require_plain(part)
         check_node(node, Model, "model", Targets(family_groups(), trust, strict=True))
-        data = {key: node.get(key) for key in IMAGES} if data is None else data
+        if data is None:
+            data = {key: node.get(key) for key in IMAGES}
+            condition = node.get("condition")
+            if drawn_images({}, condition):  # the image, whose mask is drawn, is the condition
+                data["channels"] = condition.get("channels")
         if not isinstance(data, dict):
             raise ConfigError(f"data={data!r}: expected the options of a data set")
         check_node(data, ImageDataModule if TARGET in data else dict, "data", Targets(DATA, trust, strict=True))
@@ -155,6 +159,7 @@ def _check_images(data: dict[str, Any], model: dict[str, Any]) -> None:
             raise ConfigError(f"data.{key}={value!r}: expected a whole number of at least 1")
     if data["channels"] > LARGEST:
         raise ConfigError(f"data.channels={data['channels']}: more than {LARGEST}")
+    data = drawn_images(data, model.get("condition"))
     for name, part in parts_of("model", model):
         for key, theirs in IMAGES.items():
             other = key if part is model else theirs

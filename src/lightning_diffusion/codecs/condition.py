@@ -18,7 +18,9 @@ class Condition:
     Args:
         label: the class, int64 (B,).
         attributes: float (B, K).
-        image: float (B, C, H, W).
+        image: float (B, C, H, W). For the networks of this project its last channel is the share of the picture that is
+            known, from 0 (nothing) to 1, and the other channels are the picture in [−1, 1] times this share. Zeros
+            therefore mean "no image"; they differ from a black image and from a grey one.
         tokens: int64 (B, L).
 
     Raises:
@@ -107,6 +109,44 @@ class Condition:
             return torch.where(where.reshape(-1, *[1] * (part.ndim - 1)), instead, part)
 
         return self._each(drop)
+
+    def without(self, *names: str, no_class: int | None = None, where: Tensor | None = None) -> Self:
+        """This condition with the parts `names` replaced by their "none", for all samples or for those of a mask.
+
+        Args:
+            no_class: the label that means "none"; needed only if the label is replaced.
+            where: bool (B,).
+
+        Raises:
+            ValueError: the label is replaced, and there is no class for "none".
+        """
+        named = {name: part for name, part in self.parts.items() if name in names}
+        if not named:
+            return self
+        none = type(self)(**named).none(no_class).parts
+        if where is not None:
+            none = {
+                name: torch.where(where.reshape(-1, *[1] * (part.ndim - 1)), part, named[name])
+                for name, part in none.items()
+            }
+        return type(self)(**self.parts | none)
+
+    def noised(self, level: Tensor, eps: Tensor) -> Self:
+        """This condition with noise on its image: √(1 − s²) z + s q ε for the picture z, and √(1 − s²) q for the known
+        share q. s = 0 changes nothing; the limit s = 1 leaves noise that says nothing, of which nothing is known.
+
+        Args:
+            level: s in [0, 1), (B,).
+            eps: ε ~ N(0, I), (B, C − 1, H, W) for an image (B, C, H, W).
+
+        Ref: Cascaded Diffusion Models §4.2
+        """
+        if self.image is None:
+            return self
+        s = level[:, None, None, None]
+        share = self.image[:, -1:]
+        noise = torch.cat([share * eps, torch.zeros_like(share)], dim=1)
+        return type(self)(**self.parts | {"image": (1 - s**2).sqrt() * self.image + s * noise})
 
     @classmethod
     def cat(cls, conditions: Sequence[Self]) -> Self:

@@ -152,14 +152,14 @@ def _checked(
 
 
 def _referred_to(nodes: Any, written: Mapping[str, Any]) -> set[str]:
-    """The root keys that ${…} in these nodes refers to, directly and indirectly."""
+    """The root keys that ${…} or ${oc.select:…,…} in these nodes refers to, directly and indirectly."""
     found: set[str] = set()
     waiting = [nodes]
     while waiting:
         node = waiting.pop()
         if isinstance(node, (Mapping, list)):
             waiting.extend(node.values() if isinstance(node, Mapping) else node)
-        for key in re.findall(r"\$\{(\w+)", node) if isinstance(node, str) else ():
+        for key in re.findall(r"\$\{(?:oc\.select:)?(\w+)", node) if isinstance(node, str) else ():
             if key in written and key not in found:
                 found.add(key)
                 waiting.append(written[key])

@@ -8,16 +8,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_diffusion.codecs.condition import by_label
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.data.batch import Batch
 
 
 class Sample(NamedTuple):
-    """images: uint8 (B, C, H, W). labels: int64 (B,) or None. targets: see `Batch`."""
+    """images: uint8 (B, C, H, W). labels: int64 (B,) or None. targets: see `Batch`. shown: the image of the condition,
+    float (B, C', H, W), or None; see `data.conditions`."""
 
     images: Tensor
     labels: Tensor | None
     targets: Tensor | None
+    shown: Tensor | None = None
+
+    def condition(self, num_classes: int | None) -> Condition | None:
+        """The condition of these images: the labels, unless `num_classes` is None, and the image that is shown."""
+        labels = None if num_classes is None else self.labels
+        return None if labels is None and self.shown is None else Condition(label=labels, image=self.shown)
 
 
 class ImageDataset(ABC):
@@ -123,17 +130,17 @@ class Mirrored(ImageDataset):
         return 2 * len(self.dataset)
 
     def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-        images, labels, _ = self.sample(indices)
-        return images, labels
+        return self.sample(indices)[:2]
 
     def sample(self, indices: Tensor) -> Sample:
-        """The mirror image of a target that has the size of the image, such as a mask, is mirrored too."""
+        """The mirror image of a target that has the size of the image, such as a mask, is mirrored too, and so is the
+        image of the condition."""
         n = len(self.dataset)
         sample, flipped = self.dataset.sample(indices % n), indices >= n
-        images, targets = _mirrored(sample.images, flipped), sample.targets
+        images, targets, shown = _mirrored(sample.images, flipped), sample.targets, sample.shown
         if targets is not None and targets.shape[-2:] == images.shape[-2:]:
             targets = _mirrored(targets, flipped)
-        return Sample(images, sample.labels, targets)
+        return Sample(images, sample.labels, targets, None if shown is None else _mirrored(shown, flipped))
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"mirrored {self.dataset.fingerprint()}".encode()).hexdigest()
@@ -163,9 +170,7 @@ class Batches(Dataset[Batch]):
 
     def __getitem__(self, key: tuple[int, Tensor]) -> Batch:
         start, indices = key
-        images, labels, targets = self.dataset.sample(indices)
-        if self.num_classes is None:
-            return Batch(images, None, start, targets)
-        if self._unknown:
-            check_labels(range_of(labels), self.num_classes)
-        return Batch(images, by_label(labels), start, targets)
+        sample = self.dataset.sample(indices)
+        if self._unknown and self.num_classes is not None:
+            check_labels(range_of(sample.labels), self.num_classes)
+        return Batch(sample.images, sample.condition(self.num_classes), start, sample.targets)

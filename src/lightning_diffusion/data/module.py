@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from lightning_diffusion.codecs.image_size import ImageSize, height_width, typed
 from lightning_diffusion.data.batch import Batch
+from lightning_diffusion.data.conditions import ConditionSource, WithCondition
 from lightning_diffusion.data.dataset import Batches, First, ImageDataset, Mirrored, check_labels
 from lightning_diffusion.data.order import EndlessShuffle, Sequential
 from lightning_diffusion.data.workers import Loader
@@ -80,6 +81,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         self.splits: dict[Split, ImageDataset] = {}
 
     mask_classes: int | None = None  # number of classes of the masks; None if the images have no masks
+    condition_source: ConditionSource | None = None  # of the model; set before `setup`, which applies it
     fetches = True  # whether `prepare_data` may download missing files; False for data named by a model's file or a run
 
     def prepare_data(self) -> None:
@@ -112,6 +114,11 @@ class ImageDataModule(L.LightningDataModule, ABC):
             self.splits = {split: self._checked(split, self.read(split)) for split in splits}
             if self.num_images is not None:
                 self.splits["train"] = self._first(self.splits["train"], self.num_images)
+            if self.condition_source is not None:
+                self.condition_source.check(self)
+                self.splits = {
+                    split: WithCondition(dataset, self.condition_source) for split, dataset in self.splits.items()
+                }
 
     @property
     def num_val_batches(self) -> int:

@@ -1,7 +1,7 @@
 """The denoiser x̂_0 = D(x_t, t, c): the only interface of samplers, guidance and likelihoods to a network."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -22,6 +22,16 @@ class Denoiser(nn.Module, ABC):
     def no_class(self) -> int:
         """The label for "no class"; only a denoiser that was trained with and without classes has one."""
         raise ValueError("guidance: this model was trained without classes; choose guidance=none or guidance=clip")
+
+    @property
+    def condition_parts(self) -> Sequence[str]:
+        """The parts of a condition that it takes."""
+        return ("label",)
+
+    def check_none(self, part: str) -> None:
+        """Raise ValueError if it was not trained without this part of a condition too."""
+        if part == "label":
+            _ = self.no_class
 
     @property
     def learns_variance(self) -> bool:
@@ -66,6 +76,7 @@ class NetworkDenoiser(Denoiser):
         parameterization: what F predicts.
         label_dropout: fraction in [0, 1) of the conditions that training replaces by "none", so that one network
             learns both the conditional and the unconditional estimate. Ref: Classifier-Free Diffusion Guidance Alg. 1
+        image_dropout: the same for the image of a condition, which is dropped independently of its other parts.
 
     Raises:
         ValueError: a parameterization that is singular on this schedule, a learned variance on a continuous schedule,
@@ -78,15 +89,17 @@ class NetworkDenoiser(Denoiser):
         schedule: NoiseSchedule,
         parameterization: Parameterization,
         label_dropout: float = 0.0,
+        image_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         parameterization.check(schedule)
-        if not 0 <= label_dropout < 1:
-            raise ValueError(f"denoiser.label_dropout={label_dropout}: choose 0 <= label_dropout < 1 (0.1 is usual)")
+        for name, share in (("label_dropout", label_dropout), ("image_dropout", image_dropout)):
+            if not 0 <= share < 1:
+                raise ValueError(f"denoiser.{name}={share}: choose 0 <= {name} < 1 (0.1 is usual)")
         self.backbone = backbone
         self.schedule = schedule
         self.parameterization = parameterization
-        self.label_dropout = label_dropout
+        self.label_dropout, self.image_dropout = label_dropout, image_dropout
         if self.learns_variance:
             schedule.chain("backbone.outputs=2", "backbone.outputs=1")
 
@@ -103,6 +116,22 @@ class NetworkDenoiser(Denoiser):
             )
         return int(num_classes)
 
+    @property
+    def condition_parts(self) -> Sequence[str]:
+        taken = {
+            "label": getattr(self.backbone, "num_classes", None) is not None,
+            "image": getattr(self.backbone, "condition_channels", 0) > 0,
+        }
+        return [name for name, takes in taken.items() if takes]
+
+    def check_none(self, part: str) -> None:
+        super().check_none(part)
+        if part == "image" and self.image_dropout == 0:
+            raise ValueError(
+                "guidance: this model was trained with denoiser.image_dropout=0 and never saw an image without its "
+                "condition image; train with denoiser.image_dropout=0.1, or choose guidance=none or guidance=clip"
+            )
+
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         return self.parameterization.to_x0(self.schedule, self.predict(x_t, t, condition).output, x_t, t)
 
@@ -117,11 +146,17 @@ class NetworkDenoiser(Denoiser):
         return self.parameterization.to_x0(self.schedule, output, x_t, t), share
 
     def drop_condition(self, condition: Condition | None, draws: BatchRNG) -> Condition | None:
-        """While training, the condition with a fraction label_dropout of its items replaced by "none"."""
-        if condition is None or not self.training or self.label_dropout == 0:
+        """While training, the condition with fractions of its items replaced by "none": image_dropout of the images
+        and, independently, label_dropout of all other parts together."""
+        if condition is None or not self.training:
             return condition
-        none = condition.none(None if condition.label is None else self.no_class)
-        return condition.dropped(draws.uniform(len(condition)) < self.label_dropout, none)
+        others, shown = [name for name in condition.parts if name != "image"], ["image"] * (condition.image is not None)
+        for names, share in ((others, self.label_dropout), (shown, self.image_dropout)):
+            if names and share > 0:
+                dropped = draws.uniform(len(condition)) < share
+                no_class = self.no_class if "label" in names else None
+                condition = condition.without(*names, no_class=no_class, where=dropped)
+        return condition
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
         """The network's prediction in the dtype of x_t; only the network itself uses reduced precision."""
@@ -154,6 +189,13 @@ class DenoiserWrapper(Denoiser):
     @property
     def no_class(self) -> int:
         return self.denoiser.no_class
+
+    @property
+    def condition_parts(self) -> Sequence[str]:
+        return self.denoiser.condition_parts
+
+    def check_none(self, part: str) -> None:
+        self.denoiser.check_none(part)
 
     @property
     def learns_variance(self) -> bool:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from lightning_diffusion.codecs.condition import Condition, by_label
 from lightning_diffusion.data.batch import Batch
+from lightning_diffusion.data.conditions import ConditionSource
+from lightning_diffusion.data.dataset import ImageDataset
 from lightning_diffusion.diffusion.noise import BatchRNG
 
 GRAPHS: Final = "reduce-overhead"  # torch.compile's mode for CUDA graphs
@@ -28,11 +30,13 @@ def no_report() -> None:
 class Model(nn.Module, ABC):
     """The module that is trained, averaged and saved. Its state dict is the model.
 
-    shape: (C, H, W) of an image. num_classes: K, or None without classes.
+    shape: (C, H, W) of an image. num_classes: K, or None without classes. condition_source: makes the images of its
+    conditions from a data set, or None.
     """
 
     shape: tuple[int, int, int]
     num_classes: int | None
+    condition_source: ConditionSource | None = None
 
     @property
     @abstractmethod
@@ -118,6 +122,7 @@ class Generator(ABC):
     """A model that draws images. Sample i depends only on (weights, seed, i, its condition), up to float rounding."""
 
     num_classes: int | None
+    condition_source: ConditionSource | None = None  # see `Model`
 
     @abstractmethod
     def draw(
@@ -148,10 +153,23 @@ class Generator(ABC):
         """Whether it can only draw images of a given class."""
         return self.num_classes is not None
 
-    def conditions_in_turn(self, indices: Sequence[int]) -> Condition | None:
-        """Class i mod K for sample i; None without classes."""
-        K = self.num_classes
-        return by_label(None if K is None else torch.tensor(list(indices), dtype=torch.long) % K)
+    @property
+    def needs_image(self) -> bool:
+        """Whether it can only draw images with a given image as their condition."""
+        return self.condition_source is not None
+
+    def conditions_in_turn(self, indices: Sequence[int], held_out: ImageDataset | None = None) -> Condition | None:
+        """The condition of held-out image i mod N for sample i, if images are conditions; else class i mod K, or None.
+
+        Args:
+            held_out: N images with their conditions; needed only by a model with a `condition_source`.
+        """
+        numbers, K = torch.tensor(list(indices), dtype=torch.long), self.num_classes
+        if self.condition_source is None:
+            return by_label(None if K is None else numbers % K)
+        if held_out is None:
+            raise ValueError("data: missing; the conditions of this model come from a data set, give data=NAME")
+        return held_out.sample(numbers % len(held_out)).condition(K)
 
 
 class Likelihood(ABC):

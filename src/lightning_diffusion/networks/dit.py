@@ -30,10 +30,12 @@ class DiT(PatchTransformer):
         num_classes: int | None = None,
         outputs: int = 1,
         checkpointing: bool = False,
+        condition_channels: int = 0,
     ) -> None:
         super().__init__(
-            image_size, in_channels, patch_size, dim, depth, num_heads, num_classes, outputs, checkpointing
-        )
+            image_size, in_channels, patch_size, dim, depth, num_heads, num_classes, outputs, checkpointing,
+            condition_channels,
+        )  # fmt: skip
         position = position_embedding(self.patches.rows, self.patches.columns, dim)
         self.register_buffer("position", position, persistent=False)
         self.blocks = nn.ModuleList(Block(dim, num_heads) for _ in range(depth))

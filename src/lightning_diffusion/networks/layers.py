@@ -94,11 +94,15 @@ class ConditionEmbedding(nn.Module):
         out_dim: width of the output.
         num_classes: None for an unconditional network.
         frequency_shift: see `sinusoidal_embedding`.
+        takes_image: whether the network takes the condition's image, at its input; otherwise it is refused.
     """
 
-    def __init__(self, dim: int, out_dim: int, num_classes: int | None, frequency_shift: int = 1) -> None:
+    def __init__(
+        self, dim: int, out_dim: int, num_classes: int | None, frequency_shift: int = 1, takes_image: bool = False
+    ) -> None:
         super().__init__()
         self.dim, self.num_classes, self.frequency_shift = dim, num_classes, frequency_shift
+        self.takes_image = takes_image
         self.mlp = nn.Sequential(nn.Linear(dim, out_dim), nn.SiLU(), nn.Linear(out_dim, out_dim))
         self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, out_dim)
 
@@ -108,7 +112,7 @@ class ConditionEmbedding(nn.Module):
         Raises:
             ValueError: a part of the condition that the network does not embed.
         """
-        refuse_parts(condition, *([] if self.classes is None else ["label"]))
+        refuse_parts(condition, *["label"] * (self.classes is not None), *["image"] * self.takes_image)
         features = sinusoidal_embedding(time, self.dim, self.frequency_shift)
         embedding = self.mlp(features.to(next(self.mlp.parameters()).dtype))
         if self.classes is not None and self.num_classes is not None:
@@ -124,6 +128,42 @@ def refuse_parts(condition: Condition | None, *embedded: str) -> None:
     for name in () if condition is None else condition.parts:
         if name not in embedded:
             raise ValueError(f"condition.{name}: this network has no embedding for it; leave it out")
+
+
+def input_channels(in_channels: int, condition_channels: int) -> int:
+    """Channels of the input of a network that `with_image` makes.
+
+    Raises:
+        ValueError: fewer than 0 condition channels.
+    """
+    if condition_channels < 0:
+        raise ValueError(f"backbone.condition_channels={condition_channels}: choose 0 for no image, or more")
+    return in_channels + (condition_channels + 1 if condition_channels else 0)
+
+
+def with_image(x: Tensor, condition: Condition | None, condition_channels: int) -> Tensor:
+    """x (B, C, H, W) with the condition's image appended: (B, C + C' + 1, H, W), or x itself if C' = 0.
+
+    Without an image in the condition, zeros are appended, which mean "none" (see `Condition`).
+
+    Args:
+        condition_channels: C', channels of the condition's picture, which has one more for the share that is known.
+
+    Raises:
+        ValueError: an image with another number of channels or another size.
+    """
+    if condition_channels == 0:
+        return x
+    B, _, H, W = x.shape
+    image = None if condition is None else condition.image
+    if image is None:
+        image = x.new_zeros(B, condition_channels + 1, H, W)
+    if image.shape[1:] != (condition_channels + 1, H, W):
+        raise ValueError(
+            f"condition.image: this network takes {condition_channels + 1} × {H} × {W}, not "
+            f"{' × '.join(map(str, image.shape[1:]))} (C × H × W)"
+        )
+    return torch.cat([x, image.to(x.dtype)], dim=1)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -44,11 +44,20 @@ class Summary:
     levels: dict[tuple[int, ...], Level]
 
 
-def noisy_images(shape: Sequence[int], num_classes: int | None) -> Example:
-    """Inputs of a denoiser's network: images of `shape` (C, H, W), a time on DDPM's clock, classes or None."""
+def noisy_images(shape: Sequence[int], num_classes: int | None, condition_channels: int = 0) -> Example:
+    """Inputs of a denoiser's network: images of `shape` (C, H, W), a time on DDPM's clock, a condition or None.
+
+    Args:
+        num_classes: None for a condition without label.
+        condition_channels: of the condition's picture; 0 for a condition without image.
+    """
 
     def example(count: int, device: str) -> Inputs:
-        condition = by_label(None if num_classes is None else torch.zeros(count, dtype=torch.long, device=device))
+        label = None if num_classes is None else torch.zeros(count, dtype=torch.long, device=device)
+        condition = by_label(label)
+        if condition_channels:
+            image = torch.zeros(count, condition_channels + 1, *shape[1:], device=device)
+            condition = Condition(label=label, image=image)
         return torch.zeros(count, *shape, device=device), torch.full((count,), 500.0, device=device), condition
 
     return example

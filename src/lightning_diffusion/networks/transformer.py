@@ -7,7 +7,15 @@ from torch import Tensor, nn
 
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.codecs.image_size import ImageSize
-from lightning_diffusion.networks.layers import ConditionEmbedding, attend, maybe_checkpoint, patch_rows_columns, zero
+from lightning_diffusion.networks.layers import (
+    ConditionEmbedding,
+    attend,
+    input_channels,
+    maybe_checkpoint,
+    patch_rows_columns,
+    with_image,
+    zero,
+)
 
 
 class PatchTransformer(nn.Module, ABC):
@@ -22,6 +30,7 @@ class PatchTransformer(nn.Module, ABC):
         num_heads: heads of each attention.
         num_classes: None for an unconditional network.
         outputs: see `UNet`.
+        condition_channels: channels of the condition's picture, which is appended to x; 0: takes no image.
         checkpointing: recomputes each block in the backward pass instead of keeping its activations.
 
     Raises:
@@ -39,6 +48,7 @@ class PatchTransformer(nn.Module, ABC):
         num_classes: int | None,
         outputs: int,
         checkpointing: bool,
+        condition_channels: int = 0,
     ) -> None:
         super().__init__()
         patch_rows_columns(image_size, patch_size)
@@ -48,13 +58,16 @@ class PatchTransformer(nn.Module, ABC):
                 "a dim that 4 · num_heads divides"
             )
         self.num_classes, self.outputs, self.checkpointing = num_classes, outputs, checkpointing
-        self.embedding = ConditionEmbedding(dim, dim, num_classes)
-        self.patches = Patches(image_size, in_channels, patch_size, dim, outputs * in_channels)
+        self.condition_channels = condition_channels
+        self.embedding = ConditionEmbedding(dim, dim, num_classes, takes_image=condition_channels > 0)
+        width = input_channels(in_channels, condition_channels)
+        self.patches = Patches(image_size, width, patch_size, dim, outputs * in_channels)
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
-        """x (B, C, H, W), time (B,) on DDPM's clock 0 … 1000, condition by label or None -> (B, outputs·C, H, W)."""
+        """x (B, C, H, W), time (B,) on DDPM's clock 0 … 1000, condition or None -> (B, outputs·C, H, W)."""
         embedding = self.embedding(time, condition)
-        return self.patches.to_image(self.transform(self.patches.to_tokens(x), embedding))
+        tokens = self.patches.to_tokens(with_image(x, condition, self.condition_channels))
+        return self.patches.to_image(self.transform(tokens, embedding))
 
     @abstractmethod
     def transform(self, tokens: Tensor, embedding: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.codecs.image_size import ImageSize
-from lightning_diffusion.networks.layers import ConditionEmbedding, maybe_checkpoint, zero
+from lightning_diffusion.networks.layers import ConditionEmbedding, input_channels, maybe_checkpoint, with_image, zero
 from lightning_diffusion.networks.norm import norm_silu_conv
 from lightning_diffusion.networks.unet_blocks import (
     BlockConfig,
@@ -70,6 +70,7 @@ class UNet(nn.Module):
         frequency_shift: of the time embedding, 1 (DDPM) or 0.
         patch_size: p folds p×p pixels into channels before the first convolution and unfolds them after the last. The
             levels are p times smaller, so the same FLOPs allow more channels.
+        condition_channels: channels of the condition's picture, which is appended to x; 0: takes no image.
         checkpointing: recomputes each stage in the backward pass instead of keeping its activations.
 
     Raises:
@@ -98,6 +99,7 @@ class UNet(nn.Module):
         frequency_shift: int = 1,
         patch_size: int = 1,
         checkpointing: bool = False,
+        condition_channels: int = 0,
     ) -> None:
         super().__init__()
         check_sizes(channels, channel_mults, num_blocks, outputs)
@@ -108,8 +110,11 @@ class UNet(nn.Module):
 
         self.num_classes, self.outputs, self.checkpointing = num_classes, outputs, checkpointing
         self.scale_shift, self.resampling, self.patch_size = scale_shift, resampling, patch_size
-        self.embedding = ConditionEmbedding(channels, config.embedding_dim, num_classes, frequency_shift)
-        self.stem = nn.Conv2d(patch_size**2 * in_channels, channels, 3, padding=1)
+        self.condition_channels, width = condition_channels, input_channels(in_channels, condition_channels)
+        self.embedding = ConditionEmbedding(
+            channels, config.embedding_dim, num_classes, frequency_shift, condition_channels > 0
+        )
+        self.stem = nn.Conv2d(patch_size**2 * width, channels, 3, padding=1)
         self.down, self.downsample = _build_levels(down, config, partial(_downsampling, resampling))
         width = down[-1].out_channels
         self.middle = nn.ModuleList(Stage(width, width, config, attention) for attention in (True, False))
@@ -118,8 +123,9 @@ class UNet(nn.Module):
         self.head = zero(nn.Conv2d(up[-1].out_channels, patch_size**2 * outputs * in_channels, 3, padding=1))
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
-        """x (B, C, H, W), time (B,) on DDPM's clock 0 … 1000, condition by label or None -> (B, outputs·C, H, W)."""
+        """x (B, C, H, W), time (B,) on DDPM's clock 0 … 1000, condition or None -> (B, outputs·C, H, W)."""
         embedding = self.embedding(time, condition)
+        x = with_image(x, condition, self.condition_channels)
         x = self.stem(F.pixel_unshuffle(x.to(self.stem.weight.dtype), self.patch_size))
         skips = [x]
         for level, stages in enumerate(self.down):

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.codecs.image_size import ImageSize, height_width, typed
-from lightning_diffusion.networks.layers import ConditionEmbedding, refuse_parts, zero
+from lightning_diffusion.networks.layers import ConditionEmbedding, input_channels, refuse_parts, with_image, zero
 
 
 class LectureUNet(nn.Module):
@@ -21,8 +21,9 @@ class LectureUNet(nn.Module):
         out_channels: channels of the output; None means outputs · in_channels.
         outputs: see `UNet`.
         num_classes: None for an unconditional network.
-        time: False for a network without time and class.
+        time: False for a network without time and condition.
         image_size: side of the image in pixels, or [H, W]; used only to check depth.
+        condition_channels: channels of the condition's picture, which is appended to x; 0: takes no image.
 
     Raises:
         ValueError: a number out of range, or an image that is too small for this depth.
@@ -40,6 +41,7 @@ class LectureUNet(nn.Module):
         num_classes: int | None = None,
         time: bool = True,
         image_size: ImageSize | None = None,
+        condition_channels: int = 0,
     ) -> None:
         super().__init__()
         if channels < 4 or channels % 2 or depth < 1:
@@ -51,13 +53,16 @@ class LectureUNet(nn.Module):
                 f"backbone.depth={depth} and data.image_size={typed(image_size)}: the image is too small "
                 f"for so many halvings; choose backbone.depth <= {shorter.bit_length() - 1}"
             )
-        self.num_classes, self.outputs = num_classes, outputs
+        self.num_classes, self.outputs, self.condition_channels = num_classes, outputs, condition_channels
         widths = [channels * 2**k for k in range(depth + 1)]
         embedding_dim = 4 * channels if time else None
-        self.embedding = ConditionEmbedding(channels, 4 * channels, num_classes) if time else None
+        takes_image = condition_channels > 0
+        self.embedding = (
+            ConditionEmbedding(channels, 4 * channels, num_classes, takes_image=takes_image) if time else None
+        )
 
         self.contracting_path = nn.ModuleList()
-        width = in_channels
+        width = input_channels(in_channels, condition_channels)
         for wider in widths[:-1]:
             self.contracting_path.append(DoubleConvolution(width, wider, embedding_dim))
             width = wider
@@ -70,13 +75,13 @@ class LectureUNet(nn.Module):
         self.head = zero(nn.Conv2d(channels, outputs * in_channels if out_channels is None else out_channels, 1))
 
     def forward(self, x: Tensor, time: Tensor | None = None, condition: Condition | None = None) -> Tensor:
-        """x (B, C, H, W), time (B,) on DDPM's clock or None, condition by label or None -> (B, C_out, H, W)."""
+        """x (B, C, H, W), time (B,) on DDPM's clock or None, condition or None -> (B, C_out, H, W)."""
         embedding = None
         if self.embedding is not None and time is not None:
             embedding = self.embedding(time, condition)
         else:
             refuse_parts(condition)
-        x = x.to(next(self.parameters()).dtype)
+        x = with_image(x, condition, self.condition_channels).to(next(self.parameters()).dtype)
         copied = []
         for double_convolution in self.contracting_path:
             x = double_convolution(x, embedding)

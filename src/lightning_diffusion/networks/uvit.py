@@ -28,10 +28,12 @@ class UViT(PatchTransformer):
         num_classes: int | None = None,
         outputs: int = 1,
         checkpointing: bool = False,
+        condition_channels: int = 0,
     ) -> None:
         super().__init__(
-            image_size, in_channels, patch_size, dim, depth, num_heads, num_classes, outputs, checkpointing
-        )
+            image_size, in_channels, patch_size, dim, depth, num_heads, num_classes, outputs, checkpointing,
+            condition_channels,
+        )  # fmt: skip
         if depth % 2 == 0:
             raise ValueError(f"backbone.depth={depth}: choose an odd number, with a block between the two halves")
         self.position = nn.Parameter(0.02 * torch.randn(1 + self.patches.rows * self.patches.columns, dim))

@@ -19,6 +19,12 @@ def square_columns(count: int, num_classes: int | None = None) -> int:
     return K * max(1, round(math.sqrt(count) / K))
 
 
+def columns_for(images: Tensor) -> int:
+    """The number of columns that makes the grid of images (N, C, H, W) about square."""
+    N, _, H, W = images.shape
+    return max(1, round(math.sqrt(N * H / W)))
+
+
 def grid(images: Tensor, columns: int | None = None, least_side: int = 512) -> Tensor:
     """Tiles uint8 images (N, C, H, W) row by row -> (1 or 3, H', W'), with a gap of one pixel.
 

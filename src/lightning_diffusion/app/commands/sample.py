@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_diffusion.app.cli import config_errors
 from lightning_diffusion.app.drawing import apply_drawing, describe
-from lightning_diffusion.app.edit_inputs import EditInputs, read_inputs, same_label, strip
+from lightning_diffusion.app.edit_inputs import EditInputs, read_inputs, same_label, strip, with_label
 from lightning_diffusion.app.output import show
 from lightning_diffusion.app.sampling import (
     Arguments,
@@ -18,6 +18,7 @@ from lightning_diffusion.app.sampling import (
     as_generator,
     draw,
     edit,
+    held_out_conditions,
     parse_arguments,
     parse_early,
 )
@@ -25,9 +26,11 @@ from lightning_diffusion.checkpoints.loading import assembled
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.configuration.arguments import at_least
 from lightning_diffusion.configuration.errors import ConfigError
+from lightning_diffusion.data.conditions import panels
+from lightning_diffusion.data.dataset import ImageDataset
 from lightning_diffusion.diffusion.editing.base import Editing
 from lightning_diffusion.models.contracts import Editor, Generator
-from lightning_diffusion.runs.pictures import grid, square_columns, write_png
+from lightning_diffusion.runs.pictures import columns_for, grid, square_columns, write_png
 from lightning_diffusion.system.files import make_folder, writable, write
 from lightning_diffusion.system.memory import check_fits
 from lightning_diffusion.training.devices import prepare_for_inference, usable
@@ -42,7 +45,8 @@ def main(config: DictConfig) -> None:
         device = usable(early.device)
         file = early.read()
         arguments = parse_arguments(config, file)
-        model = apply_drawing(assembled(file, arguments.trust).model, arguments)
+        trained = assembled(file, arguments.trust)
+        model = apply_drawing(trained.model, arguments)
         how = describe(model, arguments.sampler, arguments.guidance)
         prepare_for_inference(model, device, arguments.precision, arguments.compile)
         if arguments.edit is not None:
@@ -54,20 +58,32 @@ def main(config: DictConfig) -> None:
         else:
             generator = as_generator(model)
             check_fits("num_samples", arguments.num_samples, 4 * math.prod(model.shape))
-            condition = _condition(arguments, generator)
+            held_out = held_out_conditions(trained, arguments.data, arguments.trust)
+            condition = _condition(arguments, generator, held_out)
 
     output_dir = Path(str(arguments.output_dir))  # it can refer to the run's own sampler
     if arguments.edit is not None:
         _edit(editor, editing, inputs, arguments.seed, how, output_dir)
     else:
-        _draw(generator, condition, arguments, how, output_dir)
+        _draw(generator, condition, held_out, arguments, how, output_dir)
 
 
-def _draw(model: Generator, condition: Condition | None, arguments: Arguments, how: str, output_dir: Path) -> None:
+def _draw(
+    model: Generator,
+    condition: Condition | None,
+    held_out: ImageDataset | None,
+    arguments: Arguments,
+    how: str,
+    output_dir: Path,
+) -> None:
     N = arguments.num_samples
     drawn = draw(model, condition, N, arguments.batch_size, arguments.seed)
-    columns = square_columns(N, model.num_classes if arguments.label is None else None)
-    _write(output_dir, "grid.png", grid(drawn, columns), drawn, condition)
+    if held_out is not None and model.condition_source is not None:
+        shown = panels(held_out, model.condition_source, drawn[None])
+        picture = grid(shown, columns_for(shown))
+    else:
+        picture = grid(drawn, square_columns(N, model.num_classes if arguments.label is None else None))
+    _write(output_dir, "grid.png", picture, drawn, condition)
     show(f"{N} samples by {how}: {output_dir}/grid.png, {output_dir}/samples.npz")
 
 
@@ -92,7 +108,9 @@ def _write(output_dir: Path, name: str, picture: Tensor, images: Tensor, conditi
     write_png(output_dir / name, picture)
 
 
-def _condition(arguments: Arguments, model: Generator) -> Condition | None:
-    if arguments.label is None:
-        return model.conditions_in_turn(range(arguments.num_samples))
-    return same_label(arguments.label, arguments.num_samples, model.num_classes)
+def _condition(arguments: Arguments, model: Generator, held_out: ImageDataset | None) -> Condition | None:
+    N, label = arguments.num_samples, arguments.label
+    condition = model.conditions_in_turn(range(N), held_out)
+    if label is None:
+        return condition
+    return with_label(condition, same_label(label, N, model.num_classes))

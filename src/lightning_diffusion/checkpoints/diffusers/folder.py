@@ -75,6 +75,10 @@ def write(folder: Path, model: Model, label: int | None = None) -> str:
     """
     if not isinstance(model, DiffusionModel):
         raise ValueError(f"format=diffusers: exports diffusion models only, and this is a {type(model).__name__}")
+    if model.condition_source is not None:
+        raise ValueError(
+            "format=diffusers: its pipelines pass no image as a condition to the network; choose format=safetensors"
+        )
     denoiser, (channels, *sides) = model.denoiser, model.shape
     image_size = simplest(sides)
     network: UNet = denoiser.backbone  # type: ignore[assignment]

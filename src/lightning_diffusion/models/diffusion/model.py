@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.codecs.image_size import ImageSize, height_width
 from lightning_diffusion.codecs.pixels import Codec, Pixels
+from lightning_diffusion.data.conditions import ConditionSource
 from lightning_diffusion.diffusion.continuous_bound import continuous_bound, span
 from lightning_diffusion.diffusion.denoiser import Counted, Denoiser, NetworkDenoiser
 from lightning_diffusion.diffusion.editing.base import Editing, EditInputs
@@ -34,6 +35,7 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
         image_size: n for squares, or [H, W].
         sampler: of the reverse process; None means DDIM with 50 steps.
         guidance: denoiser -> denoiser; None means clipping x̂_0 to [−1, 1].
+        condition: makes the image of a condition from a data set; None means no such image.
         codec: converts between images and the denoiser's space; None means pixels.
     """
 
@@ -46,10 +48,11 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
         sampler: Sampler | None = None,
         guidance: Callable[..., Denoiser] | None = None,
         codec: Codec | None = None,
+        condition: ConditionSource | None = None,
     ) -> None:
         super().__init__()
         self.denoiser, self.shape = denoiser, (channels, *height_width(image_size))
-        self.num_classes = num_classes
+        self.num_classes, self.condition_source = num_classes, condition
         self.sampler: Sampler = DDIM(Trailing(), 50) if sampler is None else sampler
         self.guidance: Guidance = Clip if guidance is None else guidance
         self.codec = codec or Pixels()
@@ -59,11 +62,12 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
         return self.denoiser.backbone
 
     def example(self, count: int, device: str) -> Inputs:
-        return noisy_images(self.codec.shape(self.shape), self.num_classes)(count, device)
+        shown = 0 if self.condition_source is None else self.condition_source.channels
+        return noisy_images(self.codec.shape(self.shape), self.num_classes, shown)(count, device)
 
     @property
     def shared(self) -> Sequence[object]:
-        return self.sampler, self.guidance, self.codec
+        return self.sampler, self.guidance, self.codec, self.condition_source
 
     parts = ("sampler", "guidance")
 
@@ -78,8 +82,18 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
     def needs_labels(self) -> bool:
         return self.num_classes is not None and self.denoiser.label_dropout == 0
 
+    @property
+    def needs_image(self) -> bool:
+        return self.condition_source is not None and self.denoiser.image_dropout == 0
+
     def check(self) -> None:
-        """Raise ValueError if the guidance or the sampler does not fit the denoiser."""
+        """Raise ValueError if the guidance, the sampler or the condition does not fit the denoiser."""
+        shown = 0 if self.condition_source is None else self.condition_source.channels
+        if (taken := getattr(self.network, "condition_channels", 0)) != shown:
+            raise ValueError(
+                f"condition and backbone.condition_channels={taken}: the condition's image has {shown} channels; "
+                "choose a network of this project and leave out backbone.condition_channels"
+            )
         self.sampler.check(self.guidance(self.denoiser))
 
     def describe(self, options: Mapping[str, str]) -> dict[str, str]:
@@ -109,14 +123,24 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
         counted, device = Counted(self.denoiser), self.device
         guided = self.guidance(counted).to(device)  # a guidance can contain a network
         shape = self.codec.shape(self.shape)
+        condition = self.noised(condition, indices, seed)
         code = self.sampler.sample(guided, indices, shape, seed, condition, len(indices), device, on_step)
         return Drawn(self.codec.decode(code), counted.items)
+
+    def noised(self, condition: Condition | None, indices: Sequence[int], seed: int) -> Condition | None:
+        """The condition with noise of the source's level on its image, the same for item i in every call."""
+        level = 0.0 if self.condition_source is None else self.condition_source.noise
+        if condition is None or condition.image is None or level == 0:
+            return condition
+        shape, device = condition.image[0, :-1].shape, condition.image.device
+        eps = IndexedNoise(seed, indices, shape, device, stream="condition")()
+        return condition.noised(torch.full((len(condition),), level, device=device), eps)
 
     @torch.inference_mode()
     def trajectory(self, indices: Sequence[int], condition: Condition | None, seed: int) -> Iterator[Tensor]:
         device = self.device
         noise = IndexedNoise(seed, indices, self.codec.shape(self.shape), device)
-        condition = None if condition is None else condition.to(device)
+        condition = self.noised(None if condition is None else condition.to(device), indices, seed)
         for x in self.sampler.walk(self.guidance(self.denoiser).to(device), noise, condition):
             yield self.codec.decode(x).cpu()
 
@@ -135,6 +159,7 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
     ) -> dict[str, Tensor]:
         x_0 = self.codec.encode(pictures.to(self.device))
         condition = None if condition is None else condition.to(self.device)
+        condition = self.noised(condition, range(len(pictures)), seed)
         mask = None if mask is None else mask.to(self.device)
         noise = IndexedNoise(seed, range(len(x_0)), x_0.shape[1:], self.device)
         guided = self.guidance(self.denoiser).to(self.device)
@@ -145,6 +170,7 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
         """The continuous-time bound, which is comparable between schedules and predictions."""
         x_0 = self.codec.encode(images)
         noise = IndexedNoise(seed, indices, x_0.shape[1:], x_0.device, stream="bound")
+        condition = self.noised(condition, indices, seed)
         return continuous_bound(Clip(self.denoiser), x_0, noise, spread(indices), condition).total
 
     def check_likelihood(self, **options: Any) -> None:
@@ -162,4 +188,5 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
         on_step: OnStep = no_report,
         **options: Any,
     ) -> dict[str, Tensor]:
+        condition = self.noised(condition, indices, seed)
         return FlowAndBound(**options)(self.denoiser, self.codec.encode(images), condition, indices, seed, on_step)

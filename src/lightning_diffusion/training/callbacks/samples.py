@@ -12,10 +12,12 @@ from torch import Tensor
 
 from lightning_diffusion.codecs.condition import by_label
 from lightning_diffusion.codecs.masks import compared
+from lightning_diffusion.data.conditions import panels
+from lightning_diffusion.data.dataset import ImageDataset
 from lightning_diffusion.metrics.batches import shard_batches
 from lightning_diffusion.metrics.extractors.base import ImageSet
 from lightning_diffusion.models.contracts import Generator, Model, Predictor
-from lightning_diffusion.runs.pictures import grid, square_columns, write_gif, write_png
+from lightning_diffusion.runs.pictures import columns_for, grid, square_columns, write_gif, write_png
 from lightning_diffusion.runs.run import PREDICTIONS
 from lightning_diffusion.system.progress import Phase
 from lightning_diffusion.training.callbacks.budget import Budget
@@ -27,7 +29,7 @@ from lightning_diffusion.training.ranks import RankBarrier
 
 NUM_FRAMES = 40
 BATCH = 64
-PANELS = 4  # of an image with masks
+PANELS = 4  # of an image with masks, and of a condition with its samples
 MOST_READ = 1000  # held-out images among which those of each class are found
 
 
@@ -35,9 +37,11 @@ class SampleGrid(L.Callback):
     """Draws sample grids during training, and a final grid and an animation at the end, with the averaged weights.
 
     Writes step_NNNNNNN.png every n steps, final.png and trajectory.gif at the end, and logs them to W&B. With classes,
-    each column of a grid shows one class. If the model makes pictures of given images, NAME.png shows as many held-out
-    images in the same order at the end, each above its picture. If it predicts masks, predictions.png shows a quarter
-    as many held-out images, each next to its mask, the predicted mask, and the errors in red.
+    each column of a grid shows one class. If images are conditions, a grid shows those of a quarter as many held-out
+    images or fewer, each next to its samples and the true image (see `ConditionSource.panels`). If the model makes
+    pictures of given images, NAME.png shows as many held-out images in the same order at the end, each above its
+    picture. If it predicts masks, predictions.png shows a quarter as many held-out images, each next to its mask, the
+    predicted mask, and the errors in red.
 
     Args:
         directory: folder of the pictures.
@@ -91,12 +95,19 @@ class SampleGrid(L.Callback):
     def _picture(self, trainer: L.Trainer, module: L.LightningModule, name: str) -> None:
         if (model := _generator(module)) is None:
             return
-        batches = shard_batches(self.num_samples, BATCH)
+        source, held_out = model.condition_source, _held_out(trainer)
+        V, N = (1, 0) if source is None else (source.num_samples, len(held_out))
+        count = self.num_samples if source is None else min(N, max(1, self.num_samples // max(V, PANELS)))
+        numbers = [variant * N + i for variant in range(V) for i in range(count)]
+        batches = [numbers[batch.start : batch.stop] for batch in shard_batches(len(numbers), BATCH)]
         drawing = Phase(f"drawing samples/{name}.png", model.num_steps * len(batches))
         with drawing as phase, trainer.precision_plugin.forward_context():
-            drawn = [model.draw(batch, model.conditions_in_turn(batch), self.seed, phase.advance) for batch in batches]
-        images = torch.cat([batch.images for batch in drawn])
-        columns = square_columns(len(images), model.num_classes)
+            conditions = [model.conditions_in_turn(batch, held_out) for batch in batches]
+            drawn = [model.draw(*each, self.seed, phase.advance) for each in zip(batches, conditions, strict=True)]
+        images, columns = torch.cat([batch.images for batch in drawn]), square_columns(count, model.num_classes)
+        if source is not None:
+            images = panels(held_out, source, images.unflatten(0, (V, count)))
+            columns = columns_for(images)
         make_run_folder(self.directory)
         write_png(self.directory / f"{name}.png", grid(images, columns))
         self._log(trainer, "samples", self.directory / f"{name}.png")
@@ -111,8 +122,9 @@ class SampleGrid(L.Callback):
         drawing = Phase("drawing samples/trajectory.gif", model.num_steps)
         with drawing as phase, trainer.precision_plugin.forward_context():
             states = []
-            for state in model.trajectory(indices, model.conditions_in_turn(indices), self.seed):
-                states.append(state)
+            condition, source = model.conditions_in_turn(indices, _held_out(trainer)), model.condition_source
+            for state in model.trajectory(indices, condition, self.seed):
+                states.append(state if source is None else source.drawn_as_picture(state))
                 phase.advance()
         frames = [states[i] for i in torch.linspace(0, len(states) - 1, min(NUM_FRAMES, len(states))).long()]
         columns = square_columns(len(indices), K)
@@ -186,6 +198,11 @@ def in_order_of_classes(images: ImageSet, count: int, num_classes: int | None) -
     if rows == 0:
         return read[:count]
     return torch.stack([numbers[:rows] for numbers in of_class], dim=1).flatten()[:count]
+
+
+def _held_out(trainer: L.Trainer) -> ImageDataset:
+    images: ImageDataset = trainer.datamodule.splits["val"]  # type: ignore[attr-defined]
+    return images
 
 
 def _generator(module: L.LightningModule) -> Generator | None:

@@ -202,7 +202,8 @@ class SampleScores(L.Callback):
 
     def _features_of(self, model: Generator, batch: range, trainer: L.Trainer, drawing: Phase) -> BatchFeatures:
         started = time.monotonic()
-        drawn = model.draw(batch, model.conditions_in_turn(batch), self.seed, drawing.advance)
+        condition = model.conditions_in_turn(batch, trainer.datamodule.splits["val"])  # type: ignore[attr-defined]
+        drawn = model.draw(batch, condition, self.seed, drawing.advance)
         seconds = time.monotonic() - started
         features = self.extractor(drawn.images, trainer.strategy.root_device)
         return BatchFeatures(batch.start, features, drawn.cost, seconds)
