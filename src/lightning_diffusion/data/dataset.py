@@ -13,11 +13,12 @@ from lightning_diffusion.data.batch import Batch
 
 
 class Sample(NamedTuple):
-    """images: uint8 (B, C, H, W). labels: int64 (B,) or None. targets: see `Batch`."""
+    """images: uint8 (B, C, H, W). labels: int64 (B,) or None. targets, instances: see `Batch`."""
 
     images: Tensor
     labels: Tensor | None
     targets: Tensor | None
+    instances: Tensor | None = None
 
 
 class ImageDataset(ABC):
@@ -123,8 +124,8 @@ class Mirrored(ImageDataset):
         return 2 * len(self.dataset)
 
     def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-        images, labels, _ = self.sample(indices)
-        return images, labels
+        sample = self.sample(indices)
+        return sample.images, sample.labels
 
     def sample(self, indices: Tensor) -> Sample:
         """The mirror image of a target that has the size of the image, such as a mask, is mirrored too."""
@@ -133,7 +134,8 @@ class Mirrored(ImageDataset):
         images, targets = _mirrored(sample.images, flipped), sample.targets
         if targets is not None and targets.shape[-2:] == images.shape[-2:]:
             targets = _mirrored(targets, flipped)
-        return Sample(images, sample.labels, targets)
+        instances = None if sample.instances is None else _mirrored(sample.instances, flipped)
+        return Sample(images, sample.labels, targets, instances)
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"mirrored {self.dataset.fingerprint()}".encode()).hexdigest()
@@ -163,9 +165,9 @@ class Batches(Dataset[Batch]):
 
     def __getitem__(self, key: tuple[int, Tensor]) -> Batch:
         start, indices = key
-        images, labels, targets = self.dataset.sample(indices)
+        images, labels, targets, instances = self.dataset.sample(indices)
         if self.num_classes is None:
-            return Batch(images, None, start, targets)
+            return Batch(images, None, start, targets, instances)
         if self._unknown:
             check_labels(range_of(labels), self.num_classes)
-        return Batch(images, by_label(labels), start, targets)
+        return Batch(images, by_label(labels), start, targets, instances)
