@@ -14,7 +14,7 @@ from lightning_diffusion.data.batch import Batch
 from lightning_diffusion.data.dataset import ImageDataset, Sample
 from lightning_diffusion.data.module import ImageDataModule
 from lightning_diffusion.data.scenes import Scenes
-from lightning_diffusion.metrics.segmentation import ConfusionMatrix, measured
+from lightning_diffusion.metrics.segmentation import ConfusionMatrix, measured, names
 from lightning_diffusion.models.contracts import Training
 from lightning_diffusion.models.segmentation.model import Segmentation
 from lightning_diffusion.models.segmentation.objective import CrossEntropyAndDice, parts
@@ -145,15 +145,15 @@ def test_two_ranks_measure_the_scores_of_one(tmp_path):
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err[-3000:]
     one, ranks = validated(4), [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
-    scores = {name: value for name, value in one.items() if "iou" in name or name in ("mean_dice", "pixel_accuracy")}
-    assert len(scores) == 3 + K
+    scores = {name: value for name, value in one.items() if name in names(K)}
+    assert len(scores) == 4 + K
     for rank in ranks:
         assert {name: rank[name] for name in scores} == pytest.approx(scores, abs=1e-6)
 
 
 def test_predictions_are_the_most_probable_classes():
     ours, images = model(), Masked(3, 0).images
-    assert torch.equal(ours.predict(images).long(), ours.logits(images).softmax(1).argmax(1))
+    assert torch.equal(ours.predict(images).long(), ours.outputs(images).logits.softmax(1).argmax(1))
     assert ours.predict(images).dtype == torch.uint8
     assert len(ours.predict(images).unique()) > 1
 
@@ -173,7 +173,7 @@ def test_the_picture_shows_image_mask_prediction_and_errors():
 def test_a_few_scenes_are_learned_by_heart():
     data = Scenes(channels=1, image_size=16, num_classes=None, batch_size=8)
     data.setup()
-    images, _, masks = data.splits["train"].sample(torch.arange(6))
+    images, _, masks, _ = data.splits["train"].sample(torch.arange(6))
     torch.manual_seed(0)
     network = LectureUNet(1, channels=8, depth=2, out_channels=11, time=False)
     ours, objective = Segmentation(network, 1, 16, 11), CrossEntropyAndDice()
@@ -204,8 +204,8 @@ def test_the_scores_of_samples_that_an_experiment_chooses_are_left_out(tmp_path)
     ("words", "message"),
     [
         (["model=segmentation"], "these data have no masks; choose experiment=scenes or data=scenes"),
-        (["model=segmentation", "backbone.out_channels=11"], "these images have no masks, the model predicts 11"),
-        (["experiment=scenes", "backbone.out_channels=4"], "masks of 11 classes, the model predicts 4"),
+        (["model=segmentation", "model.mask_classes=11"], "these images have no masks, the model predicts 11"),
+        (["experiment=scenes", "model.mask_classes=4"], "masks of 11 classes, the model predicts 4"),
         (["experiment=scenes", "callbacks=scores"], "callbacks.scores: a Segmentation draws no samples"),
         (["experiment=scenes", "schedule=linear"], "schedule: not used by"),
         (["experiment=scenes", "objective.dice_weight=-1"], "objective.dice_weight=-1: choose a number"),

@@ -27,7 +27,7 @@ from lightning_diffusion.configuration.arguments import Node, Nodes, Record, Tex
 from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.configuration.trusted_targets import CONF, require_plain
 from lightning_diffusion.data.module import AUTO, ImageDataModule
-from lightning_diffusion.metrics import segmentation
+from lightning_diffusion.metrics import instances, segmentation
 from lightning_diffusion.models.contracts import GRAPHS, Compile, Generator, Likelihood, Model, Objective, Predictor
 from lightning_diffusion.runs.comparable import BITS
 from lightning_diffusion.training.callbacks.checkpoint import LastCheckpoint
@@ -175,6 +175,8 @@ def check_masks(module: TrainingModule, datamodule: ImageDataModule) -> None:
     if (module.objective.needs_masks or classes is not None) and datamodule.mask_classes != classes:
         found = "no masks" if datamodule.mask_classes is None else f"masks of {datamodule.mask_classes} classes"
         raise ConfigError(f"data: these images have {found}, the model predicts {classes} classes; choose data=scenes")
+    if isinstance(model, Predictor) and model.has_instances and not datamodule.has_instances:
+        raise ConfigError("model.instances=true: these masks have no instances; choose data=scenes, or leave it out")
 
 
 def leave_out_scores(trainer: L.Trainer, model: str) -> None:
@@ -191,6 +193,7 @@ def measured_by(module: TrainingModule, trainer: L.Trainer) -> list[str]:
     found = [BITS] if isinstance(model, Likelihood) else []
     if isinstance(model, Predictor) and model.mask_classes is not None:
         found += [f"val/{name}" for name in segmentation.names(model.mask_classes)]
+        found += [f"val/{name}" for name in instances.NAMES if model.has_instances]
     found += [f"val/{name}" for name in module.objective.figures]
     return found + [name for scores in callbacks_of(trainer, SampleScores) for name in scores.names]
 

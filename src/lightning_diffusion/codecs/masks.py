@@ -1,10 +1,12 @@
 """Masks, which give each pixel of an image a class, and pictures of them."""
 
 import colorsys
+from collections.abc import Sequence
 from typing import Final
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 IGNORED: Final = 255  # value of a pixel whose class is unknown: neither trained on nor scored
 GREY: Final = 128  # of ignored pixels, and of the lines between panels
@@ -43,11 +45,22 @@ def as_colour(images: Tensor) -> Tensor:
     return grey.expand(-1, 3, -1, -1)
 
 
-def compared(images: Tensor, truth: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
+def outlined(pictures: Tensor, instances: Tensor) -> Tensor:
+    """Pictures uint8 (B, 3, H, W) with a white line inside each instance, from the number of each pixel's (B, H, W)."""
+    around = F.pad(instances.float()[:, None], (1, 1, 1, 1), mode="replicate")
+    low, high = -F.max_pool2d(-around, 3, 1), F.max_pool2d(around, 3, 1)
+    return torch.where((low != high) & (instances > 0)[:, None], torch.full_like(pictures, 255), pictures)
+
+
+def compared(
+    images: Tensor, truth: Tensor, predicted: Tensor, num_classes: int, instances: Sequence[Tensor] = ()
+) -> Tensor:
     """Four panels in a row: the image, its mask, the predicted mask, and the dark image with errors in red.
 
     Args:
         images: uint8 (B, C, H, W); more channels than three are shown as their mean. truth, predicted: (B, H, W).
+        instances: the number of each pixel's true and predicted instance, (B, H, W) each; empty without instances.
+            They are outlined.
 
     Returns:
         uint8 (B, 3, H, 4W + 3).
@@ -58,4 +71,5 @@ def compared(images: Tensor, truth: Tensor, predicted: Tensor, num_classes: int)
     errors = torch.where(wrong[:, None], red, shown // 3)
     line = torch.full_like(shown[..., :1], GREY)
     masks = [coloured(truth, num_classes), coloured(predicted, num_classes)]
+    masks = [outlined(*pair) for pair in zip(masks, instances, strict=True)] if instances else masks
     return torch.cat([shown, line, masks[0], line, masks[1], line, errors], dim=-1)

@@ -13,12 +13,13 @@ from lightning_diffusion.data.batch import Batch
 
 
 class Sample(NamedTuple):
-    """images: uint8 (B, C, H, W). labels: int64 (B,) or None. targets: see `Batch`. shown: the image of the condition,
-    float (B, C', H, W), or None; see `data.conditions`."""
+    """images: uint8 (B, C, H, W). labels: int64 (B,) or None. targets, instances: see `Batch`. shown: the image of the
+    condition, float (B, C', H, W), or None; see `data.conditions`."""
 
     images: Tensor
     labels: Tensor | None
     targets: Tensor | None
+    instances: Tensor | None = None
     shown: Tensor | None = None
 
     def condition(self, num_classes: int | None) -> Condition | None:
@@ -137,10 +138,12 @@ class Mirrored(ImageDataset):
         image of the condition."""
         n = len(self.dataset)
         sample, flipped = self.dataset.sample(indices % n), indices >= n
-        images, targets, shown = _mirrored(sample.images, flipped), sample.targets, sample.shown
+        images, targets = _mirrored(sample.images, flipped), sample.targets
         if targets is not None and targets.shape[-2:] == images.shape[-2:]:
             targets = _mirrored(targets, flipped)
-        return Sample(images, sample.labels, targets, None if shown is None else _mirrored(shown, flipped))
+        instances = None if sample.instances is None else _mirrored(sample.instances, flipped)
+        shown = None if sample.shown is None else _mirrored(sample.shown, flipped)
+        return Sample(images, sample.labels, targets, instances, shown)
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"mirrored {self.dataset.fingerprint()}".encode()).hexdigest()
@@ -173,4 +176,4 @@ class Batches(Dataset[Batch]):
         sample = self.dataset.sample(indices)
         if self._unknown and self.num_classes is not None:
             check_labels(range_of(sample.labels), self.num_classes)
-        return Batch(sample.images, sample.condition(self.num_classes), start, sample.targets)
+        return Batch(sample.images, sample.condition(self.num_classes), start, sample.targets, sample.instances)

@@ -82,6 +82,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
 
     mask_classes: int | None = None  # number of classes of the masks; None if the images have no masks
     condition_source: ConditionSource | None = None  # of the model; set before `setup`, which applies it
+    has_instances = False  # whether the masks come with the number of each pixel's instance
     fetches = True  # whether `prepare_data` may download missing files; False for data named by a model's file or a run
 
     def prepare_data(self) -> None:

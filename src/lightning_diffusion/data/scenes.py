@@ -46,6 +46,8 @@ class Scenes(ImageDataModule):
         ValueError: a value out of range.
     """
 
+    has_instances = True
+
     def __init__(
         self,
         items: Literal["digits", "fashion_mnist"] = "digits",
@@ -162,7 +164,7 @@ class SceneImages(ImageDataset):
 
     def sample(self, indices: Tensor) -> Sample:
         scene = self.compose(indices)
-        return Sample(scene.images, None, scene.masks)
+        return Sample(scene.images, None, scene.masks, scene.instances)
 
     def compose(self, indices: Tensor) -> Scene:
         """The scenes with these numbers."""
