@@ -2,21 +2,29 @@ import functools
 import gc
 import importlib.metadata
 import os
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core: no threads in it or in the processes it starts
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Keep bytecode even if the environment says not to: rewriting the asserts of all tests takes each worker five seconds.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 os.environ["PYTHONPATH"] = "{0}:{0}/src".format(Path(__file__).parent.parent)  # for every process that a test starts
 
-from lightning_diffusion.system.lazy_import import TORCHMETRICS, defer
+from lightning_diffusion.system.lazy_import import TORCHMETRICS, defer  # noqa: E402
 
 defer("torchmetrics", TORCHMETRICS)  # as the programs do; a test that needs the rest of it imports that
 
 from src.train import main as train  # noqa: E402
 from tests.command import in_process  # noqa: E402
+from tests.forked import popen  # noqa: E402
 from tests.once import once  # noqa: E402
 
 LONGEST = (  # they wait for processes and train in them; started first, they let all workers end at the same time
@@ -82,6 +90,19 @@ def plugins_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importlib.metadata, "entry_points", functools.cache(importlib.metadata.entry_points))
         yield
+
+
+@pytest.fixture
+def forked_jobs(monkeypatch):
+    """Fork each process that a program starts, without the seconds of imports. Slow tests start real ones."""
+    forking = SimpleNamespace(Popen=popen, DEVNULL=subprocess.DEVNULL, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT)
+    monkeypatch.setattr("lightning_diffusion.runs.job.subprocess", forking)
+
+
+@pytest.fixture
+def unarranged(monkeypatch):
+    """Draw figures without matplotlib's search for a layout, which takes nearly half of a picture's time."""
+    monkeypatch.setattr("matplotlib.layout_engine.ConstrainedLayoutEngine.execute", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ from tests.command import in_process
 from tests.data.hostile import little_time
 from tests.reporting.damage import OTHERS, damages, result, write_whole
 
+pytestmark = pytest.mark.usefixtures("unarranged")
+
 
 @pytest.fixture(autouse=True)
 def no_hang():
