@@ -12,10 +12,6 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core: no threads in it or in the processes it starts
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Keep bytecode even if the environment says not to: rewriting the asserts of all tests takes each worker five seconds.
-sys.dont_write_bytecode = False
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-
 os.environ["PYTHONPATH"] = "{0}:{0}/src".format(Path(__file__).parent.parent)  # for every process that a test starts
 
 from lightning_diffusion.system.lazy_import import TORCHMETRICS, defer  # noqa: E402

@@ -48,7 +48,7 @@ def masked(count=6):
 
 def test_low_resolution_is_the_mean_of_each_square():
     image = torch.tensor([[0, 255, 10, 10], [255, 0, 10, 14], [0, 0, 255, 255], [0, 0, 255, 255]], dtype=torch.uint8)
-    _, _, _, shown = LowResolution(1, factor=2)(sample_of(image[None, None]))
+    shown = LowResolution(1, factor=2)(sample_of(image[None, None])).shown
     wanted = torch.tensor([[0.0, 11 / 127.5 - 1], [BLACK, WHITE]]).kron(torch.ones(2, 2))
     torch.testing.assert_close(shown[0, 0], wanted)
     assert torch.equal(shown[0, 1], torch.ones(4, 4))  # all of it is known: a square of 0 is grey, not "none"
@@ -56,14 +56,15 @@ def test_low_resolution_is_the_mean_of_each_square():
 
 def test_grey_is_the_luminance():
     colours = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [0, 0, 0]], dtype=torch.uint8)
-    _, _, _, shown = Grey()(sample_of(colours.T[None, :, None]))
+    shown = Grey()(sample_of(colours.T[None, :, None])).shown
     wanted = torch.tensor([0.299, 0.587, 0.114, 1, 0]) * 2 - 1
     torch.testing.assert_close(shown[0, 0, 0], wanted)
 
 
 def test_a_mask_has_a_channel_for_each_class_and_ignored_pixels_are_unknown():
     data = masked()
-    images, _, targets, shown = Mask(3)(data.sample(torch.arange(6)))
+    sample = Mask(3)(data.sample(torch.arange(6)))
+    images, targets, shown = sample.images, sample.targets, sample.shown
     assert torch.equal(images, data.images)
     for k in range(3):
         assert torch.equal(shown[:, k] == 1, targets == k)
@@ -76,7 +77,8 @@ def test_a_mask_has_a_channel_for_each_class_and_ignored_pixels_are_unknown():
 def test_a_picture_is_shown_and_its_mask_is_drawn():
     data = masked()
     source = Picture(1, 3)
-    images, _, targets, shown = source(data.sample(torch.arange(6)))
+    sample = source(data.sample(torch.arange(6)))
+    images, targets, shown = sample.images, sample.targets, sample.shown
     torch.testing.assert_close(shown[:, :1], data.images / 127.5 - 1)
     assert images.shape == (6, 3, 4, 6)
     assert images.unique().tolist() == [0, 255]

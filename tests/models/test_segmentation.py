@@ -173,7 +173,8 @@ def test_the_picture_shows_image_mask_prediction_and_errors():
 def test_a_few_scenes_are_learned_by_heart():
     data = Scenes(channels=1, image_size=16, num_classes=None, batch_size=8)
     data.setup()
-    images, _, masks, _ = data.splits["train"].sample(torch.arange(6))
+    sample = data.splits["train"].sample(torch.arange(6))
+    images, masks = sample.images, sample.targets
     torch.manual_seed(0)
     network = LectureUNet(1, channels=8, depth=2, out_channels=11, time=False)
     ours, objective = Segmentation(network, 1, 16, 11), CrossEntropyAndDice()
