@@ -49,7 +49,7 @@ def commands(page):
 
 def first_of(word):
     """`key=a,b` and `key=interval(a,b)` with the first value only; `key=[a,b]` as it is."""
-    return re.sub(r"=(?:interval\()?([^\[(,]+),.*", r"=\1", word)
+    return re.sub(r"=(?:interval\()?([^\[({,]+),.*", r"=\1", word)
 
 
 def test_the_sampler_of_the_extension_guide_works_and_equals_ddim(tmp_path):

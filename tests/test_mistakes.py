@@ -69,9 +69,9 @@ TRAIN = [
     ("condition=low_resolution condition.channels=3", "condition.channels=3 and data.channels=1"),
     (
         "condition=low_resolution backbone.condition_channels=0",
-        "condition and backbone.condition_channels=0: the condition's image has 1 channels",
+        "condition, backbone.condition_channels=0: the condition's image has 1 channels",
     ),
-    ("backbone.condition_channels=1", "condition and backbone.condition_channels=1: the condition's image has 0"),
+    ("backbone.condition_channels=1", "condition, backbone.condition_channels=1: the condition's image has 0"),
     ("backbone.condition_channels=-1", "backbone.condition_channels=-1: choose 0 for no image"),
     ("condition=grey", "condition=grey and data.channels=1: only colour images can be shown in grey"),
     ("condition=mask", "condition: these images have no masks; choose data=scenes"),

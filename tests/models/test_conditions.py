@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks import conditions as benchmark
 from lightning_diffusion.app.evaluate import main as evaluate
 from lightning_diffusion.app.export import main as export
 from lightning_diffusion.app.sample import main as sample
@@ -16,7 +17,7 @@ from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.data.batch import Batch
 from lightning_diffusion.data.conditions import LowResolution
 from lightning_diffusion.diffusion.noise import BatchRNG, IndexedNoise
-from lightning_diffusion.models.contracts import Training
+from lightning_diffusion.models.contracts import Predictor, Training
 from tests.command import in_process
 from tests.models.test_programs import done, words
 from tests.test_configs import build, compose
@@ -180,3 +181,48 @@ class TestTraining:
         model.draw([4, 9], batch.condition[:2], seed=5)
         assert torch.equal(seen[-1].image, batch.condition.image[:2])
         model.train()
+
+
+class TestBenchmark:
+    """benchmarks/conditions.py at a tiny budget, with networks that have learned nothing."""
+
+    def made(self, *words):
+        config = compose("backbone.channels=8", "sampler.num_steps=2", *words)
+        torch.manual_seed(0)
+        model, data = build(config.model).eval(), build(config.data)
+        data.condition_source = model.condition_source
+        data.setup()
+        return model, data.splits
+
+    def test_super_resolution_next_to_other_methods(self):
+        model, splits = self.made("condition=low_resolution", "condition.factor=2", "data.num_classes=null")
+        images = benchmark.restored(model, splits, steps=40, count=20)
+        assert list(images) == ["held-out images", "bicubic", "regression", "samples"]
+        table = benchmark.super_resolution(images, model.condition_source, lambda images: float(len(images)))
+        psnr = {name: float(value) for name, value, _, _ in table.rows}
+        assert (psnr["held-out images"], table.rows[0][2]) == (100, "100.00")
+        assert 100 > psnr["bicubic"] > psnr["samples"]  # of a network that has learned nothing
+        assert psnr["regression"] > psnr["samples"] + 3
+        flat = torch.full((1, 1, 8, 8), 77, dtype=torch.uint8)
+        assert torch.equal(benchmark.bicubic(flat, 4), flat)
+
+    @pytest.mark.parametrize("condition", ["mask", "picture"])
+    def test_masks_against_a_segmenter(self, condition):
+        model, splits = self.made(f"condition={condition}", "data=scenes", "data.image_size=16")
+        held_out = splits["val"]
+        masks = held_out.sample(torch.arange(4)).targets
+
+        class Perfect(Predictor):
+            mask_classes = 11
+
+            def predict(self, images):
+                return masks[: len(images)]
+
+        if condition == "mask":
+            table = benchmark.masks_to_images(model, held_out, Perfect(), count=4)
+            assert table.rows == [("real scenes", "1.000"), ("samples", "1.000")]
+        else:
+            table = benchmark.images_to_masks(model, held_out, Perfect(), variants=3, count=4)
+            assert table.rows[0] == ("segmenter", "1.000")
+            assert [name for name, _ in table.rows[1:]] == ["one sample", "most frequent class of 3 samples"]
+            assert all(float(value) < 0.3 for _, value in table.rows[1:])

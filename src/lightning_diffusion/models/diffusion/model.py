@@ -91,7 +91,7 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
         shown = 0 if self.condition_source is None else self.condition_source.channels
         if (taken := getattr(self.network, "condition_channels", 0)) != shown:
             raise ValueError(
-                f"condition and backbone.condition_channels={taken}: the condition's image has {shown} channels; "
+                f"condition, backbone.condition_channels={taken}: the condition's image has {shown} channels; "
                 "choose a network of this project and leave out backbone.condition_channels"
             )
         self.sampler.check(self.guidance(self.denoiser))
