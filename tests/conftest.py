@@ -3,7 +3,6 @@ import gc
 import importlib.metadata
 import os
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core: no threads in i
 
 os.environ["PYTHONPATH"] = "{0}:{0}/src".format(Path(__file__).parent.parent)  # for every process that a test starts
 
-from lightning_diffusion.system.lazy_import import TORCHMETRICS, defer  # noqa: E402
+from lightning_diffusion.system.lazy_import import TORCHMETRICS, defer
 
 defer("torchmetrics", TORCHMETRICS)  # as the programs do; a test that needs the rest of it imports that
 
