@@ -36,6 +36,7 @@ REQUIRED = {
     "unet_28_narrow": ["data.image_size=28"],
     "unet_32_narrow": ["data.image_size=32"],
     "unet_64": ["data.image_size=64"],
+    "unet_64_narrow": ["data.image_size=64"],
     "unet_cifar10": ["data.image_size=32"],
     "model/segmentation": ["data=scenes"],
     "recipe/scenes": ["data.image_size=32"],
@@ -71,7 +72,10 @@ def required_for(option):
 
 def family_of(group):
     """The choice of the family that reads a group, if the default does not."""
-    readers = [path.stem for path in (CONF / "model").glob("*.yaml") if f"  - /{group}: " in path.read_text()]
+    files = {
+        path.stem: [path, *(CONF / "recipe" / path.stem).glob("*.yaml")] for path in (CONF / "model").glob("*.yaml")
+    }
+    readers = [name for name, paths in files.items() if any(f"  - /{group}: " in path.read_text() for path in paths)]
     return [] if not readers or "diffusion" in readers else [f"model={readers[0]}"]
 
 
