@@ -83,6 +83,7 @@ def test_evaluate_measures_the_consistency(folder, checkpoint, trained):
     assert found["consistency_psnr"]["value"] == pytest.approx(-10 * float(errors.mean().log10()), abs=0.1)
 
 
+@pytest.mark.slow  # the flow takes seconds
 def test_the_likelihood_uses_the_condition(folder, checkpoint, trained):
     done(
         evaluate,
@@ -196,7 +197,7 @@ class TestBenchmark:
 
     def test_super_resolution_next_to_other_methods(self):
         model, splits = self.made("condition=low_resolution", "condition.factor=2", "data.num_classes=null")
-        images = benchmark.restored(model, splits, steps=40, count=20)
+        images = benchmark.restored(model, splits, steps=12, count=8)
         assert list(images) == ["held-out images", "bicubic", "regression", "samples"]
         table = benchmark.super_resolution(images, model.condition_source, lambda images: float(len(images)))
         psnr = {name: float(value) for name, value, _, _ in table.rows}
