@@ -193,7 +193,9 @@ def check_masks(module: TrainingModule, datamodule: ImageDataModule) -> None:
     classes = model.mask_classes if isinstance(model, Predictor) else None
     if (module.objective.needs_masks or classes is not None) and datamodule.mask_classes != classes:
         found = "no masks" if datamodule.mask_classes is None else f"masks of {datamodule.mask_classes} classes"
-        raise ConfigError(f"data: these images have {found}, the model predicts {classes} classes; choose data=scenes")
+        raise ConfigError(
+            f"data: these images have {found}, the model predicts {classes} classes; choose data=scenes or paired_folder"
+        )
     if isinstance(model, Predictor) and model.has_instances and not datamodule.has_instances:
         raise ConfigError("model.instances=true: these masks have no instances; choose data=scenes, or leave it out")
 
