@@ -194,7 +194,8 @@ def check_masks(module: TrainingModule, datamodule: ImageDataModule) -> None:
     if (module.objective.needs_masks or classes is not None) and datamodule.mask_classes != classes:
         found = "no masks" if datamodule.mask_classes is None else f"masks of {datamodule.mask_classes} classes"
         raise ConfigError(
-            f"data: these images have {found}, the model predicts {classes} classes; choose data=scenes or paired_folder"
+            f"data: these images have {found}, the model predicts {classes} classes; "
+            "choose data=scenes or data=paired_folder"
         )
     if isinstance(model, Predictor) and model.has_instances and not datamodule.has_instances:
         raise ConfigError("model.instances=true: these masks have no instances; choose data=scenes, or leave it out")
