@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parent.parent
 def _composed_once(words):
     """Skip the first of Hydra's two compositions, which only reads hydra.mode, unless the words may start a sweep.
 
-    Started processes compose twice, as for users.
+    Started and forked processes compose twice, as for users.
     """
     if any(word in ("-m", "--multirun") or "sweep" in word or "hydra.mode" in word for word in words):
         return contextlib.nullcontext()
@@ -47,7 +47,7 @@ def start(module, *arguments, cwd, group=False, forked=False, **environment):
 
     Args:
         group: start it in its own process group, as a shell does.
-        forked: fork it from the server of tests.forked, without the seconds of imports.
+        forked: fork it from the server of tests.forked, without the seconds of imports and of reading conf/.
     """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     merged = clean | environment

@@ -2,7 +2,9 @@ import functools
 import gc
 import importlib.metadata
 import os
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +19,7 @@ defer("torchmetrics", TORCHMETRICS)  # as the programs do; a test that needs the
 
 from src.train import main as train  # noqa: E402
 from tests.command import in_process  # noqa: E402
+from tests.forked import popen  # noqa: E402
 from tests.once import once  # noqa: E402
 
 LONGEST = (  # they wait for processes and train in them; started first, they let all workers end at the same time
@@ -82,6 +85,19 @@ def plugins_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importlib.metadata, "entry_points", functools.cache(importlib.metadata.entry_points))
         yield
+
+
+@pytest.fixture
+def forked_jobs(monkeypatch):
+    """Fork each process that a program starts, without the seconds of imports. Slow tests start real ones."""
+    forking = SimpleNamespace(Popen=popen, DEVNULL=subprocess.DEVNULL, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT)
+    monkeypatch.setattr("lightning_diffusion.runs.job.subprocess", forking)
+
+
+@pytest.fixture
+def unarranged(monkeypatch):
+    """Draw figures without matplotlib's search for a layout, which takes nearly half of a picture's time."""
+    monkeypatch.setattr("matplotlib.layout_engine.ConstrainedLayoutEngine.execute", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

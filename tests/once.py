@@ -1,7 +1,8 @@
 """Caches for Hydra: a test process parses and composes the same few files and words a thousand times.
 
-Only results that depend on nothing but conf/ and the words are cached. Command lines that add a folder, and all
-processes that tests start, compose as for users. tests/test_once.py compares cached and uncached results.
+Only results that depend on nothing but conf/ and the words are cached, here and in forked processes. Command lines
+that add a folder, and processes that tests start anew, compose as for users. tests/test_once.py compares cached and
+uncached results.
 """
 
 import contextlib

@@ -291,7 +291,10 @@ def test_the_package_imports_nothing_heavy_until_it_is_used():
         ld.lod  # noqa: B018
 
 
-def test_a_run_is_trained_shown_and_loaded(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("forked", [True, pytest.param(False, marks=pytest.mark.slow)])  # the slow one: imports too
+def test_a_run_is_trained_shown_and_loaded(tmp_path, monkeypatch, capsys, request, forked):
+    if forked:
+        request.getfixturevalue("forked_jobs")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ld.ConfigError, match="trainer.max_step: no such key; did you mean trainer.max_steps?"):
         ld.train("trainer.max_step=2")

@@ -12,7 +12,18 @@ import torch
 from PIL import Image
 
 from benchmarks import __main__ as listing
-from benchmarks import backbones, digits, emoji, exact, fingerprint, judge, mnist_subset, rounding, stock
+from benchmarks import (
+    backbones,
+    digits,
+    emoji,
+    exact,
+    fingerprint,
+    judge,
+    label_efficiency,
+    mnist_subset,
+    rounding,
+    stock,
+)
 from benchmarks.contenders import ours, theirs
 from benchmarks.peers import PEERS, Diffusers
 from benchmarks.recipes import steps_within
@@ -121,6 +132,37 @@ def test_recipes_get_the_steps_that_their_speed_allows(monkeypatch):
     monkeypatch.setattr("benchmarks.recipes.in_turns", turns)
     words = ["experiment=digits", "logger=csv", "callbacks=default", "backbone.channels=8", "data.batch_size=4"]
     assert [steps_within(seconds, words) for seconds in (0.1, 1.0, 100.0)] == [1, 2, 200]
+
+
+def test_labels_are_counted_for_both_starts(monkeypatch, tmp_path, capsys):
+    """Each number of scenes once from the checkpoint and once from nothing, in runs that are equal otherwise."""
+    found = []
+
+    def trained(command, check, cwd):
+        words = dict(word.split("=", 1) for word in command[3:])
+        found.append(words)
+        Path(words["run_dir"]).mkdir(parents=True)
+        score = 0.1 + int(words["data.num_images"]) / 1000 + 0.2 * ("pretrained" in words)
+        (Path(words["run_dir"]) / "metrics.json").write_text(json.dumps({"val/mean_iou": score}))
+
+    monkeypatch.setattr(label_efficiency.subprocess, "run", trained)
+    arguments = ["x", str(tmp_path / "out"), "last.ckpt", "--labels", "16", "64", "--steps", "7", "--", "backbone=unet"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    label_efficiency.main()
+    assert [(words["data.num_images"], "pretrained" in words) for words in found] == [
+        ("16", True), ("16", False), ("64", True), ("64", False),
+    ]  # fmt: skip
+    same = [{key: value for key, value in words.items() if key not in ("pretrained", "run_dir", "data.num_images")}
+            for words in found]  # fmt: skip
+    assert all(words == same[0] for words in same)
+    assert (same[0]["backbone"], same[0]["trainer.max_steps"], same[0]["trainer.val_check_interval"]) == (
+        "unet",
+        "7",
+        "7",
+    )
+    rows = (tmp_path / "out" / "label_efficiency.csv").read_text().split()
+    assert rows[-2:] == ["16,0.316,0.116", "64,0.364,0.164"]
+    assert Image.open(tmp_path / "out" / "label_efficiency.png").size[0] > 300
 
 
 def test_sizes_compose():

@@ -28,6 +28,7 @@ REQUIRED = {
     "recipe/image_folder": ["data.image_size=64"],
     "recipe/image_folder_quick": ["data.image_size=32"],
     "recipe/cifar10": ["data.image_size=32"],
+    "data/paired_folder": ["data.root=nowhere", "data.mask_classes=3"],
     "data/npz": ["data.root=nowhere", "data.channels=2", "data.image_size=[16,24]"],
     "custom": ["schedule.betas=[0.1,0.2]"],
     "autoguidance": ["guidance.weak.ckpt_path=CHECKPOINT"],
@@ -35,6 +36,7 @@ REQUIRED = {
     "unet_28_narrow": ["data.image_size=28"],
     "unet_32_narrow": ["data.image_size=32"],
     "unet_64": ["data.image_size=64"],
+    "unet_64_narrow": ["data.image_size=64"],
     "unet_cifar10": ["data.image_size=32"],
     "model/segmentation": ["data=scenes"],
     "recipe/scenes": ["data.image_size=32"],
@@ -73,7 +75,10 @@ def required_for(option):
 
 def family_of(group):
     """The choice of the family that reads a group, if the default does not."""
-    readers = [path.stem for path in (CONF / "model").glob("*.yaml") if f"  - /{group}: " in path.read_text()]
+    files = {
+        path.stem: [path, *(CONF / "recipe" / path.stem).glob("*.yaml")] for path in (CONF / "model").glob("*.yaml")
+    }
+    readers = [name for name, paths in files.items() if any(f"  - /{group}: " in path.read_text() for path in paths)]
     return [] if not readers or "diffusion" in readers else [f"model={readers[0]}"]
 
 
@@ -124,7 +129,9 @@ def test_experiment_takes_a_training_and_a_sampling_step(name):
 
 def test_programs_compose():
     for program in CONF.glob("*.yaml"):
-        overrides = {"train": [], "report": ["runs=x"]}.get(program.stem, ["ckpt_path=x"])
+        overrides = {"train": [], "report": ["runs=x"], "predict": ["ckpt_path=x", "images=x"]}.get(
+            program.stem, ["ckpt_path=x"]
+        )
         assert OmegaConf.to_container(compose(*overrides, program=program.stem), resolve=True)
 
 

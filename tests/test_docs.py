@@ -96,7 +96,7 @@ def test_the_commands_of_the_readme_compose():
 @pytest.mark.slow
 def test_the_commands_of_the_other_pages_compose():
     found = {command for page in PAGES[1:] for command in commands(page)} - set(commands(ROOT / "README.md"))
-    assert {command[0] for command in found} == {"train", "sample", "evaluate", "export", "report"}
+    assert {command[0] for command in found} == {"train", "sample", "evaluate", "export", "predict", "report"}
     check_commands(found)
 
 

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from lightning_diffusion.app import evaluate, export, report, sample, summary, train
+from lightning_diffusion.app import evaluate, export, predict, report, sample, summary, train
 from lightning_diffusion.app.cli import CONF
 from tests.command import REPOSITORY, in_process
 
-PROGRAMS = [train, sample, evaluate, export, summary, report]
+PROGRAMS = [train, sample, evaluate, export, predict, summary, report]
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)

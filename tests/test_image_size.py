@@ -122,8 +122,8 @@ def test_a_folder_is_cropped_to_the_shape_wanted(folder):
     data.setup()
     images, _ = data.splits["train"][torch.arange(len(data.splits["train"]))]
     assert images.shape[1:] == data.shape == (1, H, W)
-    with pytest.raises(ValueError, match=r"data.channels=2: image files are read as 1 \(grey\) or 3 \(colour\)"):
-        ImageFolder(str(folder), channels=2, image_size=8, batch_size=4)
+    with pytest.raises(ValueError, match=r"0.png: not a readable image \(it has 1 channel, not 2\)"):
+        ImageFolder(str(folder), channels=2, image_size=8, batch_size=4).setup()
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,9 @@ def test_what_two_channels_cannot_do(two_channels, tmp_path):
     Image.new("L", (W, H)).save(two_channels / "a.png")
     words = ["edit=inpaint", f"images=[{two_channels}/a.png]", "mask=left", "sampler.num_steps=2", "label=0"]
     status, _, err = in_process(sample, model, *words, cwd=tmp_path)
-    check_one_line(status, err, "images: this model's images have 2 channels, but picture files have 1 or 3", tmp_path)
+    check_one_line(
+        status, err, f"images: {two_channels}/a.png: not a readable image (it has 1 channel, not 2)", tmp_path
+    )
     given = [f"images={two_channels}/a.npz", f"reference={two_channels}/a.npz", "metrics=imagenet_lite"]
     status, _, err = in_process(evaluate, *given, cwd=tmp_path)
     message = "metrics: this extractor takes grey or colour images, not 2 channels; choose metrics=classifier"

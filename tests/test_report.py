@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shlex
 import shutil
 
@@ -344,3 +345,20 @@ def test_of_one_run_it_shows_what_there_is(finished, tmp_path, opened):
     assert "1 run, 1 done" in text
     assert "Best:" not in text
     assert "Loss by noise level" in text
+
+
+def test_it_shows_predictions_and_reconstructions_but_no_intermediate_grids(sweep, finished):
+    picture = finished[0] / "samples" / "final.png"
+    for run, name in (("0", "reconstructions"), ("1", "predictions"), ("2", "step_0000005"), ("3", "predictions")):
+        shutil.copy(picture, sweep / run / "samples" / f"{name}.png")
+    shutil.copy(picture, sweep / "0" / "samples" / "<b>.png")
+    assert in_process(report, f"runs={sweep}", cwd=sweep.parent)[0] == 0
+    page = (sweep / "report" / "report.html").read_text()
+    assert "<b>.png" not in page
+    assert "<h2>&lt;b&gt;</h2>" in page
+    titles = re.findall("<h2>(.*?)</h2>", page)
+    assert [title for title in titles if title in ("Samples", "Predictions", "Reconstructions")] == [
+        "Samples", "Predictions", "Reconstructions",
+    ]  # fmt: skip
+    assert [page.count(f'alt="{kind} of ') for kind in ("samples", "predictions", "reconstructions")] == [4, 2, 1]
+    assert "step_" not in page

@@ -3,8 +3,6 @@
 import json
 import signal
 import time
-from subprocess import DEVNULL, STDOUT
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +12,6 @@ from lightning_diffusion.app.sweep import Sweep, sweep_to_resume
 from lightning_diffusion.configuration.errors import ConfigError
 from src.train import main as train
 from tests.command import in_process, run, start
-from tests.forked import popen
 from tests.runs import TINY
 
 OPTIONS = [*TINY, "trainer.max_steps=4"]
@@ -31,13 +28,6 @@ def config_of(job):
 def only_sweep(cwd):
     (folder,) = (cwd / "runs" / "sweeps").iterdir()
     return folder
-
-
-@pytest.fixture
-def forked_jobs(monkeypatch):
-    """Fork each job's process, without the seconds of imports. The slow tests start real ones."""
-    forking = SimpleNamespace(Popen=popen, DEVNULL=DEVNULL, STDOUT=STDOUT)
-    monkeypatch.setattr("lightning_diffusion.runs.job.subprocess", forking)
 
 
 @pytest.mark.usefixtures("forked_jobs")

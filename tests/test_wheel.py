@@ -21,7 +21,7 @@ from tests.command import REPOSITORY
 from tests.runs import TINY
 
 PACKAGE = "lightning_diffusion"
-PROGRAMS = ("train", "sample", "evaluate", "export", "summary", "report")
+PROGRAMS = ("train", "sample", "evaluate", "export", "predict", "summary", "report")
 SOURCES = ("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", ".gitignore", "src", "conf")
 
 

@@ -63,7 +63,8 @@ def test_grey_is_the_luminance():
 
 def test_a_mask_has_a_channel_for_each_class_and_ignored_pixels_are_unknown():
     data = masked()
-    images, _, targets, shown, *_ = Mask(3)(data.sample(torch.arange(6)))
+    sample = Mask(3)(data.sample(torch.arange(6)))
+    images, targets, shown = sample.images, sample.targets, sample.shown
     assert torch.equal(images, data.images)
     for k in range(3):
         assert torch.equal(shown[:, k] == 1, targets == k)
@@ -76,7 +77,8 @@ def test_a_mask_has_a_channel_for_each_class_and_ignored_pixels_are_unknown():
 def test_a_picture_is_shown_and_its_mask_is_drawn():
     data = masked()
     source = Picture(1, 3)
-    images, _, targets, shown, *_ = source(data.sample(torch.arange(6)))
+    sample = source(data.sample(torch.arange(6)))
+    images, targets, shown = sample.images, sample.targets, sample.shown
     torch.testing.assert_close(shown[:, :1], data.images / 127.5 - 1)
     assert images.shape == (6, 3, 4, 6)
     assert images.unique().tolist() == [0, 255]

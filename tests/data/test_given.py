@@ -82,6 +82,9 @@ def test_files_of_another_kind_are_refused(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"no")
     with pytest.raises(ValueError, match=r"images=.*a.npz: not a readable .npz file"):
         read_images(tmp_path / "a.npz", "images")
+    with pytest.raises(ValueError, match=r"images=.*a.npz: not a readable image \(File is not a zip file\)"):
+        read_images(tmp_path, "images")
+    (tmp_path / "a.npz").rename(tmp_path / "a.txt")
     with pytest.raises(FileNotFoundError, match=r"images=.*: no file below it ends in"):
         read_images(tmp_path, "images")
     (tmp_path / "a.png").write_bytes(b"no")

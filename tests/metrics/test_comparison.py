@@ -18,7 +18,7 @@ from tests.metrics.features import Images, digits, extractor, features
 @pytest.fixture(scope="module")
 def on_digits(tmp_path_factory):
     train, held_out = digits()
-    made = Classifier(str(tmp_path_factory.mktemp("digits")), steps=500)
+    made = Classifier(str(tmp_path_factory.mktemp("digits")), steps=200)
     return Comparison(made, train, held_out), held_out.images, held_out.labels
 
 

@@ -47,6 +47,7 @@ def test_scores_are_those_of_scikit_learn(classes, absent, batch_size):
             assert math.isnan(found[f"iou_{k}"])
     assert found["mean_iou"] == pytest.approx(iou.mean(), abs=1e-9)
     assert found["mean_dice"] == pytest.approx(f1_score(y, p, labels=present, average="macro"), abs=1e-9)
+    assert found["foreground_dice"] == pytest.approx(f1_score(y > 0, p > 0), abs=1e-9)
     assert found["pixel_accuracy"] == pytest.approx((y == p).mean(), abs=1e-9)
     assert measured(found).keys() == {name for name in names(classes) if name not in {f"iou_{k}" for k in absent}}
 

@@ -12,6 +12,8 @@ from tests.command import in_process
 from tests.data.hostile import little_time
 from tests.reporting.damage import OTHERS, damages, result, write_whole
 
+pytestmark = pytest.mark.usefixtures("unarranged")
+
 
 @pytest.fixture(autouse=True)
 def no_hang():
@@ -117,10 +119,13 @@ def test_where_all_are_damaged_the_page_is_made(tmp_path):
 def test_a_picture_that_is_none_is_never_embedded(tmp_path):
     for i, content in enumerate((b"<svg onload=alert(1)>", b"\x89PNG\r\n\x1a\n<script>", b"GIF89a<script>")):
         write_whole(tmp_path / "runs" / str(i), 1.0)
-        for name in ("final.png", "trajectory.gif"):
+        for name in ("final.png", "predictions.png", "<img onerror=alert(2)>.png", "trajectory.gif"):
             (tmp_path / "runs" / str(i) / "samples" / name).write_bytes(content)
-    _, page, _ = reported(tmp_path / "runs")
+    out, page, _ = reported(tmp_path / "runs")
     assert "<h2>Samples</h2>" not in page
+    assert "<h2>Predictions</h2>" not in page
+    assert "<img onerror" not in page
+    assert "samples/predictions.png: not a readable PNG" in out
     assert "image/gif" not in page
 
 

@@ -11,6 +11,8 @@ from src.report import main as report
 from tests.command import in_process
 from tests.reporting.damage import write_whole
 
+pytestmark = pytest.mark.usefixtures("unarranged")
+
 OUTPUTS = ("report.csv", "trajectory.png", "report.html")
 
 

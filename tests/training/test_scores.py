@@ -25,7 +25,7 @@ from tests.metrics.features import Images, Net
 
 def callback(cache_dir, **options):
     extractor = Module(str(cache_dir), Net(channels=1), name="random")
-    defaults = {"every_n_steps": 20, "num_samples": 20, "share": None, "batch_size": 10}
+    defaults = {"every_n_steps": 4, "num_samples": 20, "share": None, "batch_size": 10}
     return SampleScores(extractor, **(defaults | options))
 
 
@@ -35,9 +35,10 @@ def quick(module):
     return module
 
 
-def fit(callbacks, max_steps=60, module=None, **options):
+def fit(callbacks, max_steps=12, module=None, **options):
+    """Train with a validation every two steps."""
     module = quick(module or runs.module())
-    trainer = runs.trainer(max_steps, callbacks, val_check_interval=10, **options)
+    trainer = runs.trainer(max_steps, callbacks, val_check_interval=2, **options)
     trainer.fit(module, runs.digits())
     return trainer, module
 
@@ -48,7 +49,7 @@ def logged(path):
     return {int(row["step"]) + 1: float(row["fd_random"]) for row in rows if row.get("fd_random")}
 
 
-@pytest.mark.parametrize("saving", [{}, {"every_n_train_steps": 5}, {"every_n_train_steps": 10}], ids=str)
+@pytest.mark.parametrize("saving", [{}, {"every_n_train_steps": 1}, {"every_n_train_steps": 2}], ids=str)
 def test_a_model_checkpoint_never_raises_and_never_reads_an_old_score(tmp_path, saving):
     """The score is measured only at every second validation. The best checkpoint's score is from its own step."""
     scores = callback(tmp_path)
@@ -62,7 +63,7 @@ def test_a_model_checkpoint_never_raises_and_never_reads_an_old_score(tmp_path, 
     best._update_best_and_save = note.__get__(best)
     fit([scores, best], logger=CSVLogger(str(tmp_path / "metrics.csv")), enable_checkpointing=True)
     measured = logged(tmp_path / "metrics.csv")
-    assert list(measured) == [20, 40, 60]
+    assert list(measured) == [4, 8, 12]
     for step, value in seen:
         assert math.isnan(value) or measured[step] == pytest.approx(value, rel=1e-6)
     if not saving:  # saved at validations, where the score is fresh
@@ -73,14 +74,14 @@ def test_a_model_checkpoint_never_raises_and_never_reads_an_old_score(tmp_path, 
 
 def test_the_last_step_is_measured_once_and_logged_wherever_one_validates(tmp_path):
     scores = callback(tmp_path, every_n_steps=0, share=1e-9)
-    trainer, module = fit([scores], max_steps=15, logger=CSVLogger(str(tmp_path / "metrics.csv")))
+    trainer, module = fit([scores], max_steps=3, logger=CSVLogger(str(tmp_path / "metrics.csv")))
     assert scores.scores == {}
     trainer.validate(module, runs.digits(), verbose=False)
     first = scores.scores
     trainer.validate(module, runs.digits(), verbose=False)
     assert scores.scores is first
     assert float(trainer.callback_metrics["fd_random"]) == pytest.approx(first["fd_random"].value)
-    assert scores.summary()["how"]["step"] == 15
+    assert scores.summary()["how"]["step"] == 3
     assert scores.summary()["how"]["nfe"] == 3
     assert 0 < scores.summary()["how"]["seconds_per_1000_samples"] < 50 * scores.summary()["how"]["seconds"]
     near = scores.summary()["scores"]["near_copies_random"]
@@ -91,20 +92,20 @@ def test_the_last_step_is_measured_once_and_logged_wherever_one_validates(tmp_pa
 
 def test_scores_leave_the_training_unchanged(tmp_path):
     """The weights are the same to the bit, without the extractor's, and the checkpoint can be resumed."""
-    plain = fit([], max_steps=25)[1].state_dict()
-    scores = callback(tmp_path, every_n_steps=10)
-    trainer, module = fit([scores], max_steps=25)
+    plain = fit([], max_steps=5)[1].state_dict()
+    scores = callback(tmp_path, every_n_steps=2)
+    trainer, module = fit([scores], max_steps=5)
     assert all(torch.equal(value, plain[name]) for name, value in module.state_dict().items())
     assert list(module.state_dict()) == list(plain)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]
     (ours,) = (value for name, value in state.items() if "SampleScores" in name)
-    assert ours == {"measured_step": 20}
+    assert ours == {"measured_step": 4}
 
 
 def test_scores_are_those_of_the_averaged_weights(tmp_path):
     scores = callback(tmp_path, every_n_steps=0)
-    _, module = fit([scores], max_steps=20)
+    _, module = fit([scores], max_steps=4)
     check_equal({name: score.value for name, score in scores.scores.items()}, tmp_path, module.ema.model, 20, 10)
 
 
@@ -139,8 +140,8 @@ def test_no_clock_changes_the_number_or_the_value_but_how_often_it_is_measured(t
         for module in (budget, lightning_diffusion.training.callbacks.scores):
             monkeypatch.setattr(module, "time", Clock(load))
         path = tmp_path / f"{load}.csv"
-        scores = callback(tmp_path, num_samples=30, share=share, every_n_steps=10)
-        fit([scores], max_steps=30, logger=CSVLogger(str(path)))
+        scores = callback(tmp_path, num_samples=30, share=share, every_n_steps=2)
+        fit([scores], max_steps=6, logger=CSVLogger(str(path)))
         found[load] = scores.scores, logged(path)
         rows = [row for row in csv.DictReader(path.open()) if row["fd_random"]]
         assert {float(row["scores/num_samples"]) for row in rows} == {30}
@@ -150,14 +151,14 @@ def test_no_clock_changes_the_number_or_the_value_but_how_often_it_is_measured(t
     assert idle == loaded
     assert all(curve[step] == slow_curve[step] for step in curve.keys() & slow_curve.keys())
     # the first measures the time that one takes, the last is the result
-    assert list(curve) == list(slow_curve) == ([10, 20, 30] if share is None else [10, 30])
+    assert list(curve) == list(slow_curve) == ([2, 4, 6] if share is None else [2, 6])
 
 
 def test_what_is_monitored_is_measured_whatever_time_it_takes(tmp_path):
     best = ModelCheckpoint(str(tmp_path / "best"), monitor="fd_random", mode="min")
-    scores = callback(tmp_path, share=1e-9, every_n_steps=10)
-    fit([scores, best], 40, logger=CSVLogger(str(tmp_path / "metrics.csv")), enable_checkpointing=True)
-    assert list(logged(tmp_path / "metrics.csv")) == [10, 20, 30, 40]
+    scores = callback(tmp_path, share=1e-9, every_n_steps=2)
+    fit([scores, best], 8, logger=CSVLogger(str(tmp_path / "metrics.csv")), enable_checkpointing=True)
+    assert list(logged(tmp_path / "metrics.csv")) == [2, 4, 6, 8]
 
 
 def test_a_checkpoint_whose_number_a_clock_had_chosen_is_resumed_with_the_configurations(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from lightning_diffusion.app.resume import typed_keys
 from lightning_diffusion.checkpoints.content import check_resumable
 from lightning_diffusion.checkpoints.folder import locate, read_checkpoint
 from lightning_diffusion.checkpoints.format import IMAGES, drawn_images
-from lightning_diffusion.checkpoints.loading import adopt, load_weights
+from lightning_diffusion.checkpoints.loading import Pretrained, adopt, load_network, load_weights
 from lightning_diffusion.checkpoints.model_file import of_checkpoint
 from lightning_diffusion.checkpoints.network_size import TOO_LARGE, no_larger_than, no_larger_than_memory
 from lightning_diffusion.codecs.image_size import simplest
@@ -27,7 +28,7 @@ from lightning_diffusion.configuration.arguments import Node, Nodes, Record, Tex
 from lightning_diffusion.configuration.errors import ConfigError
 from lightning_diffusion.configuration.trusted_targets import CONF, require_plain
 from lightning_diffusion.data.module import AUTO, ImageDataModule
-from lightning_diffusion.metrics import segmentation
+from lightning_diffusion.metrics import instances, segmentation
 from lightning_diffusion.models.contracts import GRAPHS, Compile, Generator, Likelihood, Model, Objective, Predictor
 from lightning_diffusion.runs.comparable import BITS
 from lightning_diffusion.training.callbacks.checkpoint import LastCheckpoint
@@ -85,7 +86,7 @@ class Parts(NamedTuple):
 def assemble(config: DictConfig) -> Parts:
     """Build and check the parts. Only a checkpoint is read, and the data to count their classes; nothing is written."""
     count_classes(config)
-    weights = adopt(config, groups()) if config.get("pretrained") is not None else None
+    pretrained = adopt(config, groups()) if config.get("pretrained") is not None else None
     arguments = parse(config, Arguments, groups())
     try:
         require_plain(arguments.record)
@@ -93,18 +94,36 @@ def assemble(config: DictConfig) -> Parts:
         raise ConfigError(f"config: {error}; its checkpoints could not be loaded again") from error
     L.seed_everything(arguments.seed, verbose=False)
     datamodule = arguments.data.make()
-    source = f"pretrained={arguments.pretrained}"
-    too_large = f"{source}: its configuration {TOO_LARGE}"
-    with no_larger_than_memory() if weights is None else no_larger_than(weights, too_large):
+    with no_larger_than_memory() if pretrained is None or pretrained.kind else _no_larger_than(pretrained):
         module = arguments.module.make()
-    if weights is not None:
-        for model in (module.model, module.ema.model):
-            load_weights(model, weights, source)
+    if pretrained is not None:
+        start_from(pretrained, module)
     datamodule.condition_source = module.model.condition_source
     trainer = build_trainer(arguments.trainer, arguments.callbacks, arguments.logger)
     parts = Parts(arguments, trainer, module, datamodule)
     optimizer = check_together(parts)
     return parts if arguments.ckpt_path is None else parts._replace(arguments=resumable(arguments, module, optimizer))
+
+
+def _no_larger_than(pretrained: Pretrained) -> AbstractContextManager[None]:
+    return no_larger_than(pretrained.weights, f"{pretrained.source}: its configuration {TOO_LARGE}")
+
+
+def start_from(pretrained: Pretrained, module: TrainingModule) -> None:
+    """Load pretrained weights into the model and its average. Raise ValueError if they do not fit."""
+    for model in (module.model, module.ema.model):
+        if pretrained.kind is None:
+            load_weights(model, pretrained.weights, pretrained.source)
+        else:
+            others = load_network(model, pretrained)
+    if pretrained.kind is not None:
+        _print_start(pretrained, len(module.model.network.state_dict()), others)
+
+
+@rank_zero_only
+def _print_start(pretrained: Pretrained, count: int, others: list[str]) -> None:
+    listed = f"; not {', '.join(others[:4])}{', …' if len(others) > 4 else ''}" if others else ""
+    print(f"{pretrained.source}: {count - len(others)} of the network's {count} tensors are its weights{listed}")
 
 
 def groups() -> list[str]:
@@ -174,7 +193,12 @@ def check_masks(module: TrainingModule, datamodule: ImageDataModule) -> None:
     classes = model.mask_classes if isinstance(model, Predictor) else None
     if (module.objective.needs_masks or classes is not None) and datamodule.mask_classes != classes:
         found = "no masks" if datamodule.mask_classes is None else f"masks of {datamodule.mask_classes} classes"
-        raise ConfigError(f"data: these images have {found}, the model predicts {classes} classes; choose data=scenes")
+        raise ConfigError(
+            f"data: these images have {found}, the model predicts {classes} classes; "
+            "choose data=scenes or data=paired_folder"
+        )
+    if isinstance(model, Predictor) and model.has_instances and not datamodule.has_instances:
+        raise ConfigError("model.instances=true: these masks have no instances; choose data=scenes, or leave it out")
 
 
 def leave_out_scores(trainer: L.Trainer, model: str) -> None:
@@ -191,6 +215,7 @@ def measured_by(module: TrainingModule, trainer: L.Trainer) -> list[str]:
     found = [BITS] if isinstance(model, Likelihood) else []
     if isinstance(model, Predictor) and model.mask_classes is not None:
         found += [f"val/{name}" for name in segmentation.names(model.mask_classes)]
+        found += [f"val/{name}" for name in instances.NAMES if model.has_instances]
     found += [f"val/{name}" for name in module.objective.figures]
     return found + [name for scores in callbacks_of(trainer, SampleScores) for name in scores.names]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.configuration.arguments import Text
 from lightning_diffusion.configuration.errors import ConfigError
-from lightning_diffusion.data.decoding import read_image
+from lightning_diffusion.data.decoding import UnreadableImage, read_image
 from lightning_diffusion.diffusion.editing.base import Editing
 from lightning_diffusion.models.contracts import Generator
 from lightning_diffusion.runs.pictures import grid
@@ -36,8 +36,6 @@ def read_inputs(
     """
     if not files:
         raise ConfigError("images: missing; give picture files, images=[a.png,b.png]")
-    if model.shape[0] not in (1, 3):
-        raise ConfigError(f"images: this model's images have {model.shape[0]} channels, but picture files have 1 or 3")
     pictures = torch.stack([_read("images", file, model.shape) for file in files])
     return prepare_inputs(pictures, label, mask, editing, model)
 
@@ -117,7 +115,10 @@ def _read(key: str, file: Any, shape: tuple[int, int, int]) -> Tensor:
     path = Path(str(file))
     if not path.is_file():
         raise ConfigError(f"{key}={file}: no such file")
-    return read_image(path, shape)
+    try:
+        return read_image(path, shape)
+    except UnreadableImage as error:
+        raise ConfigError(f"{key}: {error}") from error
 
 
 def _mask(name: Any, shape: tuple[int, int, int]) -> Tensor:

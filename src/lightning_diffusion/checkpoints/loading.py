@@ -81,24 +81,60 @@ def assembled(file: ModelFile, trust: Any = ()) -> TrainedModel:
     return TrainedModel(model.eval().requires_grad_(False), file)
 
 
-def adopt(config: DictConfig, groups: Collection[str]) -> dict[str, Tensor]:
-    """Copies the parts of config.pretrained's model into a training configuration and returns its weights.
+class Pretrained(NamedTuple):
+    """Averaged weights to start from: those of a model of the same kind, or of the network of a model of another kind.
+
+    Args:
+        kind: the other kind; None for the same one.
+        source: where they were read from, pretrained=path.
+    """
+
+    weights: dict[str, Tensor]
+    kind: str | None
+    source: str
+
+
+def adopt(config: DictConfig, groups: Collection[str]) -> Pretrained:
+    """The weights of config.pretrained. If its model is of the same kind, its parts are copied into the configuration.
 
     Args:
         groups: of the configuration. The parts that the model takes from them become the pretrained model's, except
             those that only affect how it draws.
 
     Raises:
-        ValueError: a model of another kind, or data of another shape or with other classes.
+        ValueError: data of another shape or with other classes, or a file that is no model.
     """
-    file = read(str(config.pretrained), "pretrained", config.get("trust") or ())
+    trust = config.get("trust") or ()
+    file = read(str(config.pretrained), "pretrained", trust)
     check_data(config.data, file.data)
     if config.model[TARGET] != file.node[TARGET]:
-        theirs, ours = (str(node[TARGET]).rpartition(".")[2] for node in (file.node, config.model))
-        raise ValueError(f"{file.source}: its model is a {theirs}, and model=… a {ours}; choose the same kind")
+        network = assembled(file, trust).model.network
+        return Pretrained(network.state_dict(), str(file.node[TARGET]).rpartition(".")[2], file.source)
     with open_dict(config):
         _adopt(config, config.model, file.node, set(groups) - set(DRAWING))
-    return file.weights
+    return Pretrained(file.weights, None, file.source)
+
+
+def load_network(model: Model, pretrained: Pretrained) -> list[str]:
+    """Loads the weights of another kind of model into the network, as far as their names and shapes agree.
+
+    Returns:
+        The names of the network's other weights, which keep their values.
+
+    Raises:
+        ValueError: weights that make up less than half of the network.
+    """
+    own, theirs = model.network.state_dict(), pretrained.weights
+    fitting = {
+        name: theirs[name] for name, value in own.items() if name in theirs and theirs[name].shape == value.shape
+    }
+    if 2 * sum(map(Tensor.numel, fitting.values())) < sum(map(Tensor.numel, own.values())):
+        raise ValueError(
+            f"{pretrained.source}: its model is a {pretrained.kind}, and model=… a {type(model).__name__} whose "
+            "network has other weights; choose the same kind, or the network of that model (backbone=…)"
+        )
+    model.network.load_state_dict(fitting, strict=False)
+    return [name for name in own if name not in fitting]
 
 
 def _adopt(config: DictConfig, ours: DictConfig, theirs: dict[str, Any], groups: set[str]) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from filelock import FileLock
 
-from lightning_diffusion.data.decoding import is_image_file, reason
+from lightning_diffusion.data.decoding import is_array_file, is_image_file, reason
 from lightning_diffusion.data.limited_reader import CHUNK, LimitedReader, most, open_member
 from lightning_diffusion.system.progress import Phase
 
@@ -47,7 +47,7 @@ def unpacked(archive: Path, cache_dir: str | None) -> Path:
     """The folder with the archive's images, named after the content's hash. The first process to need it unpacks it.
 
     If the archive holds only one folder, and that folder holds class folders, the result is the inner folder. Files
-    other than images are not unpacked.
+    other than images and arrays are not unpacked.
 
     Raises:
         ValueError: the archive cannot be read, the folder cannot be written, or a member is refused: it climbs out of
@@ -87,7 +87,7 @@ def _unpack(archive: Path, folder: Path, on_file: Callable[[], None]) -> None:
                 total += max(member.size, BLOCK)
                 if member.size < 0 or total > limit:
                     raise ValueError(f"makes it more than {limit:,} bytes, too many for an archive of this size")
-                if member.kind == "file" and is_image_file(path.name):
+                if member.kind == "file" and (is_image_file(path.name) or is_array_file(path.name)):
                     _write(member, beside / path)
                     on_file()
         beside.rename(folder)

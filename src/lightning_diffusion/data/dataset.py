@@ -14,13 +14,14 @@ from lightning_diffusion.data.captions import Description
 
 
 class Sample(NamedTuple):
-    """images: uint8 (B, C, H, W). labels: int64 (B,) or None. targets: see `Batch`. description: what the data set
-    offers as conditions, or None. shown, attributes, tokens: the parts of the condition that `data.conditions` makes,
+    """images: uint8 (B, C, H, W). labels: int64 (B,) or None. targets, instances: see `Batch`. description: the parts
+    of a condition that the data set offers, or None. shown, attributes, tokens: the parts that `data.conditions` makes,
     or None; see `Condition`."""
 
     images: Tensor
     labels: Tensor | None
     targets: Tensor | None
+    instances: Tensor | None = None
     shown: Tensor | None = None
     attributes: Tensor | None = None
     tokens: Tensor | None = None
@@ -144,11 +145,12 @@ class Mirrored(ImageDataset):
         image of the condition."""
         n = len(self.dataset)
         sample, flipped = self.dataset.sample(indices % n), indices >= n
-        images, targets, shown = _mirrored(sample.images, flipped), sample.targets, sample.shown
+        images, targets = _mirrored(sample.images, flipped), sample.targets
         if targets is not None and targets.shape[-2:] == images.shape[-2:]:
             targets = _mirrored(targets, flipped)
-        shown = None if shown is None else _mirrored(shown, flipped)
-        return sample._replace(images=images, targets=targets, shown=shown, description=None)
+        instances = None if sample.instances is None else _mirrored(sample.instances, flipped)
+        shown = None if sample.shown is None else _mirrored(sample.shown, flipped)
+        return sample._replace(images=images, targets=targets, instances=instances, shown=shown, description=None)
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"mirrored {self.dataset.fingerprint()}".encode()).hexdigest()
@@ -181,4 +183,4 @@ class Batches(Dataset[Batch]):
         sample = self.dataset.sample(indices)
         if self._unknown and self.num_classes is not None:
             check_labels(range_of(sample.labels), self.num_classes)
-        return Batch(sample.images, sample.condition(self.num_classes), start, sample.targets)
+        return Batch(sample.images, sample.condition(self.num_classes), start, sample.targets, sample.instances)

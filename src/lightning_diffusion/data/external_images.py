@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_diffusion.data.dataset import ImageDataset, InMemory
-from lightning_diffusion.data.decoding import SUFFIXES, UnreadableImage, image_shape, reason
+from lightning_diffusion.data.decoding import SUFFIXES, UnreadableImage, image_shape, is_array_file, reason
 from lightning_diffusion.data.image_files import Files, image_files
 from lightning_diffusion.data.npz import read_npz
 
@@ -36,13 +36,18 @@ def read_images(path: Path, key: str) -> ImageDataset:
 def _read_folder(folder: Path, key: str) -> ImageDataset:
     paths = image_files(folder)
     if not paths:
-        raise FileNotFoundError(f"{key}={folder}: no file below it ends in {' '.join(sorted(SUFFIXES))}")
+        raise FileNotFoundError(f"{key}={folder}: no file below it ends in {' '.join(sorted(SUFFIXES))} .npy .npz")
     try:
         shapes = {path: image_shape(path) for path in paths}
     except UnreadableImage as error:
         raise ValueError(f"{key}={folder}: {error}") from error
     (first, (_, height, width)), *rest = shapes.items()
-    for path, (_, h, w) in rest:
+    for path, (c, h, w) in rest:
+        if is_array_file(path.name) and c != shapes[first][0]:
+            raise ValueError(
+                f"{key}={folder}: {first.name} has {shapes[first][0]} channels and {path.name} has {c}; arrays to "
+                "compare must have equally many"
+            )
         if (h, w) != (height, width):
             raise ValueError(
                 f"{key}={folder}: {first.name} is {height}×{width} and {path.name} is {h}×{w} (H×W); images to "

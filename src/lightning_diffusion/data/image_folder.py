@@ -1,29 +1,32 @@
 """A folder of images, with or without class subfolders."""
 
-import sys
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from lightning_diffusion.data import archive
 from lightning_diffusion.data.dataset import ImageDataset
-from lightning_diffusion.data.decoding import SUFFIXES, UnreadableImage, image_shape, read_image
-from lightning_diffusion.data.image_files import Files, image_files
+from lightning_diffusion.data.decoding import check_image, read_image
+from lightning_diffusion.data.image_files import (
+    Files,
+    check_count,
+    files_of,
+    folder_of,
+    stop_at_unreadable,
+    without_unreadable,
+)
 from lightning_diffusion.data.module import ImageDataModule, Split
 from lightning_diffusion.data.order import check_fraction, shuffled_split
-from lightning_diffusion.system.console import printable
-from lightning_diffusion.system.progress import Phase
-
-NAMED = 3  # unreadable files named in the message
-LINE = 2000  # characters of the message
 
 
 class ImageFolder(ImageDataModule):
     """Images scaled to cover image_size and cropped to its centre, in grey (channels=1) or colour (3).
+
+    With any other number of channels, the files are .npy or .npz arrays, TIFFs of as many pages, or pictures with as
+    many bands (`read_image`).
 
     With data.num_classes=K, the classes are the K subfolders of `root`, sorted by name. With None, all images below
     `root` are used, without labels.
@@ -48,8 +51,6 @@ class ImageFolder(ImageDataModule):
     ) -> None:
         super().__init__(num_classes=None if num_classes == "auto" else num_classes, **options)
         self._has_counted = num_classes != "auto"
-        if self.channels not in (1, 3):
-            raise ValueError(f"data.channels={self.channels}: image files are read as 1 (grey) or 3 (colour) channels")
         check_fraction(val_fraction)
         self.root, self.val_fraction = Path(root), val_fraction
         self.unreadable, self.cache_dir = unreadable, cache_dir
@@ -73,34 +74,25 @@ class ImageFolder(ImageDataModule):
 
     @cached_property
     def folder(self) -> Path:
-        if self.root.is_file():
-            return archive.unpacked(self.root, self.cache_dir)
-        if not self.root.is_dir():
-            raise FileNotFoundError(
-                f"data.root={self.root}: no such folder; name a folder of images or an archive of one "
-                f"({' '.join(archive.ENDINGS)})"
-            )
-        return self.root
+        return folder_of(self.root, self.cache_dir)
 
     @cached_property
     def _found(self) -> list[Path]:
         """All image files, readable or not, sorted by path."""
-        folder = self.folder
-        try:
-            return image_files(folder)
-        except OSError as error:
-            raise ValueError(f"data.root={self.root}: {error.filename}: {error.strerror}; make it readable") from error
+        return files_of(self.folder, f"data.root={self.root}")
 
     @cached_property
-    def paths(self) -> list[Path]:
+    def paths(self) -> Sequence[Path]:
         """The images of both splits, sorted by path."""
-        found = self._found
-        readable = self._checked_headers(found) if self.unreadable == "stop" else self._decodable(found)
-        if len(readable) < 2:
-            raise FileNotFoundError(
-                f"data.root={self.root}: {len(readable)} {'' if readable == found else 'readable '}images below it; at "
-                f"least two files ending in {' '.join(sorted(SUFFIXES))} are needed"
+        found, source = self._found, f"data.root={self.root}"
+        if self.unreadable == "stop":
+            readable = stop_at_unreadable(found, partial(check_image, channels=self.channels), source)
+        else:
+            folder = self.folder
+            readable = without_unreadable(
+                found, partial(read_image, shape=self.shape), lambda path: path.relative_to(folder), source
             )
+        check_count(len(readable), len(readable) < len(found), source)
         return readable
 
     def read(self, split: Split) -> ImageDataset:
@@ -110,38 +102,11 @@ class ImageFolder(ImageDataModule):
         chosen = train if split == "train" else val
         return Files([paths[i] for i in chosen], None if labels is None else labels[chosen], self.shape)
 
-    def _checked_headers(self, paths: list[Path]) -> list[Path]:
-        with Phase(f"looking through {self.root}", len(paths), "image") as phase:
-            for path in paths:
-                try:
-                    image_shape(path)
-                except UnreadableImage as error:
-                    raise ValueError(
-                        f"data.root={self.root}: {error}, or leave such files out with data.unreadable=skip"
-                    ) from error
-                phase.advance()
-        return paths
-
-    def _decodable(self, paths: list[Path]) -> list[Path]:
-        """The readable files, which are the same in every run, in the same order."""
-        failed = []
-        with Phase(f"reading every image of {self.root}", len(paths), "image") as phase:
-            for path in paths:
-                failed += [] if _can_be_read(path, self.shape) else [path]
-                phase.advance()
-        if failed:
-            names = ", ".join(str(path.relative_to(self.folder)) for path in failed[:NAMED])
-            more = f" and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
-            _tell(
-                f"data.root={self.root}: {len(failed)} of {len(paths)} images are unreadable, left out: {names}{more}"
-            )
-        return [path for path in paths if path not in set(failed)]
-
-    def _class_folders(self, paths: list[Path]) -> list[str]:
+    def _class_folders(self, paths: Sequence[Path]) -> list[str]:
         """The subfolder of the root that contains each path, or "" for the root itself."""
         return [path.relative_to(self.folder).parts[0] if path.parent != self.folder else "" for path in paths]
 
-    def _labels(self, paths: list[Path]) -> Tensor:
+    def _labels(self, paths: Sequence[Path]) -> Tensor:
         folders = self._class_folders(paths)
         classes = sorted(set(folders))
         if len(classes) != self.num_classes or "" in classes:
@@ -152,16 +117,3 @@ class ImageFolder(ImageDataModule):
                 + "; leave data.num_classes out, which counts them, or set it to null to train without classes"
             )
         return torch.tensor([classes.index(folder) for folder in folders])
-
-
-@rank_zero_only
-def _tell(line: str) -> None:
-    print(printable(line, LINE), file=sys.stderr)
-
-
-def _can_be_read(path: Path, shape: tuple[int, int, int]) -> bool:
-    try:
-        read_image(path, shape)
-    except UnreadableImage:
-        return False
-    return True

@@ -85,6 +85,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
     num_attributes: int | None = None  # of an image; None if the data set has none
     vocabulary: Vocabulary | None = None  # of the captions; None if the images have no captions
     condition_source: ConditionSource | None = None  # of the model; set before `setup`, which applies it
+    has_instances = False  # whether the masks come with the number of each pixel's instance
     fetches = True  # whether `prepare_data` may download missing files; False for data named by a model's file or a run
 
     def prepare_data(self) -> None:

@@ -54,6 +54,8 @@ class Scenes(ImageDataModule):
         ValueError: a value out of range.
     """
 
+    has_instances = True
+
     def __init__(
         self,
         items: Literal["digits", "fashion_mnist"] = "digits",
@@ -244,7 +246,8 @@ class SceneImages(ImageDataset):
     def sample(self, indices: Tensor) -> Sample:
         scene = self.compose(indices)
         seen = torch.zeros(len(indices), MASK_CLASSES).scatter_(1, scene.masks.flatten(1).long(), 1)
-        return Sample(scene.images, None, scene.masks, description=Description(seen[:, 1:], self.captions(indices)))
+        offered = Description(seen[:, 1:], self.captions(indices))
+        return Sample(scene.images, None, scene.masks, scene.instances, description=offered)
 
     def captions(self, indices: Tensor) -> Tensor | None:
         """The words of the scenes' captions, int64 (B, 3), or None without captions."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_diffusion.codecs.masks import IGNORED
 
-MEANS: Final = ("mean_iou", "mean_dice", "pixel_accuracy")
+MEANS: Final = ("mean_iou", "mean_dice", "foreground_dice", "pixel_accuracy")
 
 
 def names(num_classes: int) -> list[str]:
@@ -48,6 +48,7 @@ class ConfusionMatrix:
             iou_k = TP / (TP + FP + FN),  dice_k = 2 TP / (2 TP + FP + FN),  pixel_accuracy = Σ_k TP / Σ counts
 
         The means are over the classes that occur in the truth or in a prediction. The others have the value NaN.
+        foreground_dice is the dice of all classes k ≥ 1 as one, whatever the class that is predicted there.
 
         Ref: The PASCAL Visual Object Classes Challenge, Everingham et al. 2010 (one ratio for the pixels of all images)
         """
@@ -55,7 +56,8 @@ class ConfusionMatrix:
         hits, predicted, true = counts.diagonal(), counts.sum(0), counts.sum(1)
         iou, dice = hits / (predicted + true - hits), 2 * hits / (predicted + true)
         accuracy = hits.sum() / counts.sum()
-        means = (float(iou.nanmean()), float(dice.nanmean()), float(accuracy))
+        foreground = 2 * counts[1:, 1:].sum() / (counts[1:].sum() + counts[:, 1:].sum())
+        means = (float(iou.nanmean()), float(dice.nanmean()), float(foreground), float(accuracy))
         return dict(zip(names(self.num_classes), [*means, *iou.tolist()], strict=True))
 
 

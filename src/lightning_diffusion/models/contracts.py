@@ -239,17 +239,35 @@ class Editor(ABC):
         """
 
 
+class Instances(NamedTuple):
+    """The instances in B images, such as the items of a scene.
+
+    numbers: the instance of each pixel, uint8 (B, H, W); 0 is none. classes: class of instance i + 1 of an image, int64
+    (B, M), or 0 if there is no such instance. scores: how certain each is, (B, M), from 0 to 1.
+    """
+
+    numbers: Tensor
+    classes: Tensor
+    scores: Tensor
+
+
 class Predictor(ABC):
     """A model that predicts targets, such as masks, from images.
 
     mask_classes: K, if its targets are masks; these are scored, and shown at the end of a run. None otherwise.
+    has_instances: whether it also separates the instances of a class; they are scored and shown in the same way.
     """
 
     mask_classes: int | None = None
+    has_instances: bool = False
 
     @abstractmethod
     def predict(self, images: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> targets (B, …); masks are uint8 (B, H, W) of class numbers 0 … K − 1."""
+
+    def instances(self, images: Tensor) -> Instances:
+        """The instances in images uint8 (B, C, H, W), if the model has them."""
+        raise NotImplementedError
 
 
 class Training(NamedTuple):

@@ -61,6 +61,7 @@ class UNet(nn.Module):
         dropout: in the residual blocks, in [0, 1).
         num_classes: None for an unconditional network.
         outputs: 1, or 2 for a prediction and the variance of the reverse step, stacked along the channels.
+        out_channels: channels of the output; None means outputs · in_channels.
         scale_shift: whether the embedding scales and shifts (ADM) instead of being added (DDPM).
         resampling: "conv" (strided convolution down; nearest neighbours and convolution up), "symmetric_conv" (the same
             with equal padding at both ends), or "residual" (BigGAN's residual blocks, ADM).
@@ -93,6 +94,7 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         num_classes: int | None = None,
         outputs: int = 1,
+        out_channels: int | None = None,
         scale_shift: bool = False,
         resampling: Resampling = "conv",
         norm_groups: int | None = None,
@@ -125,7 +127,8 @@ class UNet(nn.Module):
         self.middle = nn.ModuleList(Stage(width, width, config, attention) for attention in (True, False))
         self.up, self.upsample = _build_levels(up, config, partial(_upsampling, resampling))
         self.norm = config.norm_silu(up[-1].out_channels)
-        self.head = zero(nn.Conv2d(up[-1].out_channels, patch_size**2 * outputs * in_channels, 3, padding=1))
+        out_channels = outputs * in_channels if out_channels is None else out_channels
+        self.head = zero(nn.Conv2d(up[-1].out_channels, patch_size**2 * out_channels, 3, padding=1))
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
         """x (B, C, H, W), time (B,) on DDPM's clock 0 … 1000, condition or None -> (B, outputs·C, H, W)."""

@@ -7,7 +7,7 @@ LOSS, BITS, BITS_ERROR = HELD_OUT = ("val/loss", "val/bits_per_dim", "val/bits_p
 LOSS_KEYS = ("schedule", "parameterization", "distance", "objective.distance")  # change what val/loss measures
 # The directions of losses, and of scores of earlier versions. A new score declares its own in metrics/scores.py.
 LOWER_IS_BETTER = ("train/loss", "val/", "fd_", "fid", "kd_", "kid")
-MASKS = ("val/mean_iou", "val/mean_dice", "val/pixel_accuracy", "val/iou_")  # scores of predicted masks
+MASKS = tuple(f"val/{name}" for name in ("mean_iou", "mean_dice", "foreground_dice", "pixel_accuracy", "iou_", "ap"))
 HIGHER_IS_BETTER = (*MASKS, "inception_score", "is_", "precision", "recall", "density", "coverage", "vendi")
 
 

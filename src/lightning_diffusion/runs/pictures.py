@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from lightning_diffusion.codecs.masks import palette
 from lightning_diffusion.system.files import make_folder, write, write_bytes
 
 
@@ -69,6 +70,17 @@ def write_png(path: Path, picture: Tensor) -> None:
     make_folder(path.parent)
     array = picture.permute(1, 2, 0).numpy()
     image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+    write(path, lambda file: image.save(file, "PNG"))
+
+
+def write_mask(path: Path, mask: Tensor, num_classes: int) -> None:
+    """Writes a mask (H, W) as a PNG with a palette: its values are the classes, shown in their colours.
+
+    Raises NotWritten.
+    """
+    make_folder(path.parent)
+    image = Image.fromarray(mask.numpy())
+    image.putpalette(palette(num_classes).flatten().tolist())
     write(path, lambda file: image.save(file, "PNG"))
 
 

@@ -16,7 +16,9 @@ OVERRIDES, CONFIG, RESULT, CURVE = "overrides.yaml", "config.yaml", "metrics.jso
 LEVELS, ENVIRONMENT = "noise_levels.csv", "environment.json"
 JOB, LOG, FAILURE = "job.yaml", "output.log", "failure.txt"  # of a sweep's job; job.yaml holds its words from the start
 SAMPLES, ANIMATION = "samples/final.png", "samples/trajectory.gif"
+GRID = "samples/step_"  # samples during training
 PREDICTIONS = "samples/predictions.png"
+MOST_PICTURES = 4  # that a run has in addition to its samples
 CHECKPOINT = "checkpoints/last.ckpt"
 ABOUT_THE_RUN = ("hydra.", "group=", "name=", "resume=", "debug=", "logger", "print_config=")  # not about the training
 Points = tuple[list[float], list[float]]
@@ -64,7 +66,7 @@ class Run:
             LEVELS: self._levels,
             ENVIRONMENT: self._starts,
             FAILURE: self._failure(),
-            SAMPLES: load_picture(self.folder / SAMPLES, "PNG"),
+            **{name: load_picture(self.folder / name, "PNG") for name in (SAMPLES, *self.other_pictures)},
             ANIMATION: load_picture(self.folder / ANIMATION, "GIF"),
         }
         return {name: record.damage for name, record in records.items() if record.damage is not None}
@@ -157,8 +159,14 @@ class Run:
         """The value of a metric; NaN if it was not measured."""
         return float(self.metrics.get(name, math.nan))
 
+    @cached_property
+    def other_pictures(self) -> list[str]:
+        """The names of its pictures besides samples: predictions, reconstructions and the like."""
+        names = sorted(f"samples/{path.name}" for path in self.folder.glob("samples/[!.]*.png"))
+        return [name for name in names if name != SAMPLES and not name.startswith(GRID)][:MOST_PICTURES]
+
     def picture(self, name: str) -> bytes | None:
-        """The bytes of SAMPLES (PNG) or ANIMATION (GIF); None if the file is missing or damaged."""
+        """The bytes of ANIMATION (GIF) or another picture (PNG); None if the file is missing or damaged."""
         return load_picture(self.folder / name, "GIF" if name == ANIMATION else "PNG").content
 
     @cached_property

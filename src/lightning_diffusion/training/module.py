@@ -1,7 +1,7 @@
 """The LightningModule, which connects a model and its objective to Lightning's training loop."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import lightning as L
 import torch
@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lightning_diffusion.checkpoints import format
 from lightning_diffusion.data.batch import Batch
 from lightning_diffusion.diffusion.noise import BatchRNG, stream_seed
+from lightning_diffusion.metrics.instances import AveragePrecision
 from lightning_diffusion.metrics.sample_mean import SampleMean
 from lightning_diffusion.metrics.segmentation import ConfusionMatrix, measured
 from lightning_diffusion.models.contracts import Compile, HeldOut, Likelihood, Model, Objective, Predictor, Training
@@ -20,6 +21,8 @@ from lightning_diffusion.training.ema import ExponentialMovingAverage
 from lightning_diffusion.training.guard import BatchRecord, Guard
 from lightning_diffusion.training.loggers.csv import is_log_step
 from lightning_diffusion.training.sharding import align_gradients, shard, unshard
+
+T = TypeVar("T")
 
 
 class TrainingModule(L.LightningModule):
@@ -33,8 +36,8 @@ class TrainingModule(L.LightningModule):
 
     Logs train/loss, the objective's other figures of a training batch, train/lr, train/grad_norm and train/ema_decay at
     the steps that loggers write, counted from 1. Each validation logs val/loss and the objective's other figures of the
-    averaged weights, val/bits_per_dim with its standard error if the model has a likelihood, and the scores of
-    `ConfusionMatrix`, such as val/mean_iou, if it predicts masks.
+    averaged weights, val/bits_per_dim with its standard error if the model has a likelihood, the scores of
+    `ConfusionMatrix`, such as val/mean_iou, if it predicts masks, and those of `AveragePrecision` if it has instances.
 
     Args:
         model: the model to train.
@@ -76,6 +79,7 @@ class TrainingModule(L.LightningModule):
         self.seed, self.val_seed, self.compiled = seed, val_seed, compile
         self._guard, self._bits = Guard(nonfinite), SampleMean()
         self._confusion: ConfusionMatrix | None = None
+        self._precision: AveragePrecision | None = None
         self._aligned = False  # whether DDP's gradients are
 
     @property
@@ -119,6 +123,8 @@ class TrainingModule(L.LightningModule):
             self._bits.add(model.bits_per_dim(batch.images, batch.condition, indices, self.val_seed))
         if isinstance(model, Predictor) and self._confusion is not None and batch.targets is not None:
             self._confusion.add(model.predict(batch.images), batch.targets)
+            if self._precision is not None and batch.instances is not None:
+                self._precision.add(indices, model.instances(batch.images), batch.instances, batch.targets)
         return held_out
 
     def on_validation_epoch_end(self) -> None:
@@ -130,6 +136,10 @@ class TrainingModule(L.LightningModule):
             self._confusion.counts = self.trainer.strategy.reduce(self._confusion.counts, reduce_op="sum")
             for name, score in measured(self._confusion.scores()).items():
                 self.log(f"val/{name}", score, sync_dist=True, prog_bar=name == "mean_iou")
+        if self._precision is not None:
+            self._precision.parts = self._of_all_ranks(self._precision.parts)
+            for name, score in measured(self._precision.scores()).items():
+                self.log(f"val/{name}", score, sync_dist=True)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         step = self.global_step
@@ -189,6 +199,16 @@ class TrainingModule(L.LightningModule):
         self._bits = SampleMean(self.device)
         classes = self.model.mask_classes if isinstance(self.model, Predictor) else None
         self._confusion = None if classes is None else ConfusionMatrix(classes, self.device)
+        has_instances = isinstance(self.model, Predictor) and self.model.has_instances
+        self._precision = AveragePrecision(classes) if classes is not None and has_instances else None
+
+    def _of_all_ranks(self, parts: list[T]) -> list[T]:
+        """The parts of every rank, in rank order."""
+        if self.trainer.world_size == 1:
+            return parts
+        gathered: list[list[T]] = [[]] * self.trainer.world_size
+        distributed.all_gather_object(gathered, parts)
+        return [part for of_rank in gathered for part in of_rank]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._guard.check()

@@ -1,7 +1,7 @@
 """Variational autoencoders as a family: z ~ N(0, I), a decoder p(x|z), and an encoder q(z|x) that bounds log p(x)."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -12,11 +12,11 @@ from lightning_diffusion.codecs.image_size import ImageSize, height_width
 from lightning_diffusion.codecs.pixels import to_model, to_uint8
 from lightning_diffusion.diffusion.likelihood import log_bin
 from lightning_diffusion.diffusion.noise import IndexedNoise
-from lightning_diffusion.models.contracts import Drawn, Generator, Likelihood, Model, OnStep, no_report
+from lightning_diffusion.models.contracts import Likelihood, OnStep, no_report
+from lightning_diffusion.models.latent import LatentGenerator
 from lightning_diffusion.networks.autoencoder import ConvAutoencoder
 from lightning_diffusion.networks.summary import Inputs, noisy_images
 
-WALK = 24  # steps of a walk through the latent space
 LEAST_STD = 2 / 255 / 8  # of a component, an eighth of a grey level
 
 
@@ -27,7 +27,7 @@ class Bound(NamedTuple):
     divergence: Tensor
 
 
-class VAE(Model, Generator, Likelihood):
+class VAE(LatentGenerator, Likelihood):
     """p(x) = ∫ p(x|z) N(z; 0, I) dz. Given z, pixels are independent, and each of their 256 values has the probability
     that a mixture of Gaussians has in its bin.
 
@@ -72,8 +72,8 @@ class VAE(Model, Generator, Likelihood):
         return x, torch.zeros(count, self.autoencoder.latent_dim, device=device), condition
 
     @property
-    def num_steps(self) -> int:
-        return 1
+    def latent_dim(self) -> int:
+        return self.autoencoder.latent_dim
 
     def mixture(self, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log weights, means and standard deviations of each pixel's components, (B, K, C, H, W) each."""
@@ -99,7 +99,7 @@ class VAE(Model, Generator, Likelihood):
 
     @torch.no_grad()
     def bits_per_dim(self, images: Tensor, condition: Condition | None, indices: range, seed: int) -> Tensor:
-        noise = IndexedNoise(seed, indices, (self.autoencoder.latent_dim,), images.device, stream="bound")
+        noise = IndexedNoise(seed, indices, (self.latent_dim,), images.device, stream="bound")
         return self.in_bits(sum(self.bound(images, condition, noise()), torch.zeros((), device=images.device)))
 
     def check_likelihood(self, **options: Any) -> None:
@@ -128,7 +128,7 @@ class VAE(Model, Generator, Likelihood):
 
         Ref: Importance Weighted Autoencoders, Eq. 8
         """
-        noise = IndexedNoise(seed, indices, (self.autoencoder.latent_dim,), images.device, stream="bound")
+        noise = IndexedNoise(seed, indices, (self.latent_dim,), images.device, stream="bound")
         x = to_model(images)
         mean, log_variance = self.autoencoder.encode(x, condition)
         log_ratios = []
@@ -145,21 +145,9 @@ class VAE(Model, Generator, Likelihood):
             f"importance_weighted_{num_latents}": self.in_bits(-weighted),
         }
 
-    @torch.inference_mode()
-    def draw(
-        self, indices: Sequence[int], condition: Condition | None, seed: int, on_step: OnStep = no_report
-    ) -> Drawn:
-        z, pick, pixel = self._noise(indices, seed)
-        x = self._pixels(self.autoencoder.decode(z, self._here(condition)), pick, pixel)
-        on_step()
-        return Drawn(to_uint8(x).cpu(), len(indices))
-
-    @torch.inference_mode()
-    def trajectory(self, indices: Sequence[int], condition: Condition | None, seed: int) -> Iterator[Tensor]:
-        """A walk through the latent space, from z = 0 straight to that of the sample."""
-        (z, pick, pixel), condition = self._noise(indices, seed), self._here(condition)
-        for share in torch.linspace(0, 1, WALK).tolist():
-            yield to_uint8(self._pixels(self.autoencoder.decode(share * z, condition), pick, pixel)).cpu()
+    def from_latent(self, z: Tensor, condition: Condition | None, indices: Sequence[int], seed: int) -> Tensor:
+        output = self.autoencoder.decode(z, condition)
+        return self._mean(output) if self.pixels == "mean" else self._sample(output, indices, seed)
 
     def reconstruct(self, images: Tensor, condition: Condition | None) -> Tensor:
         """The means of p(x|z) at the mean z of q(z|x), uint8 (B, C, H, W)."""
@@ -168,24 +156,16 @@ class VAE(Model, Generator, Likelihood):
             return to_uint8(self._mean(self.autoencoder.decode(mean, condition)))
 
     def pictures_of(self, images: Tensor, condition: Condition | None) -> dict[str, Tensor]:
-        return {"reconstructions": self.reconstruct(images.to(self.device), self._here(condition))}
-
-    def _here(self, condition: Condition | None) -> Condition | None:
-        return None if condition is None else condition.to(self.device)
-
-    def _noise(self, indices: Sequence[int], seed: int) -> tuple[Tensor, Tensor, Tensor]:
-        """z (B, d); a number for each pixel that picks a component, and one for the place in it, (B, C, H, W) each."""
-        z = IndexedNoise(seed, indices, (self.autoencoder.latent_dim,), self.device)()
-        pixels = IndexedNoise(seed, indices, self.shape, self.device, stream="pixels")
-        return z, pixels(), pixels()
+        return {"reconstructions": self.reconstruct(images.to(self.device), self.here(condition))}
 
     def _mean(self, output: Tensor) -> Tensor:
         log_weight, mean, _ = self.mixture(output)
         return (log_weight.exp() * mean.clamp(-1, 1)).sum(1)
 
-    def _pixels(self, output: Tensor, pick: Tensor, pixel: Tensor) -> Tensor:
-        if self.pixels == "mean":
-            return self._mean(output)
+    def _sample(self, output: Tensor, indices: Sequence[int], seed: int) -> Tensor:
+        """A sample of p(x|z). The first number of each pixel picks a component, the second the place in it."""
+        noise = IndexedNoise(seed, indices, self.shape, self.device, stream="pixels")
+        pick, pixel = noise(), noise()
         log_weight, mean, std = self.mixture(output)
         cumulative = log_weight.exp().cumsum(1)[:, :-1]
         component = (cumulative <= torch.special.ndtr(pick)[:, None]).sum(1, keepdim=True)

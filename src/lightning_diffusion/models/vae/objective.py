@@ -39,11 +39,11 @@ class EvidenceLowerBound(Objective):
 
     def loss(self, model: VAE, batch: Batch, rng: BatchRNG, training: Training) -> Losses:
         condition = self.drop_labels(batch.condition, model.num_classes, rng)
-        eps = rng.normal(torch.empty(len(batch.images), model.autoencoder.latent_dim, device=batch.images.device))
+        eps = rng.normal(torch.empty(len(batch.images), model.latent_dim, device=batch.images.device))
         return Losses(self._total(model, model.bound(batch.images, condition, eps)))
 
     def held_out(self, model: VAE, batch: Batch, indices: range, seed: int) -> HeldOut:
-        noise = IndexedNoise(seed, indices, (model.autoencoder.latent_dim,), batch.images.device, stream="bound")
+        noise = IndexedNoise(seed, indices, (model.latent_dim,), batch.images.device, stream="bound")
         bound = model.bound(batch.images, batch.condition, noise())
         parts = {"reconstruction": bound.reconstruction, "divergence": bound.divergence}
         return HeldOut({"loss": self._total(model, bound)} | {name: model.in_bits(v) for name, v in parts.items()})

@@ -19,7 +19,7 @@ from lightning_diffusion.runs.plots import over_evaluations, save
 from lightning_diffusion.runs.records import Record
 from lightning_diffusion.runs.reporting import family_figures, figures
 from lightning_diffusion.runs.reporting.evaluations import Curve, evaluations
-from lightning_diffusion.runs.reporting.families import compare_families
+from lightning_diffusion.runs.reporting.families import Families, compare_families
 from lightning_diffusion.runs.reporting.table import LONGEST, Comparison
 from lightning_diffusion.runs.run import ANIMATION, SAMPLES, Run
 from lightning_diffusion.system.console import printable
@@ -62,47 +62,30 @@ def write(table: Comparison, folder: Path, output_dir: Path, num_pictures: int) 
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     table.write(output_dir / "report.csv")
-    families = compare_families(table)
-    plots: dict[str, Figure | None] = {name: draw(table) for name, draw in FIGURES.items()}
-    if families is not None:
-        plots |= {name: draw(families) for name, draw in FAMILY_FIGURES.items()}
-    drawn = {name: figure for name, figure in plots.items() if figure is not None}
-    measured = evaluations(folder, table.runs)
+    families, measured = compare_families(table), evaluations(folder, table.runs)
+    plots = _figures(table, families)
     curves = {path: record.content for path, record in measured.items() if record.content is not None}
     walks = {f"evaluations_{i + 1}": _drawn(curve) for i, curve in enumerate(curves.values())}
-    for name, figure in (drawn | walks).items():
+    for name, figure in (plots | walks).items():
         save(figure, output_dir / f"{name}.png")
-    animation = next(((run, data) for run in table.runs if (data := run.picture(ANIMATION)) is not None), None)
-    if animation is not None:
-        strip = _strip(animation[1])
-        write_file(output_dir / "trajectory.png", lambda file: strip.save(file, "PNG"))
     damaged = _damaged(table.runs, measured) | ({} if families is None else families.damaged)
-    page = (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(
-            table=table,
-            name=folder.resolve().name,
-            made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-            families=families,
-            figures={
-                name: _ours(output_dir / f"{name}.png") if name in drawn else None
-                for name in (*FIGURES, *FAMILY_FIGURES)
-            },
-            walks=[
-                _ours(output_dir / f"{name}.png", str(path.parent.relative_to(folder)))
-                for name, path in zip(walks, curves, strict=True)
-            ],
-            samples=_samples(table, num_pictures),
-            strip=None if animation is None else _ours(output_dir / "trajectory.png"),
-            animation=None
-            if animation is None
-            else Picture(_address(animation[1], "gif"), _caption(table, animation[0])),
-            environments=environments(table.runs),
-            commands=[(table.label(run), to_paste(start["command"])) for run in table.runs for start in run.starts],
-            damaged={str(path.relative_to(folder)): reason for path, reason in damaged.items()},
-        )
-    )
+    shown = dict.fromkeys((*FIGURES, *FAMILY_FIGURES)) | {name: _ours(output_dir / f"{name}.png") for name in plots}
+    page = _environment().get_template("report.html.jinja").render(
+        table=table,
+        name=folder.resolve().name,
+        made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        families=families,
+        figures=shown,
+        walks=[
+            _ours(output_dir / f"{name}.png", str(path.parent.relative_to(folder)))
+            for name, path in zip(walks, curves, strict=True)
+        ],
+        galleries=_galleries(table, num_pictures),
+        animation=_animation(table, output_dir / "trajectory.png"),
+        environments=environments(table.runs),
+        commands=[(table.label(run), to_paste(start["command"])) for run in table.runs for start in run.starts],
+        damaged={str(path.relative_to(folder)): reason for path, reason in damaged.items()},
+    )  # fmt: skip
     write_text(output_dir / "report.html", page)
     return damaged
 
@@ -157,17 +140,40 @@ def _drawn(curve: Curve) -> Any:
     return over_evaluations(curve.rows, curve.name, curve.samples, curve.floor)
 
 
-def _samples(table: Comparison, most: int) -> list[Picture]:
-    """The sample grids of the best runs."""
+def _figures(table: Comparison, families: Families | None) -> dict[str, Figure]:
+    """The figures that these runs have, by name."""
+    found: dict[str, Figure | None] = {name: draw(table) for name, draw in FIGURES.items()}
+    if families is not None:
+        found |= {name: draw(families) for name, draw in FAMILY_FIGURES.items()}
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def _galleries(table: Comparison, most: int) -> dict[str, list[Picture]]:
+    """The pictures of the best runs by title: samples, then predictions, reconstructions and the like."""
+    others = dict.fromkeys(name for run in table.runs for name in run.other_pictures)
+    titles = {SAMPLES: "Samples"} | {name: Path(name).stem.replace("_", " ").capitalize() for name in others}
+    found = {title: _pictures(table, name, most) for name, title in titles.items()}
+    return {title: pictures for title, pictures in found.items() if pictures}
+
+
+def _pictures(table: Comparison, name: str, most: int) -> list[Picture]:
+    """The picture of this name of each of the best runs that have it."""
     found: list[Picture] = []
     for run in table.runs:
-        if len(found) < most and (data := run.picture(SAMPLES)) is not None:
+        if len(found) < most and (data := run.picture(name)) is not None:
             found.append(Picture(_address(data, "png"), _caption(table, run)))
     return found
 
 
-def _moving(table: Comparison, run: Run, data: bytes) -> Picture:
-    return Picture(_address(data, "gif"), _caption(table, run))
+def _animation(table: Comparison, path: Path) -> tuple[Picture, Picture] | None:
+    """The best run's animation, and its frames side by side, which are written to `path`; None without one."""
+    found = ((run, data) for run in table.runs if (data := run.picture(ANIMATION)) is not None)
+    run, data = next(found, (None, b""))
+    if run is None:
+        return None
+    strip = _strip(data)
+    write_file(path, lambda file: strip.save(file, "PNG"))
+    return Picture(_address(data, "gif"), _caption(table, run)), _ours(path)
 
 
 def _strip(animation: bytes) -> Image.Image:

@@ -42,7 +42,7 @@ class SampleGrid(L.Callback):
     sample. If the model makes
     pictures of given images, NAME.png shows as many held-out images in the same order at the end, each above its
     picture. If it predicts masks, predictions.png shows a quarter as many held-out images, each next to its mask, the
-    predicted mask, and the errors in red.
+    predicted mask, and the errors in red. Instances are outlined.
 
     Args:
         directory: folder of the pictures.
@@ -168,7 +168,11 @@ class SampleGrid(L.Callback):
             return
         with trainer.precision_plugin.forward_context():
             predicted = torch.cat([model.predict(images).cpu() for images in sample.images.split(BATCH)])
-        panels = compared(sample.images, sample.targets, predicted, model.mask_classes)
+            instances: list[Tensor] = []
+            if model.has_instances and sample.instances is not None:
+                found = [model.instances(images).numbers.cpu() for images in sample.images.split(BATCH)]
+                instances = [sample.instances, torch.cat(found)]
+        panels = compared(sample.images, sample.targets, predicted, model.mask_classes, instances)
         make_run_folder(self.directory)
         path = self.directory / Path(PREDICTIONS).name
         write_png(path, grid(panels, max(1, square_columns(len(panels)) // 2)))
