@@ -15,6 +15,7 @@ from lightning_diffusion.diffusion.denoiser import NetworkDenoiser
 from lightning_diffusion.diffusion.guidance import ClassifierFree
 from lightning_diffusion.diffusion.noise import BatchRNG
 from lightning_diffusion.diffusion.parameterization import X0
+from lightning_diffusion.networks.captions import CaptionEncoder
 from lightning_diffusion.networks.dit import DiT
 from lightning_diffusion.networks.unet import UNet
 from lightning_diffusion.networks.unet_lecture import LectureUNet
@@ -249,17 +250,19 @@ class TestDenoiser:
     def made(self):
         return NetworkDenoiser(Recorder(), SCHEDULES["cosine"], X0(), label_dropout=0.3)
 
-    def test_dropped_as_the_draws_say_the_image_independently(self):
-        """An image's own draw comes after that of the other parts, so a model of labels draws as it always did."""
+    def test_each_part_is_dropped_independently_as_its_draws_say(self):
+        """The label's draw comes first, so a model of labels draws as it always did."""
         denoiser, condition = self.made(), every_part(1000)
-        denoiser.image_dropout = 0.2
+        denoiser.dropout |= {"image": 0.2, "tokens": 0.5}
         shown, rng = denoiser.drop_condition(condition, BatchRNG(3)), BatchRNG(3)
-        dropped, image_dropped = rng.uniform(1000) < 0.3, rng.uniform(1000) < 0.2
-        expected = condition.dropped(dropped, condition.none(10)).parts
+        dropped, image_dropped, tokens_dropped = (rng.uniform(1000) < share for share in (0.3, 0.2, 0.5))
+        expected = dict(condition.parts)
+        expected["label"] = torch.where(dropped, 10, condition.label)
         expected["image"] = torch.where(image_dropped[:, None, None, None], 0, condition.image)
+        expected["tokens"] = torch.where(tokens_dropped[:, None], 0, condition.tokens)
         assert_same(shown, Condition(**expected))
         assert 30 < (dropped & image_dropped).sum() < 95
-        denoiser.image_dropout = 0
+        denoiser.dropout["image"] = 0
         assert torch.equal(denoiser.drop_condition(condition, BatchRNG(3)).image, condition.image)
         assert torch.equal(shown.label, torch.where(dropped, 10, condition.label))
         assert 230 < dropped.sum() < 370
@@ -269,6 +272,7 @@ class TestDenoiser:
     def test_a_condition_without_label_needs_no_class(self):
         denoiser = self.made()
         denoiser.backbone.num_classes = None
+        denoiser.dropout = {"label": 0.1, "attributes": 0.3}
         shown = denoiser.drop_condition(Condition(attributes=torch.ones(1000, 2)), BatchRNG(3))
         assert torch.equal(shown.attributes[:, 0] == 0, BatchRNG(3).uniform(1000) < 0.3)
 
@@ -356,3 +360,50 @@ class TestNetworks:
             gradients.append(network.embedding.classes.weight.grad)
         torch.testing.assert_close(*gradients)
         assert gradients[0].abs().sum(1).nonzero().flatten().tolist() == [0, 4, 10]
+
+    def test_attributes_and_captions_change_the_output_and_none_is_leaving_them_out(self):
+        attributes = torch.cat([torch.randn(3, 4), torch.ones(3, 1)], dim=1)
+        tokens = torch.tensor([[2, 5, 3], [3, 5, 2], [2, 5, 0]])
+        for network in self.networks(num_attributes=4, num_words=7, num_classes=10):
+            label = torch.arange(3)
+            plain = network(self.x, self.time, by_label(label))
+            whole = Condition(label=label, attributes=attributes, tokens=tokens)
+            assert torch.equal(network(self.x, self.time, whole.without("attributes", "tokens")), plain)
+            only = {name: network(self.x, self.time, whole.without(name)) for name in ("attributes", "tokens")}
+            for output in (network(self.x, self.time, whole), *only.values()):
+                assert (output - plain).abs().flatten(1).amax(1).min() > 1e-4
+            black = Condition(label=label, attributes=attributes * torch.tensor([0, 0, 0, 0, 1.0]))
+            assert (network(self.x, self.time, black) - plain).abs().max() > 1e-4  # known zeros are not none
+            with pytest.raises(ValueError, match=r"condition.tokens: at most 16 words, not 17"):
+                network(self.x, self.time, Condition(tokens=torch.ones(3, 17, dtype=torch.long)))
+
+    def test_they_only_add_weights(self):
+        plain = {type(network): network.state_dict() for network in self.networks(num_classes=10)}
+        for network in self.networks(num_classes=10, num_attributes=4, num_words=7):
+            state, others = network.state_dict(), plain[type(network)]
+            assert all(value.shape == state[name].shape for name, value in others.items())
+            added = state.keys() - others.keys()
+            assert added
+            assert all(name.startswith(("embedding.attributes.", "embedding.caption.")) for name in added)
+
+
+class TestCaptionEncoder:
+    encoder = randomized(CaptionEncoder(7, 12)).eval()
+
+    def test_the_order_of_words_matters_and_padding_does_not(self):
+        one, other = self.encoder(torch.tensor([[2, 5, 3], [3, 5, 2]]))
+        assert (one - other).abs().max() > 1e-3
+        padded = self.encoder(torch.tensor([[2, 5, 3, 0, 0]]))[0]
+        torch.testing.assert_close(padded, one)
+        gap = self.encoder(torch.tensor([[2, 0, 5, 3]]))[0]  # the words' positions count
+        assert (gap - one).abs().max() > 1e-3
+
+    def test_no_words_are_zeros_and_leave_finite_gradients(self):
+        tokens = torch.tensor([[0, 0, 0], [1, 0, 0]])
+        none, one = self.encoder(tokens)
+        assert not none.any()
+        assert one.any()
+        self.encoder(tokens).square().sum().backward()
+        slopes = [parameter.grad for parameter in self.encoder.parameters()]
+        assert all(slope.isfinite().all() for slope in slopes)
+        assert self.encoder.words.weight.grad.abs().sum(1).nonzero().flatten().tolist() == [1]

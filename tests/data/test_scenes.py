@@ -89,7 +89,7 @@ def test_a_scene_depends_on_its_seed_split_and_number_only():
     few = SceneImages(int(order.max()) + 1, 32, 32, digits(), OUTLINE["digits"], stream=0)  # in a split of any length
     for dataset in (again, few):
         assert all(map(torch.equal, dataset.compose(order), together))
-    images, labels, masks, instances, _ = train.sample(order)
+    images, labels, masks, instances, *_ = train.sample(order)
     assert labels is None
     assert torch.equal(images, train[order][0])
     assert torch.equal(masks, together.masks)

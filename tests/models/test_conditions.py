@@ -119,7 +119,7 @@ def refused(main, *arguments, message, cwd):
 
 def test_refusals(folder, checkpoint):
     diffusers = [checkpoint, "format=diffusers", "output_dir=diffusers"]
-    refused(export, *diffusers, message="format=diffusers: its pipelines pass no image as a condition", cwd=folder)
+    refused(export, *diffusers, message="format=diffusers: its pipelines pass only a label as a condition", cwd=folder)
     wrong = [checkpoint, "guidance=cfg", "guidance.scales={picture:2}"]
     refused(
         sample, *wrong, message="guidance.scales: this model takes no picture; give a scale for label or", cwd=folder

@@ -25,7 +25,16 @@ from lightning_diffusion.app.evaluation import (
 )
 from lightning_diffusion.app.evaluation_report import score_results
 from lightning_diffusion.app.keywords import configured
-from lightning_diffusion.app.sampling import as_editor, as_generator, held_out_conditions, parse_arguments, parse_early
+from lightning_diffusion.app.sampling import (
+    NAMES,
+    as_editor,
+    as_generator,
+    conditions,
+    given_condition,
+    held_out_conditions,
+    parse_arguments,
+    parse_early,
+)
 from lightning_diffusion.app.sampling import draw as draw_all
 from lightning_diffusion.app.sampling import edit as edit_all
 from lightning_diffusion.checkpoints.loading import TrainedModel
@@ -93,6 +102,8 @@ class LoadedModel:
         *,
         seed: int = 0,
         label: Classes | None = None,
+        caption: str | None = None,
+        attributes: Sequence[float] | None = None,
         batch_size: int = 64,
         sampler: str | Sampler | None = None,
         time_grid: str | TimeGrid | None = None,
@@ -103,13 +114,17 @@ class LoadedModel:
 
         Args:
             label: one class for all samples, or one for each; None cycles through the classes.
+            caption, attributes: the condition of all samples, for a model that takes it; None cycles through those of
+                held-out images.
             batch_size: the number of samples that are drawn at once.
 
         Raises:
             ConfigError: see the class.
         """
         parts = {"sampler": sampler, "time_grid": time_grid, "guidance": guidance}
-        model, condition = self._generator(num_samples, seed, label, batch_size, parts, options)
+        keys: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "batch_size": batch_size}
+        keys |= {"caption": caption, "attributes": attributes}
+        model, condition = self._generator(keys, label, parts, options)
         return _arrays(draw_all(model, condition, num_samples, batch_size, seed))
 
     def trajectory(
@@ -118,6 +133,8 @@ class LoadedModel:
         *,
         seed: int = 0,
         label: Classes | None = None,
+        caption: str | None = None,
+        attributes: Sequence[float] | None = None,
         batch_size: int = 64,
         sampler: str | Sampler | None = None,
         time_grid: str | TimeGrid | None = None,
@@ -130,7 +147,9 @@ class LoadedModel:
             ConfigError: see the class.
         """
         parts = {"sampler": sampler, "time_grid": time_grid, "guidance": guidance}
-        model, condition = self._generator(num_samples, seed, label, batch_size, parts, options, states=True)
+        keys: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "batch_size": batch_size}
+        keys |= {"caption": caption, "attributes": attributes}
+        model, condition = self._generator(keys, label, parts, options, states=True)
         trajectories = []
         for batch in shard_batches(num_samples, batch_size):
             part = None if condition is None else condition[batch.start : batch.stop]
@@ -160,8 +179,8 @@ class LoadedModel:
             condition = label_condition(label, len(pictures), self.num_classes)
             if condition is None and isinstance(model, Generator) and model.needs_labels:
                 raise ConfigError("label: missing; this model needs the class of each image")
-            if isinstance(model, Generator) and model.needs_image:
-                raise ConfigError("images: this model needs an image as the condition of each; use evaluate instead")
+            if isinstance(model, Generator) and (needed := model.needs_part) is not None:
+                raise ConfigError(f"images: this model needs {NAMES[needed]} as the condition of each; use evaluate")
         found = []
         with torch.no_grad():
             for batch in shard_batches(len(pictures), batch_size):
@@ -272,16 +291,14 @@ class LoadedModel:
 
     def _generator(
         self,
-        num_samples: int,
-        seed: int,
+        keys: Mapping[str, Any],
         label: Classes | None,
-        batch_size: int,
         parts: Mapping[str, Any],
         options: Mapping[str, Any],
         states: bool = False,
     ) -> tuple[Generator, Condition | None]:
         """The model with these parts, and the condition of each sample."""
-        keys = {"num_samples": num_samples, "seed": seed, "batch_size": batch_size}
+        num_samples = keys["num_samples"]
         with config_errors(), self._configured("sample", keys, parts, options) as (config, objects):
             as_generator(self.module, "model")
             early = parse_early(config)
@@ -291,8 +308,9 @@ class LoadedModel:
             size = 1 + model.num_steps if states else 4
             check_fits("num_samples", num_samples, size * math.prod(self.shape))
             labels = label_condition(label, num_samples, self.num_classes)
-            held_out = held_out_conditions(self._trained, arguments.data, self._trust)
-            condition = model.conditions_in_turn(range(num_samples), held_out)
+            given = given_condition(model, arguments, num_samples)
+            held_out = held_out_conditions(self._trained, arguments.data, self._trust, given)
+            condition = conditions(model, num_samples, given, held_out)
         return model, condition if labels is None else with_label(condition, labels)
 
     def _configured(

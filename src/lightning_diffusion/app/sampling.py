@@ -23,6 +23,8 @@ from lightning_diffusion.metrics.batches import shard_batches
 from lightning_diffusion.models.contracts import Editor, Generator, Model
 from lightning_diffusion.system.progress import Phase
 
+NAMES = {"image": "an image", "attributes": "attributes", "tokens": "a caption"}  # of the parts of a condition
+
 
 @dataclass(frozen=True)
 class EarlyArguments(ModelArguments):
@@ -33,6 +35,8 @@ class EarlyArguments(ModelArguments):
     output_dir: Text
     images: list[Text] | None
     mask: Text | None
+    caption: Text | None
+    attributes: list[float] | None
     data: Node[ImageDataModule] | None
 
 
@@ -80,23 +84,57 @@ def as_editor(model: Model) -> Editor:
     """The model, if it edits pictures. Otherwise raises ConfigError."""
     if not isinstance(model, Editor):
         raise ConfigError(f"edit: a {type(model).__name__} cannot edit pictures; leave it out")
-    if isinstance(model, Generator) and model.needs_image:
-        raise ConfigError("edit: this model draws only with an image as its condition; train with image_dropout=0.1")
+    if isinstance(model, Generator) and (part := model.needs_part) is not None:
+        raise ConfigError(
+            f"edit: this model draws only with {NAMES[part]} as its condition; train with {part}_dropout=0.1"
+        )
     return model
 
 
+def given_condition(model: Generator, arguments: EarlyArguments, count: int) -> Condition | None:
+    """The condition of `count` samples by caption=… or attributes=…, without a label; None if there is none.
+
+    Raises:
+        ConfigError: the model takes no such condition.
+        ValueError: a wrong value.
+    """
+    source = model.condition_source
+    for key in ("caption", "attributes"):
+        if (value := getattr(arguments, key)) is not None:
+            if source is None or source.word != key:
+                takes = "" if source is None or source.word is None else f"; give {source.word}=…"
+                raise ConfigError(f"{key}: this model was trained without {key}; leave it out{takes}")
+            return Condition.cat([source.read(value)] * count)
+    return None
+
+
+def conditions(
+    model: Generator, count: int, given: Condition | None, held_out: ImageDataset | None
+) -> Condition | None:
+    """The condition of each sample: the one that is given with a class in turn, or those of held-out images in turn."""
+    if given is None:
+        return model.conditions_in_turn(range(count), held_out)
+    K = model.num_classes
+    return given if K is None else Condition(**given.parts | {"label": torch.arange(count) % K})
+
+
 def held_out_conditions(
-    trained: TrainedModel, data: Node[ImageDataModule] | None, trust: list[str]
+    trained: TrainedModel, data: Node[ImageDataModule] | None, trust: list[str], given: Condition | None = None
 ) -> ImageDataset | None:
     """The held-out images whose conditions a model draws with, of its own data or of `data`; None if it needs none.
+
+    Args:
+        given: the condition that replaces those of the images, or None.
 
     Raises:
         ConfigError: data are given, but the model needs none.
         ValueError, FileNotFoundError: data that are missing, damaged or do not fit.
     """
-    if trained.model.condition_source is None:
-        if data is not None:
-            raise ConfigError("data: this model takes no image as its condition, so it needs no data; leave it out")
+    if given is not None and data is not None:
+        raise ConfigError("data: the condition of each sample is given, so no data are needed; leave it out")
+    if trained.model.condition_source is None and data is not None:
+        raise ConfigError("data: this model takes no condition from data, so it needs none; leave it out")
+    if trained.model.condition_source is None or given is not None:
         return None
     return load_data(trained, data, trust)["val"]
 

@@ -17,11 +17,12 @@ class Condition:
 
     Args:
         label: the class, int64 (B,).
-        attributes: float (B, K).
+        attributes: float (B, K). For the networks of this project the last number is 1, which means that the others
+            are known. Zeros therefore mean "no attributes"; they differ from known attributes that are all 0.
         image: float (B, C, H, W). For the networks of this project its last channel is the share of the picture that is
             known, from 0 (nothing) to 1, and the other channels are the picture in [−1, 1] times this share. Zeros
             therefore mean "no image"; they differ from a black image and from a grey one.
-        tokens: int64 (B, L).
+        tokens: int64 (B, L), words of a vocabulary; 0 means "no word".
 
     Raises:
         ValueError: no part, parts of different lengths, or a part with a wrong shape or dtype.

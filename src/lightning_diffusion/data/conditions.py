@@ -1,4 +1,4 @@
-"""Images as conditions: the part of an image that a model is given, such as a smaller copy, and the image it draws."""
+"""Conditions made from the samples of a data set, and images as conditions, such as a smaller copy of the image."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.codecs.image_size import typed
 from lightning_diffusion.codecs.masks import GREY, IGNORED, coloured
 from lightning_diffusion.codecs.pixels import to_model, to_uint8
@@ -17,29 +18,43 @@ LUMINANCE: Final = (0.299, 0.587, 0.114)  # of red, green and blue. Ref: ITU-R B
 
 
 class ConditionSource(ABC):
-    """Makes the image of a condition from a sample of a data set. See `codecs.condition` for its last channel.
+    """Makes the condition of an image from a sample of a data set.
 
-    channels: of the condition's picture, without the last channel. num_samples: of one condition in a run's picture.
-    noise, max_noise: levels in [0, 1) of the noise that a model adds to the picture: when it draws or is measured, and
-    the largest in training. See `Condition.noised`.
+    part: of the condition, see `Condition`. word: the key of src.sample that gives such a condition, or None.
+    channels: of the condition's picture, without the last channel. num_attributes, num_words: of the condition, see
+    `networks.layers.ConditionEmbedding`. The last three are 0 for a condition of another kind. num_samples: of one
+    condition in a run's picture. noise, max_noise: levels in [0, 1) of the noise that a model adds to the condition's
+    picture: when it draws or is measured, and the largest in training. See `Condition.noised`.
     """
 
-    channels: int
+    part: str
+    word: str | None = None
+    channels = 0
+    num_attributes = 0
+    num_words = 0
     num_samples = 1
     noise = 0.0
     max_noise = 0.0
 
     @abstractmethod
-    def picture(self, sample: Sample) -> tuple[Tensor, Tensor]:
-        """The condition's picture, float (B, C, H, W) in [−1, 1], and the known share of each pixel (B, 1, H, W)."""
+    def __call__(self, sample: Sample) -> Sample:
+        """The sample with the images that are drawn and the part of the condition."""
+
+    @abstractmethod
+    def check(self, data: Any) -> None:
+        """Raise ValueError if the images of a data module do not fit."""
 
     def drawn(self, sample: Sample) -> Tensor:
         """The images that a model with this condition draws, uint8 (B, C, H, W)."""
         return sample.images
 
-    @abstractmethod
-    def check(self, data: Any) -> None:
-        """Raise ValueError if the images of a data module do not fit."""
+    def read(self, words: Any) -> Condition:
+        """The condition, of length 1, that the value of the key `word` means. Raises ValueError for a wrong value."""
+        raise NotImplementedError
+
+    def texts(self, condition: Condition) -> list[str] | None:
+        """Each condition as a text for people, or None if it has none."""
+        return None
 
     def consistency(self, images: Tensor, shown: Tensor) -> Tensor | None:
         """The mean squared difference between the condition's picture and that of drawn images, (B,) with values in
@@ -51,35 +66,49 @@ class ConditionSource(ABC):
         """
         return None
 
-    def shown_as_picture(self, shown: Tensor) -> Tensor:
-        """The image of a condition for people, uint8 (B, 1 or 3, H, W)."""
-        return to_uint8(shown[:, :-1])
-
     def drawn_as_picture(self, images: Tensor) -> Tensor:
         """Drawn images for people, uint8 (B, C, H, W)."""
         return images
 
-    def panels(self, shown: Tensor, samples: Tensor, truth: Tensor) -> Tensor:
-        """A row of panels for each condition: its image, the samples, and the true image.
+    def panels(self, truth: Sample, samples: Tensor) -> Tensor:
+        """A tile for each condition. By default it shows the first of its samples.
 
         Args:
-            shown: (B, C' + 1, H, W).
+            truth: the true images with their conditions.
             samples: uint8 (num_samples, B, C, H, W).
-            truth: uint8 (B, C, H, W).
 
         Returns:
             uint8 (B, 1 or 3, H, W').
         """
-        images = (self.drawn_as_picture(each) for each in (*samples, truth))
-        return in_a_row(self.shown_as_picture(shown), *images)
+        return self.drawn_as_picture(samples[0])
+
+
+class ImageSource(ConditionSource):
+    """Makes the image of a condition. See `codecs.condition` for its last channel."""
+
+    part = "image"
+    channels: int
+
+    @abstractmethod
+    def picture(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """The condition's picture, float (B, C, H, W) in [−1, 1], and the known share of each pixel (B, 1, H, W)."""
+
+    def shown_as_picture(self, shown: Tensor) -> Tensor:
+        """The image of a condition for people, uint8 (B, 1 or 3, H, W)."""
+        return to_uint8(shown[:, :-1])
+
+    def panels(self, truth: Sample, samples: Tensor) -> Tensor:
+        """A row of panels for each condition: its image, the samples, and the true image."""
+        assert truth.shown is not None
+        images = (self.drawn_as_picture(each) for each in (*samples, truth.images))
+        return in_a_row(self.shown_as_picture(truth.shown), *images)
 
     def __call__(self, sample: Sample) -> Sample:
-        """The sample with the images that are drawn and the image that is shown."""
         picture, known = self.picture(sample)
         return sample._replace(images=self.drawn(sample), shown=torch.cat([known * picture, known], dim=1))
 
 
-class LowResolution(ConditionSource):
+class LowResolution(ImageSource):
     """Super-resolution: the mean of each square of factor × factor pixels, at all of its pixels.
 
     Args:
@@ -127,7 +156,7 @@ class LowResolution(ConditionSource):
         return _squared_difference(self.averaged(images), shown[:, :-1])
 
 
-class Grey(ConditionSource):
+class Grey(ImageSource):
     """Colourization: the luminance of a colour image.
 
     Args:
@@ -158,7 +187,7 @@ class Grey(ConditionSource):
         return _squared_difference(self.luminance(images), shown[:, :-1])
 
 
-class Mask(ConditionSource):
+class Mask(ImageSource):
     """Mask to image: a channel for each class, 1 where the mask has this class. Pixels to ignore are unknown.
 
     Args:
@@ -182,7 +211,7 @@ class Mask(ConditionSource):
         return as_colours(shown[:, :-1], shown[:, -1] > 0)
 
 
-class Picture(ConditionSource):
+class Picture(ImageSource):
     """Image to mask: the condition is the image, and its mask is drawn, with a channel for each class: 255 where the
     mask has this class and 0 elsewhere. Pixels to ignore are 0 in all channels.
 
@@ -216,13 +245,14 @@ class Picture(ConditionSource):
     def drawn_as_picture(self, images: Tensor) -> Tensor:
         return as_colours(images, (images > 0).any(dim=1))
 
-    def panels(self, shown: Tensor, samples: Tensor, truth: Tensor) -> Tensor:
+    def panels(self, truth: Sample, samples: Tensor) -> Tensor:
         """The image, the true mask, the most frequent class of each pixel, and the entropy of its classes, from black
         (the samples agree) to white (each has another class)."""
+        assert truth.shown is not None
         votes = shares(samples)
         return in_a_row(
-            self.shown_as_picture(shown),
-            self.drawn_as_picture(truth),
+            self.shown_as_picture(truth.shown),
+            self.drawn_as_picture(truth.images),
             as_colours(votes),
             (255 * entropy(votes, len(samples))).round().to(torch.uint8)[:, None],
         )
@@ -262,14 +292,12 @@ class WithCondition(ImageDataset):
 
 
 def panels(held_out: ImageDataset, source: ConditionSource, samples: Tensor) -> Tensor:
-    """A row of panels for each of the first B conditions of the held-out images, uint8 (B, 1 or 3, H, W').
+    """The tiles of the first B conditions of the held-out images, uint8 (B, 1 or 3, H, W'), see `panels` of a source.
 
     Args:
         samples: uint8 (V, B, C, H, W), V samples of each.
     """
-    truth = held_out.sample(torch.arange(samples.shape[1]) % len(held_out))
-    assert truth.shown is not None
-    return source.panels(truth.shown, samples, truth.images)
+    return source.panels(held_out.sample(torch.arange(samples.shape[1]) % len(held_out)), samples)
 
 
 def one_hot(masks: Tensor, num_classes: int) -> Tensor:

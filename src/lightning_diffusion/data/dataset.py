@@ -10,22 +10,29 @@ from torch.utils.data import Dataset
 
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.data.batch import Batch
+from lightning_diffusion.data.captions import Description
 
 
 class Sample(NamedTuple):
-    """images: uint8 (B, C, H, W). labels: int64 (B,) or None. targets, instances: see `Batch`. shown: the image of the
-    condition, float (B, C', H, W), or None; see `data.conditions`."""
+    """images: uint8 (B, C, H, W). labels: int64 (B,) or None. targets, instances: see `Batch`. description: the parts
+    of a condition that the data set offers, or None. shown, attributes, tokens: the parts that `data.conditions` makes,
+    or None; see `Condition`."""
 
     images: Tensor
     labels: Tensor | None
     targets: Tensor | None
     instances: Tensor | None = None
     shown: Tensor | None = None
+    attributes: Tensor | None = None
+    tokens: Tensor | None = None
+    description: Description | None = None
 
     def condition(self, num_classes: int | None) -> Condition | None:
-        """The condition of these images: the labels, unless `num_classes` is None, and the image that is shown."""
+        """The condition of these images: the labels, unless `num_classes` is None, and the parts that a source made."""
         labels = None if num_classes is None else self.labels
-        return None if labels is None and self.shown is None else Condition(label=labels, image=self.shown)
+        parts = {"label": labels, "attributes": self.attributes, "image": self.shown, "tokens": self.tokens}
+        given = {name: part for name, part in parts.items() if part is not None}
+        return Condition(**given) if given else None
 
 
 class ImageDataset(ABC):
@@ -143,7 +150,7 @@ class Mirrored(ImageDataset):
             targets = _mirrored(targets, flipped)
         instances = None if sample.instances is None else _mirrored(sample.instances, flipped)
         shown = None if sample.shown is None else _mirrored(sample.shown, flipped)
-        return Sample(images, sample.labels, targets, instances, shown)
+        return sample._replace(images=images, targets=targets, instances=instances, shown=shown, description=None)
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"mirrored {self.dataset.fingerprint()}".encode()).hexdigest()

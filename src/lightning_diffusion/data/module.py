@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from lightning_diffusion.codecs.image_size import ImageSize, height_width, typed
 from lightning_diffusion.data.batch import Batch
+from lightning_diffusion.data.captions import Vocabulary
 from lightning_diffusion.data.conditions import ConditionSource, WithCondition
 from lightning_diffusion.data.dataset import Batches, First, ImageDataset, Mirrored, check_labels
 from lightning_diffusion.data.order import EndlessShuffle, Sequential
@@ -81,6 +82,8 @@ class ImageDataModule(L.LightningDataModule, ABC):
         self.splits: dict[Split, ImageDataset] = {}
 
     mask_classes: int | None = None  # number of classes of the masks; None if the images have no masks
+    num_attributes: int | None = None  # of an image; None if the data set has none
+    vocabulary: Vocabulary | None = None  # of the captions; None if the images have no captions
     condition_source: ConditionSource | None = None  # of the model; set before `setup`, which applies it
     has_instances = False  # whether the masks come with the number of each pixel's instance
     fetches = True  # whether `prepare_data` may download missing files; False for data named by a model's file or a run

@@ -1,6 +1,7 @@
 """Scenes of several items on a cluttered background, computed instead of read, with exact masks."""
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_diffusion.codecs.image_size import height_width, typed
+from lightning_diffusion.data.captions import CLASSES, Description, Vocabulary, is_held_out_pair, relation
 from lightning_diffusion.data.dataset import ImageDataset, InMemory, Sample
 from lightning_diffusion.data.digits import Digits
 from lightning_diffusion.data.mnist import MNIST
@@ -33,13 +35,19 @@ CHUNK: Final = 2**20  # pixels composed at once for a fingerprint
 class Scenes(ImageDataModule):
     """10,000 scenes to train on and 1,000 held out. Scene i of a split depends on (items, image_seed, split, i) only.
 
-    Training scenes contain training items only, held-out scenes held-out items only.
+    Training scenes contain training items only, held-out scenes held-out items only. A scene of exactly two items has a
+    caption: the class of the item at the bottom, its relation to the other one, and the other one's class.
 
     Args:
         items: "digits" of scikit-learn, 8×8, or "fashion_mnist", 28×28.
         root: folder of Fashion-MNIST's files; None for digits.
         image_seed: of the scenes, 0 … 2³¹ − 1; `seed` is that of their order.
         mask_classes: values of a mask: 0 is the background, 1 + k an item of class k; 11.
+        num_attributes: attribute k is 1 if an item of class k is visible, and 0 otherwise; 10.
+        num_items: least and largest number of items in a scene, 1 … 4.
+        overlap: false keeps the squares of items apart, in scenes of at most two.
+        hold_out_pairs: no training scene contains the two classes of one of ten pairs, see `is_held_out_pair`; every
+            held-out scene contains such a pair.
         options: those of every data set; `channels` is 1, `num_classes` None, and the sides of `image_size` ≥ 16.
 
     Raises:
@@ -54,6 +62,10 @@ class Scenes(ImageDataModule):
         root: str | None = None,
         image_seed: int = 0,
         mask_classes: int = MASK_CLASSES,
+        num_attributes: int = MASK_CLASSES - 1,
+        num_items: Sequence[int] = ITEMS,
+        overlap: bool = True,
+        hold_out_pairs: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -63,6 +75,8 @@ class Scenes(ImageDataModule):
             raise ValueError(f"data.num_classes={self.num_classes}: a scene has no class; choose data.num_classes=null")
         if mask_classes != MASK_CLASSES:
             raise ValueError(f"data.mask_classes={mask_classes}: scenes have {MASK_CLASSES}; leave it out")
+        if num_attributes != MASK_CLASSES - 1:
+            raise ValueError(f"data.num_attributes={num_attributes}: scenes have {MASK_CLASSES - 1}; leave it out")
         if min(height_width(self.image_size)) < MIN_SIDE:
             raise ValueError(f"data.image_size={typed(self.image_size)}: scenes need sides of at least {MIN_SIDE}")
         if not 0 <= image_seed <= MAX_SEED:
@@ -72,6 +86,9 @@ class Scenes(ImageDataModule):
         if items == "digits" and root is not None:
             raise ValueError(f"data.root={root}: the digits need no files; leave it out, or choose another data.items")
         self.items, self.root, self.image_seed, self.mask_classes = items, root, image_seed, mask_classes
+        self.num_attributes, self.num_items = num_attributes, _checked_items(num_items, overlap, hold_out_pairs)
+        self.overlap, self.hold_out_pairs = overlap, hold_out_pairs
+        self.vocabulary = Vocabulary(CLASSES[items]) if self.num_items == (2, 2) else None
 
     @cached_property
     def _source(self) -> ImageDataModule:
@@ -84,11 +101,32 @@ class Scenes(ImageDataModule):
         self._source.fetch()
 
     def read(self, split: Split) -> ImageDataset:
+        pairs = (split == "val") if self.hold_out_pairs else None
+        stream = 2 * self.image_seed + (split == "val")
+        return self.made(split, COUNT[split], stream, self.num_items, self.overlap, pairs)
+
+    def made(
+        self, split: Split, count: int, stream: int, num_items: tuple[int, int], overlap: bool, pairs: bool | None
+    ) -> "SceneImages":
+        """Scenes of the items of a split, with captions if each has two items; see `SceneImages`."""
         items = self._source.read(split)
         assert isinstance(items, InMemory)
         _, height, width = self.shape
-        stream = 2 * self.image_seed + (split == "val")
-        return SceneImages(COUNT[split], height, width, items, OUTLINE[self.items], stream)
+        vocabulary = Vocabulary(CLASSES[self.items]) if num_items == (2, 2) else None
+        outline = OUTLINE[self.items]
+        return SceneImages(count, height, width, items, outline, stream, num_items, overlap, pairs, vocabulary)
+
+
+def _checked_items(num_items: Sequence[int], overlap: bool, hold_out_pairs: bool) -> tuple[int, int]:
+    """(least, largest) number of items in a scene."""
+    given = f"data.num_items={typed(list(num_items))}"
+    if len(num_items) != 2 or not 1 <= num_items[0] <= num_items[1] <= ITEMS[1]:
+        raise ValueError(f"{given}: choose the least and the largest number, 1 to {ITEMS[1]}, such as [2,2]")
+    if not overlap and num_items[1] > 2:
+        raise ValueError(f"{given} and data.overlap=false: at most two items are kept apart; choose [2,2], or [1,2]")
+    if hold_out_pairs and num_items[0] < 2:
+        raise ValueError(f"{given} and data.hold_out_pairs=true: a pair needs two items; choose [2,2], or more")
+    return num_items[0], num_items[1]
 
 
 class Item(NamedTuple):
@@ -120,7 +158,7 @@ class SceneImages(ImageDataset):
 
         background   GRID × GRID random values, interpolated, up to the brightness BACKGROUND
         pieces       PIECES squares cut from items
-        items        two to four, each whole and within the canvas
+        items        `num_items`, each whole and within the canvas
 
     An item has the value v(p) ∈ [0, 255] at pixel p of its square, interpolated bilinearly. It is visible where v(p) ≥
     `outline`, unless a later item covers it. Its brightness there is b (SHADE + (1 − SHADE) v(p) / 255). Pieces are
@@ -129,32 +167,75 @@ class SceneImages(ImageDataset):
     An interpolated value is a whole number of 1/256, which float64 and float32 represent exactly, whatever the order of
     the sum. A scene is therefore the same bits in every batch and on every machine.
 
+    The arguments from num_items leave out rows of the table that do not fit. Scene i is then row i of the others.
+
     Args:
         items: square images with classes.
         outline: the least value of an item's pixels, 1 … 255.
         stream: seed of the table, below 2³².
+        num_items: least and largest number of items in a scene.
+        overlap: false keeps the squares of two items apart.
+        pairs: whether each scene contains a pair of classes that is held out (true) or none does (false); None allows
+            both.
+        vocabulary: of the captions, if every scene has two items; None for scenes without captions.
 
     Ref: Recurrent Models of Visual Attention, Mnih et al. 2014, §4.1 (clutter from pieces of other items)
     """
 
-    def __init__(self, count: int, height: int, width: int, items: InMemory, outline: int, stream: int) -> None:
+    def __init__(
+        self,
+        count: int,
+        height: int,
+        width: int,
+        items: InMemory,
+        outline: int,
+        stream: int,
+        num_items: tuple[int, int] = ITEMS,
+        overlap: bool = True,
+        pairs: bool | None = None,
+        vocabulary: Vocabulary | None = None,
+    ) -> None:
         assert items.labels is not None
-        self.height, self.width, self.outline = height, width, outline
+        self.height, self.width, self.outline, self.vocabulary = height, width, outline, vocabulary
         self.pictures, self.classes = items.images[:, 0], items.labels
-        most, shorter, N = ITEMS[1], min(height, width), len(items)
-        columns = (1, GRID * GRID, 5 * (PIECES + most), 2 * PIECES)
-        table = torch.rand(count, sum(columns), generator=torch.Generator().manual_seed(stream))
-        number, grid, layers, cuts = table.split(columns, dim=1)
-        self.num_items = ITEMS[0] + (number[:, 0] * (most + 1 - ITEMS[0])).long()
+        columns = (1, GRID * GRID, 5 * (PIECES + ITEMS[1]), 2 * PIECES)
+        generator, rows = torch.Generator().manual_seed(stream), torch.zeros(0, sum(columns))
+        while len(rows) < count:
+            table = torch.rand(count, sum(columns), generator=generator)
+            self._lay_out(table.split(columns, dim=1), num_items)
+            fits = torch.ones(count, dtype=torch.bool) if overlap else self._apart()
+            rows = torch.cat([rows, table[fits if pairs is None else fits & (self._holds_a_pair() == pairs)]])
+        self._lay_out(rows[:count].split(columns, dim=1), num_items)
+
+    def _lay_out(self, columns: Sequence[Tensor], num_items: tuple[int, int]) -> None:
+        """Read the scenes from the columns of their rows in the table."""
+        (number, grid, layers, cuts), (least, largest) = columns, num_items
+        most, shorter, N, count = ITEMS[1], min(self.height, self.width), len(self.classes), len(number)
+        self.num_items = least + (number[:, 0] * (largest + 1 - least)).long()
         self.grid = (grid * (255 * BACKGROUND)).long().reshape(count, 1, GRID, GRID)
         pick, size, x, y, brightness = layers.reshape(count, PIECES + most, 5).unbind(2)  # (N, L) each
         self.number, self.side = (pick * N).long().clamp(max=N - 1), _between(*SIZE, size) * shorter
         self.brightness = _between(*BRIGHTNESS, brightness)
         self.shown = torch.cat([PIECE * self.side[:, :PIECES], self.side[:, PIECES:]], dim=1)  # side that is visible
         cut = torch.cat([cuts, torch.zeros(count, 2 * most)], dim=1).reshape(count, PIECES + most, 2)
-        self.window_x, self.window_y = x * (width - self.shown), y * (height - self.shown)  # its left and upper edge
+        # the left and upper edge of the part that is visible
+        self.window_x, self.window_y = x * (self.width - self.shown), y * (self.height - self.shown)
         hidden = self.side - self.shown
         self.left, self.top = self.window_x - cut[..., 0] * hidden, self.window_y - cut[..., 1] * hidden
+
+    def _apart(self) -> Tensor:
+        """Whether the squares of the first two items are apart, or there is only one, (N,)."""
+        edges = torch.stack([self.left, self.top])[..., PIECES : PIECES + 2]  # (2, N, 2)
+        (one, other), side = edges.unbind(-1), self.side[:, PIECES : PIECES + 2]
+        apart = (one + side[:, 0] <= other) | (other + side[:, 1] <= one)
+        return apart.any(dim=0) | (self.num_items == 1)
+
+    def _holds_a_pair(self) -> Tensor:
+        """Whether two items of a scene are a pair of classes that is held out, (N,)."""
+        classes = self.classes[self.number[:, PIECES:]]  # (N, most)
+        exists = torch.arange(classes.shape[1]) < self.num_items[:, None]
+        pairs = is_held_out_pair(classes[:, :, None], classes[:, None]) & exists[:, :, None] & exists[:, None]
+        return pairs.flatten(1).any(dim=1)
 
     def __len__(self) -> int:
         return len(self.num_items)
@@ -164,7 +245,19 @@ class SceneImages(ImageDataset):
 
     def sample(self, indices: Tensor) -> Sample:
         scene = self.compose(indices)
-        return Sample(scene.images, None, scene.masks, scene.instances)
+        seen = torch.zeros(len(indices), MASK_CLASSES).scatter_(1, scene.masks.flatten(1).long(), 1)
+        offered = Description(seen[:, 1:], self.captions(indices))
+        return Sample(scene.images, None, scene.masks, scene.instances, description=offered)
+
+    def captions(self, indices: Tensor) -> Tensor | None:
+        """The words of the scenes' captions, int64 (B, 3), or None without captions."""
+        if self.vocabulary is None:
+            return None
+        first, second = self.classes[self.number[indices, PIECES : PIECES + 2]].unbind(1)
+        half = self.side[indices] / 2
+        x, y = (edge[indices] + half for edge in (self.left, self.top))
+        (dx, dy) = (centre[:, PIECES + 1] - centre[:, PIECES] for centre in (x, y))
+        return self.vocabulary.of(first, relation(dx, dy), second)
 
     def compose(self, indices: Tensor) -> Scene:
         """The scenes with these numbers."""

@@ -74,9 +74,10 @@ class NetworkDenoiser(Denoiser):
             its output has 2C channels, and the last C determine the variance of the reverse step.
         schedule: α(t), σ(t).
         parameterization: what F predicts.
-        label_dropout: fraction in [0, 1) of the conditions that training replaces by "none", so that one network
-            learns both the conditional and the unconditional estimate. Ref: Classifier-Free Diffusion Guidance Alg. 1
-        image_dropout: the same for the image of a condition, which is dropped independently of its other parts.
+        label_dropout: fraction in [0, 1) of the labels that training replaces by "none", so that one network learns
+            both the conditional and the unconditional estimate. Ref: Classifier-Free Diffusion Guidance Alg. 1
+        image_dropout, attributes_dropout, tokens_dropout: the same for the other parts of a condition. Each part is
+            dropped independently.
 
     Raises:
         ValueError: a parameterization that is singular on this schedule, a learned variance on a continuous schedule,
@@ -90,16 +91,20 @@ class NetworkDenoiser(Denoiser):
         parameterization: Parameterization,
         label_dropout: float = 0.0,
         image_dropout: float = 0.0,
+        attributes_dropout: float = 0.0,
+        tokens_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         parameterization.check(schedule)
-        for name, share in (("label_dropout", label_dropout), ("image_dropout", image_dropout)):
+        self.dropout = {
+            "label": label_dropout, "image": image_dropout, "attributes": attributes_dropout, "tokens": tokens_dropout,
+        }  # fmt: skip
+        for part, share in self.dropout.items():
             if not 0 <= share < 1:
-                raise ValueError(f"denoiser.{name}={share}: choose 0 <= {name} < 1 (0.1 is usual)")
+                raise ValueError(f"denoiser.{part}_dropout={share}: choose 0 <= {part}_dropout < 1 (0.1 is usual)")
         self.backbone = backbone
         self.schedule = schedule
         self.parameterization = parameterization
-        self.label_dropout, self.image_dropout = label_dropout, image_dropout
         if self.learns_variance:
             schedule.chain("backbone.outputs=2", "backbone.outputs=1")
 
@@ -109,7 +114,7 @@ class NetworkDenoiser(Denoiser):
         num_classes = getattr(self.backbone, "num_classes", None)
         if num_classes is None:
             return super().no_class
-        if self.label_dropout == 0:
+        if self.dropout["label"] == 0:
             raise ValueError(
                 "guidance: this model was trained with denoiser.label_dropout=0 and never saw an image without its "
                 "class; train with denoiser.label_dropout=0.1, or choose guidance=none or guidance=clip"
@@ -121,15 +126,17 @@ class NetworkDenoiser(Denoiser):
         taken = {
             "label": getattr(self.backbone, "num_classes", None) is not None,
             "image": getattr(self.backbone, "condition_channels", 0) > 0,
+            "attributes": getattr(self.backbone, "num_attributes", 0) > 0,
+            "tokens": getattr(self.backbone, "num_words", 0) > 0,
         }
         return [name for name, takes in taken.items() if takes]
 
     def check_none(self, part: str) -> None:
         super().check_none(part)
-        if part == "image" and self.image_dropout == 0:
+        if part != "label" and self.dropout[part] == 0:
             raise ValueError(
-                "guidance: this model was trained with denoiser.image_dropout=0 and never saw an image without its "
-                "condition image; train with denoiser.image_dropout=0.1, or choose guidance=none or guidance=clip"
+                f"guidance: this model was trained with denoiser.{part}_dropout=0 and never saw an image without its "
+                f"condition's {part}; train with denoiser.{part}_dropout=0.1, or choose guidance=none or guidance=clip"
             )
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
@@ -146,16 +153,14 @@ class NetworkDenoiser(Denoiser):
         return self.parameterization.to_x0(self.schedule, output, x_t, t), share
 
     def drop_condition(self, condition: Condition | None, draws: BatchRNG) -> Condition | None:
-        """While training, the condition with fractions of its items replaced by "none": image_dropout of the images
-        and, independently, label_dropout of all other parts together."""
+        """While training, the condition with the fractions `dropout` of its parts replaced by "none", independently."""
         if condition is None or not self.training:
             return condition
-        others, shown = [name for name in condition.parts if name != "image"], ["image"] * (condition.image is not None)
-        for names, share in ((others, self.label_dropout), (shown, self.image_dropout)):
-            if names and share > 0:
+        for part, share in self.dropout.items():
+            if share > 0 and part in condition.parts:
                 dropped = draws.uniform(len(condition)) < share
-                no_class = self.no_class if "label" in names else None
-                condition = condition.without(*names, no_class=no_class, where=dropped)
+                no_class = self.no_class if part == "label" else None
+                condition = condition.without(part, no_class=no_class, where=dropped)
         return condition
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:

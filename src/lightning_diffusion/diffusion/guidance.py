@@ -77,7 +77,7 @@ class ClassifierFree(DenoiserWrapper):
         scale: w, of all parts of the condition together.
         level_min, level_max: guidance applies where level_min < σ/α ≤ level_max. Ref: Limited Interval Guidance §3
         rescale: φ in [0, 1]; 1 sets std(x̂_0) to std(x̂_0(c)). Ref: Common Diffusion Noise Schedules … §3.4
-        scales: w_k by the name of the part, "label" or "image"; it replaces scale.
+        scales: w_k by the name of the part, "label", "attributes", "image" or "tokens"; it replaces scale.
         combine: how several scales are combined.
 
     Raises:

@@ -30,8 +30,8 @@ def no_report() -> None:
 class Model(nn.Module, ABC):
     """The module that is trained, averaged and saved. Its state dict is the model.
 
-    shape: (C, H, W) of an image. num_classes: K, or None without classes. condition_source: makes the images of its
-    conditions from a data set, or None.
+    shape: (C, H, W) of an image. num_classes: K, or None without classes. condition_source: makes its conditions
+    from a data set, or None.
     """
 
     shape: tuple[int, int, int]
@@ -154,12 +154,12 @@ class Generator(ABC):
         return self.num_classes is not None
 
     @property
-    def needs_image(self) -> bool:
-        """Whether it can only draw images with a given image as their condition."""
-        return self.condition_source is not None
+    def needs_part(self) -> str | None:
+        """The part of a condition from a data set without which it cannot draw; None if there is no such part."""
+        return None if self.condition_source is None else self.condition_source.part
 
     def conditions_in_turn(self, indices: Sequence[int], held_out: ImageDataset | None = None) -> Condition | None:
-        """The condition of held-out image i mod N for sample i, if images are conditions; else class i mod K, or None.
+        """The condition of held-out image i mod N for sample i, if a data set makes it; else class i mod K, or None.
 
         Args:
             held_out: N images with their conditions; needed only by a model with a `condition_source`.

@@ -31,10 +31,12 @@ class DiT(PatchTransformer):
         outputs: int = 1,
         checkpointing: bool = False,
         condition_channels: int = 0,
+        num_attributes: int = 0,
+        num_words: int = 0,
     ) -> None:
         super().__init__(
             image_size, in_channels, patch_size, dim, depth, num_heads, num_classes, outputs, checkpointing,
-            condition_channels,
+            condition_channels, num_attributes, num_words,
         )  # fmt: skip
         position = position_embedding(self.patches.rows, self.patches.columns, dim)
         self.register_buffer("position", position, persistent=False)

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.codecs.image_size import ImageSize, height_width, simplest, typed
+from lightning_diffusion.networks.captions import CaptionEncoder
 
 SHORT = 64  # positions up to which plain products are faster in bfloat16 on a CPU; the fused kernel takes 14 ms for 49
 
@@ -84,10 +85,11 @@ def maybe_checkpoint(enabled: bool, module: nn.Module, *inputs: Tensor) -> Tenso
 
 
 class ConditionEmbedding(nn.Module):
-    """One vector for the time and, with classes, the class.
+    """One vector for the time and, if the network takes them, the class, the attributes and the caption.
 
     The embedding table has one row more than there are classes. This last row means "no class"; a missing condition
-    selects it.
+    selects it. The attributes are embedded by a linear map without bias, the caption by a `CaptionEncoder`. A missing
+    one adds nothing, and neither do zeros, which mean "none".
 
     Args:
         dim: width of the sinusoidal embedding, even, ≥ 4.
@@ -95,24 +97,44 @@ class ConditionEmbedding(nn.Module):
         num_classes: None for an unconditional network.
         frequency_shift: see `sinusoidal_embedding`.
         takes_image: whether the network takes the condition's image, at its input; otherwise it is refused.
+        num_attributes: K for attributes (B, K + 1), see `Condition`; 0: takes none.
+        num_words: of the vocabulary of captions; 0: takes none.
+
+    Raises:
+        ValueError: a negative number.
     """
 
     def __init__(
-        self, dim: int, out_dim: int, num_classes: int | None, frequency_shift: int = 1, takes_image: bool = False
+        self,
+        dim: int,
+        out_dim: int,
+        num_classes: int | None,
+        frequency_shift: int = 1,
+        takes_image: bool = False,
+        num_attributes: int = 0,
+        num_words: int = 0,
     ) -> None:
         super().__init__()
         self.dim, self.num_classes, self.frequency_shift = dim, num_classes, frequency_shift
         self.takes_image = takes_image
         self.mlp = nn.Sequential(nn.Linear(dim, out_dim), nn.SiLU(), nn.Linear(out_dim, out_dim))
         self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, out_dim)
+        if min(num_attributes, num_words) < 0:
+            raise ValueError(
+                f"backbone.num_attributes={num_attributes}, num_words={num_words}: choose 0 for none, or more"
+            )
+        self.attributes = nn.Linear(num_attributes + 1, out_dim, bias=False) if num_attributes else None
+        self.caption = CaptionEncoder(num_words, out_dim) if num_words else None
 
     def forward(self, time: Tensor, condition: Condition | None) -> Tensor:
-        """time (B,), condition by label in 0 … num_classes or None -> (B, out_dim).
+        """time (B,), condition with a label in 0 … num_classes or None -> (B, out_dim).
 
         Raises:
             ValueError: a part of the condition that the network does not embed.
         """
-        refuse_parts(condition, *["label"] * (self.classes is not None), *["image"] * self.takes_image)
+        embedded = {"label": self.classes, "attributes": self.attributes, "tokens": self.caption}
+        taken = [name for name, module in embedded.items() if module is not None]
+        refuse_parts(condition, *taken, *["image"] * self.takes_image)
         features = sinusoidal_embedding(time, self.dim, self.frequency_shift)
         embedding = self.mlp(features.to(next(self.mlp.parameters()).dtype))
         if self.classes is not None and self.num_classes is not None:
@@ -120,6 +142,10 @@ class ConditionEmbedding(nn.Module):
             if label is None:
                 label = torch.full(time.shape, self.num_classes, device=time.device, dtype=torch.long)
             embedding = embedding + self.classes(label)
+        if self.attributes is not None and condition is not None and condition.attributes is not None:
+            embedding = embedding + self.attributes(condition.attributes.to(self.attributes.weight.dtype))
+        if self.caption is not None and condition is not None and condition.tokens is not None:
+            embedding = embedding + self.caption(condition.tokens)
         return embedding
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_diffusion.codecs.condition import Condition, by_label
+from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.networks.transformer import TokenAttention
 from lightning_diffusion.networks.unet_blocks import SelfAttention
 
@@ -44,20 +44,32 @@ class Summary:
     levels: dict[tuple[int, ...], Level]
 
 
-def noisy_images(shape: Sequence[int], num_classes: int | None, condition_channels: int = 0) -> Example:
+def noisy_images(
+    shape: Sequence[int],
+    num_classes: int | None,
+    condition_channels: int = 0,
+    num_attributes: int = 0,
+    has_caption: bool = False,
+) -> Example:
     """Inputs of a denoiser's network: images of `shape` (C, H, W), a time on DDPM's clock, a condition or None.
 
     Args:
         num_classes: None for a condition without label.
         condition_channels: of the condition's picture; 0 for a condition without image.
+        num_attributes: of the condition; 0 for a condition without.
+        has_caption: whether the condition has one, of a single word.
     """
 
     def example(count: int, device: str) -> Inputs:
         label = None if num_classes is None else torch.zeros(count, dtype=torch.long, device=device)
-        condition = by_label(label)
+        parts = {} if label is None else {"label": label}
         if condition_channels:
-            image = torch.zeros(count, condition_channels + 1, *shape[1:], device=device)
-            condition = Condition(label=label, image=image)
+            parts["image"] = torch.zeros(count, condition_channels + 1, *shape[1:], device=device)
+        if num_attributes:
+            parts["attributes"] = torch.zeros(count, num_attributes + 1, device=device)
+        if has_caption:
+            parts["tokens"] = torch.ones(count, 1, dtype=torch.long, device=device)
+        condition = Condition(**parts) if parts else None
         return torch.zeros(count, *shape, device=device), torch.full((count,), 500.0, device=device), condition
 
     return example

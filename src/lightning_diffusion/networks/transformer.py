@@ -31,6 +31,7 @@ class PatchTransformer(nn.Module, ABC):
         num_classes: None for an unconditional network.
         outputs: see `UNet`.
         condition_channels: channels of the condition's picture, which is appended to x; 0: takes no image.
+        num_attributes, num_words: see `ConditionEmbedding`.
         checkpointing: recomputes each block in the backward pass instead of keeping its activations.
 
     Raises:
@@ -49,6 +50,8 @@ class PatchTransformer(nn.Module, ABC):
         outputs: int,
         checkpointing: bool,
         condition_channels: int = 0,
+        num_attributes: int = 0,
+        num_words: int = 0,
     ) -> None:
         super().__init__()
         patch_rows_columns(image_size, patch_size)
@@ -58,8 +61,11 @@ class PatchTransformer(nn.Module, ABC):
                 "a dim that 4 · num_heads divides"
             )
         self.num_classes, self.outputs, self.checkpointing = num_classes, outputs, checkpointing
-        self.condition_channels = condition_channels
-        self.embedding = ConditionEmbedding(dim, dim, num_classes, takes_image=condition_channels > 0)
+        self.condition_channels, self.num_attributes, self.num_words = condition_channels, num_attributes, num_words
+        self.embedding = ConditionEmbedding(
+            dim, dim, num_classes, takes_image=condition_channels > 0, num_attributes=num_attributes,
+            num_words=num_words,
+        )  # fmt: skip
         width = input_channels(in_channels, condition_channels)
         self.patches = Patches(image_size, width, patch_size, dim, outputs * in_channels)
 

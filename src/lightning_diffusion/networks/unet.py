@@ -72,6 +72,7 @@ class UNet(nn.Module):
         patch_size: p folds p×p pixels into channels before the first convolution and unfolds them after the last. The
             levels are p times smaller, so the same FLOPs allow more channels.
         condition_channels: channels of the condition's picture, which is appended to x; 0: takes no image.
+        num_attributes, num_words: see `ConditionEmbedding`.
         checkpointing: recomputes each stage in the backward pass instead of keeping its activations.
 
     Raises:
@@ -102,6 +103,8 @@ class UNet(nn.Module):
         patch_size: int = 1,
         checkpointing: bool = False,
         condition_channels: int = 0,
+        num_attributes: int = 0,
+        num_words: int = 0,
     ) -> None:
         super().__init__()
         check_sizes(channels, channel_mults, num_blocks, outputs)
@@ -113,9 +116,11 @@ class UNet(nn.Module):
         self.num_classes, self.outputs, self.checkpointing = num_classes, outputs, checkpointing
         self.scale_shift, self.resampling, self.patch_size = scale_shift, resampling, patch_size
         self.condition_channels, width = condition_channels, input_channels(in_channels, condition_channels)
+        self.num_attributes, self.num_words = num_attributes, num_words
         self.embedding = ConditionEmbedding(
-            channels, config.embedding_dim, num_classes, frequency_shift, condition_channels > 0
-        )
+            channels, config.embedding_dim, num_classes, frequency_shift, condition_channels > 0, num_attributes,
+            num_words,
+        )  # fmt: skip
         self.stem = nn.Conv2d(patch_size**2 * width, channels, 3, padding=1)
         self.down, self.downsample = _build_levels(down, config, partial(_downsampling, resampling))
         width = down[-1].out_channels

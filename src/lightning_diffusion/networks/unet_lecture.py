@@ -24,6 +24,7 @@ class LectureUNet(nn.Module):
         time: False for a network without time and condition.
         image_size: side of the image in pixels, or [H, W]; used only to check depth.
         condition_channels: channels of the condition's picture, which is appended to x; 0: takes no image.
+        num_attributes, num_words: see `ConditionEmbedding`.
 
     Raises:
         ValueError: a number out of range, or an image that is too small for this depth.
@@ -42,6 +43,8 @@ class LectureUNet(nn.Module):
         time: bool = True,
         image_size: ImageSize | None = None,
         condition_channels: int = 0,
+        num_attributes: int = 0,
+        num_words: int = 0,
     ) -> None:
         super().__init__()
         if channels < 4 or channels % 2 or depth < 1:
@@ -56,10 +59,13 @@ class LectureUNet(nn.Module):
         self.num_classes, self.outputs, self.condition_channels = num_classes, outputs, condition_channels
         widths = [channels * 2**k for k in range(depth + 1)]
         embedding_dim = 4 * channels if time else None
-        takes_image = condition_channels > 0
-        self.embedding = (
-            ConditionEmbedding(channels, 4 * channels, num_classes, takes_image=takes_image) if time else None
-        )
+        self.num_attributes, self.num_words = num_attributes, num_words
+        self.embedding = None
+        if time:
+            self.embedding = ConditionEmbedding(
+                channels, 4 * channels, num_classes, takes_image=condition_channels > 0,
+                num_attributes=num_attributes, num_words=num_words,
+            )  # fmt: skip
 
         self.contracting_path = nn.ModuleList()
         width = input_channels(in_channels, condition_channels)

@@ -29,10 +29,12 @@ class UViT(PatchTransformer):
         outputs: int = 1,
         checkpointing: bool = False,
         condition_channels: int = 0,
+        num_attributes: int = 0,
+        num_words: int = 0,
     ) -> None:
         super().__init__(
             image_size, in_channels, patch_size, dim, depth, num_heads, num_classes, outputs, checkpointing,
-            condition_channels,
+            condition_channels, num_attributes, num_words,
         )  # fmt: skip
         if depth % 2 == 0:
             raise ValueError(f"backbone.depth={depth}: choose an odd number, with a block between the two halves")

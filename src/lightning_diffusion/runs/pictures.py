@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import imageio.v3 as imageio
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lightning_diffusion.codecs.masks import palette
@@ -46,6 +47,22 @@ def grid(images: Tensor, columns: int | None = None, least_side: int = 512) -> T
         picture[:, y : y + H, x : x + W] = image
     factor = math.ceil(least_side / picture.shape[-1])
     return picture.repeat_interleave(factor, dim=-1).repeat_interleave(factor, dim=-2)
+
+
+def with_texts(images: Tensor, texts: Sequence[str]) -> Tensor:
+    """Images uint8 (N, C, H, W), enlarged by a whole factor, with a line of text below each -> (N, C, H', W')."""
+    font, texts = ImageFont.load_default(), [text.replace(" ", "  ") for text in texts]  # this font's spaces are narrow
+    boxes = [font.getbbox(text) for text in texts]
+    width, height = (math.ceil(max([1, *(box[side] for box in boxes)])) + 2 for side in (2, 3))
+    factor = math.ceil(width / images.shape[-1])
+    images = images.repeat_interleave(factor, dim=-1).repeat_interleave(factor, dim=-2)
+    lines = []
+    for text in texts:
+        line = Image.new("L", (images.shape[-1], height))
+        ImageDraw.Draw(line).text((1, 0), text, fill=255, font=font)
+        lines.append(torch.from_numpy(np.array(line)))
+    below = torch.stack(lines)[:, None].expand(-1, images.shape[1], -1, -1)
+    return torch.cat([images, below], dim=2)
 
 
 def write_png(path: Path, picture: Tensor) -> None:

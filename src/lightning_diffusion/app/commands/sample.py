@@ -16,8 +16,10 @@ from lightning_diffusion.app.sampling import (
     Arguments,
     as_editor,
     as_generator,
+    conditions,
     draw,
     edit,
+    given_condition,
     held_out_conditions,
     parse_arguments,
     parse_early,
@@ -30,7 +32,7 @@ from lightning_diffusion.data.conditions import panels
 from lightning_diffusion.data.dataset import ImageDataset
 from lightning_diffusion.diffusion.editing.base import Editing
 from lightning_diffusion.models.contracts import Editor, Generator
-from lightning_diffusion.runs.pictures import columns_for, grid, square_columns, write_png
+from lightning_diffusion.runs.pictures import columns_for, grid, square_columns, with_texts, write_png
 from lightning_diffusion.system.files import make_folder, writable, write
 from lightning_diffusion.system.memory import check_fits
 from lightning_diffusion.training.devices import prepare_for_inference, usable
@@ -58,8 +60,9 @@ def main(config: DictConfig) -> None:
         else:
             generator = as_generator(model)
             check_fits("num_samples", arguments.num_samples, 4 * math.prod(model.shape))
-            held_out = held_out_conditions(trained, arguments.data, arguments.trust)
-            condition = _condition(arguments, generator, held_out)
+            given = given_condition(generator, arguments, arguments.num_samples)
+            held_out = held_out_conditions(trained, arguments.data, arguments.trust, given)
+            condition = _condition(arguments, generator, given, held_out)
 
     output_dir = Path(str(arguments.output_dir))  # it can refer to the run's own sampler
     if arguments.edit is not None:
@@ -77,13 +80,15 @@ def _draw(
     output_dir: Path,
 ) -> None:
     N = arguments.num_samples
-    drawn = draw(model, condition, N, arguments.batch_size, arguments.seed)
-    if held_out is not None and model.condition_source is not None:
-        shown = panels(held_out, model.condition_source, drawn[None])
+    drawn, source = draw(model, condition, N, arguments.batch_size, arguments.seed), model.condition_source
+    texts = None if source is None or condition is None else source.texts(condition)
+    if source is not None:
+        shown = drawn if held_out is None else panels(held_out, source, drawn[None])
+        shown = shown if texts is None else with_texts(shown, texts)
         picture = grid(shown, columns_for(shown))
     else:
         picture = grid(drawn, square_columns(N, model.num_classes if arguments.label is None else None))
-    _write(output_dir, "grid.png", picture, drawn, condition)
+    _write(output_dir, "grid.png", picture, drawn, condition, texts)
     show(f"{N} samples by {how}: {output_dir}/grid.png, {output_dir}/samples.npz")
 
 
@@ -98,19 +103,33 @@ def _edit(model: Editor, editing: Editing, inputs: EditInputs, seed: int, how: s
     show(f"{', '.join(columns)}{by}: {output_dir}/strip.png; {output_dir}/samples.npz")
 
 
-def _write(output_dir: Path, name: str, picture: Tensor, images: Tensor, condition: Condition | None) -> None:
-    """Write the picture, and samples.npz with images, uint8 N×H×W×C, and the labels of a conditional model."""
+def _write(
+    output_dir: Path,
+    name: str,
+    picture: Tensor,
+    images: Tensor,
+    condition: Condition | None,
+    texts: list[str] | None = None,
+) -> None:
+    """Write the picture, and samples.npz with images, uint8 N×H×W×C, and the labels, the attributes (N, K) or the
+    captions of a conditional model."""
     make_folder(output_dir)
     arrays = {"images": images.permute(0, 2, 3, 1).numpy()}
     if condition is not None and condition.label is not None:
         arrays["labels"] = condition.label.numpy()
+    if condition is not None and condition.attributes is not None:
+        arrays["attributes"] = condition.attributes[:, :-1].numpy()
+    if condition is not None and condition.tokens is not None and texts is not None:
+        arrays["captions"] = np.array(texts)
     write(output_dir / "samples.npz", lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
     write_png(output_dir / name, picture)
 
 
-def _condition(arguments: Arguments, model: Generator, held_out: ImageDataset | None) -> Condition | None:
+def _condition(
+    arguments: Arguments, model: Generator, given: Condition | None, held_out: ImageDataset | None
+) -> Condition | None:
     N, label = arguments.num_samples, arguments.label
-    condition = model.conditions_in_turn(range(N), held_out)
+    condition = conditions(model, N, given, held_out)
     if label is None:
         return condition
     return with_label(condition, same_label(label, N, model.num_classes))

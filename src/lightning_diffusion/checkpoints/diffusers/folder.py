@@ -77,14 +77,14 @@ def write(folder: Path, model: Model, label: int | None = None) -> str:
         raise ValueError(f"format=diffusers: exports diffusion models only, and this is a {type(model).__name__}")
     if model.condition_source is not None:
         raise ValueError(
-            "format=diffusers: its pipelines pass no image as a condition to the network; choose format=safetensors"
+            "format=diffusers: its pipelines pass only a label as a condition to the network; choose format=safetensors"
         )
     denoiser, (channels, *sides) = model.denoiser, model.shape
     image_size = simplest(sides)
     network: UNet = denoiser.backbone  # type: ignore[assignment]
     config, scheduler = unet_config(network, image_size, channels), scheduler_config(denoiser)
     weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}
-    own = {"num_classes": network.num_classes, "label_dropout": denoiser.label_dropout}
+    own = {"num_classes": network.num_classes, "label_dropout": denoiser.dropout["label"]}
     if label is not None:
         classes = weights.pop(CLASSES)
         weights["embedding.mlp.2.bias"] = weights["embedding.mlp.2.bias"] + classes[label]

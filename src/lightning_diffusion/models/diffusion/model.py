@@ -24,6 +24,7 @@ from lightning_diffusion.models.diffusion.likelihood import FlowAndBound
 from lightning_diffusion.networks.summary import Inputs, noisy_images
 
 Guidance = Callable[[Denoiser], Denoiser]
+TAKEN = {"condition_channels": "channels", "num_attributes": "num_attributes", "num_words": "num_words"}
 
 
 class DiffusionModel(Model, Generator, Likelihood, Editor):
@@ -35,7 +36,7 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
         image_size: n for squares, or [H, W].
         sampler: of the reverse process; None means DDIM with 50 steps.
         guidance: denoiser -> denoiser; None means clipping x̂_0 to [−1, 1].
-        condition: makes the image of a condition from a data set; None means no such image.
+        condition: makes the conditions from a data set; None means that there are none but labels.
         codec: converts between images and the denoiser's space; None means pixels.
     """
 
@@ -62,8 +63,9 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
         return self.denoiser.backbone
 
     def example(self, count: int, device: str) -> Inputs:
-        shown = 0 if self.condition_source is None else self.condition_source.channels
-        return noisy_images(self.codec.shape(self.shape), self.num_classes, shown)(count, device)
+        source, shape = self.condition_source, self.codec.shape(self.shape)
+        given = (0, 0, False) if source is None else (source.channels, source.num_attributes, source.num_words > 0)
+        return noisy_images(shape, self.num_classes, *given)(count, device)
 
     @property
     def shared(self) -> Sequence[object]:
@@ -80,20 +82,22 @@ class DiffusionModel(Model, Generator, Likelihood, Editor):
 
     @property
     def needs_labels(self) -> bool:
-        return self.num_classes is not None and self.denoiser.label_dropout == 0
+        return self.num_classes is not None and self.denoiser.dropout["label"] == 0
 
     @property
-    def needs_image(self) -> bool:
-        return self.condition_source is not None and self.denoiser.image_dropout == 0
+    def needs_part(self) -> str | None:
+        part = super().needs_part
+        return None if part is None or self.denoiser.dropout[part] > 0 else part
 
     def check(self) -> None:
         """Raise ValueError if the guidance, the sampler or the condition does not fit the denoiser."""
-        shown = 0 if self.condition_source is None else self.condition_source.channels
-        if (taken := getattr(self.network, "condition_channels", 0)) != shown:
-            raise ValueError(
-                f"condition, backbone.condition_channels={taken}: the condition's image has {shown} channels; "
-                "choose a network of this project and leave out backbone.condition_channels"
-            )
+        for key, ours in TAKEN.items():
+            given = 0 if self.condition_source is None else getattr(self.condition_source, ours)
+            if (taken := getattr(self.network, key, 0)) != given:
+                raise ValueError(
+                    f"condition, backbone.{key}={taken}: the condition has {given}; choose a network of this "
+                    f"project and leave out backbone.{key}"
+                )
         self.sampler.check(self.guidance(self.denoiser))
 
     def describe(self, options: Mapping[str, str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from lightning_diffusion.data.dataset import ImageDataset
 from lightning_diffusion.metrics.batches import shard_batches
 from lightning_diffusion.metrics.extractors.base import ImageSet
 from lightning_diffusion.models.contracts import Generator, Model, Predictor
-from lightning_diffusion.runs.pictures import columns_for, grid, square_columns, write_gif, write_png
+from lightning_diffusion.runs.pictures import columns_for, grid, square_columns, with_texts, write_gif, write_png
 from lightning_diffusion.runs.run import PREDICTIONS
 from lightning_diffusion.system.progress import Phase
 from lightning_diffusion.training.callbacks.budget import Budget
@@ -38,7 +38,8 @@ class SampleGrid(L.Callback):
 
     Writes step_NNNNNNN.png every n steps, final.png and trajectory.gif at the end, and logs them to W&B. With classes,
     each column of a grid shows one class. If images are conditions, a grid shows those of a quarter as many held-out
-    images or fewer, each next to its samples and the true image (see `ConditionSource.panels`). If the model makes
+    images or fewer, each next to its samples and the true image (see `ConditionSource.panels`). A caption is below its
+    sample. If the model makes
     pictures of given images, NAME.png shows as many held-out images in the same order at the end, each above its
     picture. If it predicts masks, predictions.png shows a quarter as many held-out images, each next to its mask, the
     predicted mask, and the errors in red. Instances are outlined.
@@ -107,6 +108,9 @@ class SampleGrid(L.Callback):
         images, columns = torch.cat([batch.images for batch in drawn]), square_columns(count, model.num_classes)
         if source is not None:
             images = panels(held_out, source, images.unflatten(0, (V, count)))
+            condition = model.conditions_in_turn(range(count), held_out)
+            texts = None if condition is None else source.texts(condition)
+            images = images if texts is None else with_texts(images, texts)
             columns = columns_for(images)
         make_run_folder(self.directory)
         write_png(self.directory / f"{name}.png", grid(images, columns))
