@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_diffusion.codecs.condition import Condition
 from lightning_diffusion.codecs.image_size import typed
-from lightning_diffusion.codecs.masks import GREY, IGNORED, coloured
+from lightning_diffusion.codecs.masks import GREY, IGNORED, as_colour, coloured
 from lightning_diffusion.codecs.pixels import to_model, to_uint8
 from lightning_diffusion.data.dataset import ImageDataset, Sample
 
@@ -208,7 +208,7 @@ class Mask(ImageSource):
         return one_hot(sample.targets, self.channels), (sample.targets != IGNORED)[:, None].float()
 
     def shown_as_picture(self, shown: Tensor) -> Tensor:
-        return as_colours(shown[:, :-1], shown[:, -1] > 0)
+        return class_colours(shown[:, :-1], shown[:, -1] > 0)
 
 
 class Picture(ImageSource):
@@ -239,11 +239,10 @@ class Picture(ImageSource):
         return 255 * one_hot(sample.targets, self.mask_classes).to(torch.uint8)
 
     def shown_as_picture(self, shown: Tensor) -> Tensor:
-        picture = super().shown_as_picture(shown)
-        return picture if picture.shape[1] in (1, 3) else picture.float().mean(1, keepdim=True).to(torch.uint8)
+        return as_colour(super().shown_as_picture(shown))
 
     def drawn_as_picture(self, images: Tensor) -> Tensor:
-        return as_colours(images, (images > 0).any(dim=1))
+        return class_colours(images, (images > 0).any(dim=1))
 
     def panels(self, truth: Sample, samples: Tensor) -> Tensor:
         """The image, the true mask, the most frequent class of each pixel, and the entropy of its classes, from black
@@ -253,7 +252,7 @@ class Picture(ImageSource):
         return in_a_row(
             self.shown_as_picture(truth.shown),
             self.drawn_as_picture(truth.images),
-            as_colours(votes),
+            class_colours(votes),
             (255 * entropy(votes, len(samples))).round().to(torch.uint8)[:, None],
         )
 
@@ -306,7 +305,7 @@ def one_hot(masks: Tensor, num_classes: int) -> Tensor:
     return (masks[:, None] == classes).float()
 
 
-def as_colours(scores: Tensor, known: Tensor | None = None) -> Tensor:
+def class_colours(scores: Tensor, known: Tensor | None = None) -> Tensor:
     """The class with the highest score at each pixel, (B, K, H, W) -> uint8 (B, 3, H, W); unknown pixels are grey."""
     masks = scores.argmax(dim=1)
     masks = masks if known is None else torch.where(known, masks, IGNORED)
